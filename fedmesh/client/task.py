@@ -1,0 +1,69 @@
+"""What a device must know to take part: public, plain data, the same in simulation and deployment."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+from fedmesh.errors import ConfigError
+from fedmesh.privacy.settings import DpSettings
+
+__all__ = ["Task"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A training task.
+
+    Attributes:
+        name: names the task in ledgers.
+        model: entry point of the group ``fedmesh.models``; `model_options` are its keyword arguments.
+        input_shape: shape of one example, float32; classes: number of logits.
+        ranges: activation quantizer -> (scale, zero point), frozen public constants; empty when `training` is ``float``.
+        training: ``qat`` or ``float``; scales: ``power-of-two`` or ``free``.
+        codec: ``integer`` (b-bit stochastic rounding) or ``float32``.
+        keyed_noise_seed: None on a device (noise from the operating system); a simulation's seed makes it repeatable.
+    """
+
+    name: str
+    model: str
+    input_shape: tuple[int, ...]
+    classes: int
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    training: Literal["qat", "float"] = "qat"
+    scales: Literal["power-of-two", "free"] = "power-of-two"
+    codec: Literal["integer", "float32"] = "integer"
+    bits: int = 8
+    error_feedback: bool = False
+    weighting: Literal["uniform", "examples"] = "uniform"
+    local_epochs: int = 1
+    batch_size: int = 16
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    batching: Literal["auto", "always", "never"] = "auto"
+    dp: DpSettings | None = None
+    keyed_noise_seed: int | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Nested dicts of numbers, strings and lists: what CBOR, JSON and TOML can carry."""
+        plain = asdict(self)
+        plain["ranges"] = {name: list(pair) for name, pair in self.ranges.items()}
+        plain["input_shape"] = list(self.input_shape)
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """The inverse of `to_plain`.
+
+        Raises:
+            ConfigError: keys are missing or unknown.
+        """
+        values = dict(plain)
+        try:
+            dp = values.pop("dp", None)
+            values["dp"] = None if dp is None else DpSettings(**dp)
+            values["ranges"] = {name: (float(s), int(z)) for name, (s, z) in values.get("ranges", {}).items()}
+            values["input_shape"] = tuple(values["input_shape"])
+            return cls(**values)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ConfigError(f"this is not a training task: {error}") from error

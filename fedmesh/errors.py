@@ -1,0 +1,88 @@
+"""The one error tree: who has to act decides the branch.
+
+::
+
+    FedMeshError
+    ├── PeerError      drop the peer: what it sent is malformed, oversized or out of turn
+    │   └── DecodeError    bytes that are not a valid message
+    ├── RoundError     this round failed; the next may not
+    │   └── QuorumError    too few survivors
+    ├── TrustError     stop: a promise would be broken
+    │   ├── BudgetError    the privacy budget does not cover the step
+    │   ├── LedgerError    the privacy ledger is damaged, or cannot be written
+    │   └── MismatchError  the exported model is not the trained one
+    └── ConfigError    the operator has to change something; the command exits with 2
+        ├── UnsupportedLayerError  a layer that has no int8 kernel
+        └── DataError      a data set is missing, malformed or not finite
+
+A message says what was got, what was wanted and what to do. Errors of wrapped libraries stop at the adapter that wraps
+them and travel as ``__cause__``.
+"""
+
+__all__ = [
+    "BudgetError",
+    "ConfigError",
+    "DataError",
+    "DecodeError",
+    "FedMeshError",
+    "LedgerError",
+    "MismatchError",
+    "PeerError",
+    "QuorumError",
+    "RoundError",
+    "TrustError",
+    "UnsupportedLayerError",
+]
+
+
+class FedMeshError(Exception):
+    """Root of every error that fedmesh raises on purpose."""
+
+
+class PeerError(FedMeshError):
+    """A peer sent what it must not: drop it."""
+
+
+class DecodeError(PeerError):
+    """Bytes that are not a valid message of the expected kind."""
+
+
+class RoundError(FedMeshError):
+    """This round failed; the next may succeed."""
+
+
+class QuorumError(RoundError):
+    """Fewer updates arrived than the quorum asks for."""
+
+    def __init__(self, message: str, *, arrived: int, wanted: int) -> None:
+        super().__init__(message)
+        self.arrived = arrived
+        self.wanted = wanted
+
+
+class TrustError(FedMeshError):
+    """Going on would break a promise: stop."""
+
+
+class BudgetError(TrustError):
+    """The privacy budget does not cover the step that was asked for."""
+
+
+class LedgerError(TrustError):
+    """The privacy ledger is damaged or cannot be made durable."""
+
+
+class MismatchError(TrustError):
+    """The exported model does not compute what the trained model computes."""
+
+
+class ConfigError(FedMeshError):
+    """The operator's mistake, in configuration, arguments or files."""
+
+
+class UnsupportedLayerError(ConfigError):
+    """A layer that the int8 pipeline cannot represent; the message names it and what to use."""
+
+
+class DataError(ConfigError):
+    """A data set is missing, malformed or holds values that are not finite."""

@@ -1,0 +1,232 @@
+"""Scenarios: one TOML file that says what a federation is.
+
+A scenario is read once, at the edge; unknown keys and wrong types are refused with the key's name. The same file
+deploys.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedmesh.errors import ConfigError
+
+__all__ = [
+    "ClientSection",
+    "DataSection",
+    "DeltaSection",
+    "FailuresSection",
+    "ModelSection",
+    "PartitionSection",
+    "PrivacySection",
+    "QuantizationSection",
+    "Scenario",
+    "SecureAggregationSection",
+    "StrategySection",
+]
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataSection(_Section):
+    """Which data set, and how much of it is public or held out."""
+
+    name: str = "digits"
+    public_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training examples (or, with a natural id, of the ids) that the server may see."""
+    local_held_out_fraction: Share = 0.2
+    """Share of each device's examples that it never trains on."""
+
+
+class PartitionSection(_Section):
+    """How examples are dealt to devices."""
+
+    kind: Literal["iid", "dirichlet", "shards", "natural"] = "iid"
+    clients: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    alpha: Positive = 0.5
+    """Concentration of the Dirichlet distribution over labels (Hsu et al. 2019)."""
+    shards_per_client: Annotated[int, Field(ge=1)] = 2
+    min_examples: Annotated[int, Field(ge=1)] = 2
+    """Fewest examples a device may be dealt."""
+
+
+class ModelSection(_Section):
+    """The architecture and its public start."""
+
+    name: str = "digits_cnn"
+    options: dict[str, int | float | str | bool] = {}
+    pretrain_epochs: Annotated[int, Field(ge=0)] = 20
+    pretrain_learning_rate: Positive = 0.01
+    pretrain_batch_size: Annotated[int, Field(ge=1)] = 32
+
+
+class QuantizationSection(_Section):
+    """How the int8 model comes about."""
+
+    training: Literal["qat", "float"] = "qat"
+    """``qat``: devices train through fake quantization. ``float``: in float32, and the model is quantized afterwards."""
+    scales: Literal["power-of-two", "free"] = "power-of-two"
+    calibration_examples: Annotated[int, Field(ge=1)] = 512
+
+
+class DeltaSection(_Section):
+    """What a device sends."""
+
+    codec: Literal["integer", "float32"] = "integer"
+    bits: Annotated[int, Field(ge=2, le=16)] = 8
+    error_feedback: bool = False
+    range_fraction: Positive = 0.25
+    """Without DP: largest representable change of a weight in a round, as a share of its tensor's largest magnitude."""
+
+
+class StrategySection(_Section):
+    """The aggregation rule, an entry point of the group fedmesh.strategies."""
+
+    name: str = "fedavg"
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the devices asked in a round."""
+    quorum: Annotated[int, Field(ge=1)] = 1
+    """Fewest updates that make a round."""
+    weighting: Literal["uniform", "examples"] = "uniform"
+    options: dict[str, int | float | str | bool] = {}
+
+
+class ClientSection(_Section):
+    """Local training, by an entry point of the group fedmesh.clients."""
+
+    name: str = "vision"
+    local_epochs: Annotated[int, Field(ge=1)] = 1
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Positive = 0.1
+    momentum: Share = 0.0
+    batching: Literal["auto", "always", "never"] = "auto"
+    """Whether one worker trains several small models at once (torch.func)."""
+
+
+class PrivacySection(_Section):
+    """Example-level differential privacy of every device (DP-SGD)."""
+
+    enabled: bool = False
+    epsilon: Positive = 8.0
+    """Budget of a device over the whole run."""
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
+    clip: Positive = 1.0
+    """Largest L2 norm of an example's gradient."""
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Poisson sampling rate of a step: a public constant."""
+    steps: Annotated[int, Field(ge=1)] = 4
+    """Steps of a round: a public constant."""
+    expected_batch: Positive = 32.0
+    """The denominator of a step's mean gradient: a public constant, never a device's own count."""
+
+
+class FailuresSection(_Section):
+    """What goes wrong on purpose."""
+
+    dropout: Share = 0.0
+    """Probability that a device asked in a round never answers."""
+    straggler: Share = 0.0
+    """Probability that a device answers late."""
+    straggler_delay_s: Annotated[float, Field(ge=0)] = 1.0
+    deadline_s: Positive | None = None
+    """A round does not wait longer, in (simulated) seconds."""
+
+
+class SecureAggregationSection(_Section):
+    """Secure aggregation is not built yet; the key is here so that no scenario can believe it had it."""
+
+    enabled: Literal[False] = False
+
+
+class Scenario(_Section):
+    """A federation."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    rounds: Annotated[int, Field(ge=1)] = 10
+    data: DataSection = DataSection()
+    partition: PartitionSection = PartitionSection()
+    model: ModelSection = ModelSection()
+    quantization: QuantizationSection = QuantizationSection()
+    delta: DeltaSection = DeltaSection()
+    strategy: StrategySection = StrategySection()
+    client: ClientSection = ClientSection()
+    privacy: PrivacySection = PrivacySection()
+    failures: FailuresSection = FailuresSection()
+    secure_aggregation: SecureAggregationSection = SecureAggregationSection()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        """Refuses combinations that would fail, or break a promise, only in a later round."""
+        if self.privacy.enabled and self.delta.error_feedback:
+            raise ValueError(
+                "delta.error_feedback carries what one round clipped into the next and so past the DP clip: "
+                "turn it off, or privacy.enabled off"
+            )
+        if self.privacy.enabled and self.strategy.weighting == "examples":
+            raise ValueError(
+                "strategy.weighting = 'examples' reveals each device's example count, which DP does not cover: "
+                "use 'uniform'"
+            )
+        asked = max(1, round(self.strategy.fraction * self.partition.clients))
+        if self.strategy.quorum > asked:
+            raise ValueError(
+                f"strategy.quorum is {self.strategy.quorum}, but only {asked} of {self.partition.clients} devices are "
+                "asked in a round: lower the quorum or raise strategy.fraction"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, tables: Mapping[str, Any], *, source: str) -> Self:
+        """A scenario from TOML tables.
+
+        Raises:
+            ConfigError: naming every key that is unknown, of a wrong type or out of range.
+        """
+        try:
+            return cls.model_validate(dict(tables))
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {_explain(error)}") from error
+
+    @classmethod
+    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """The scenario in a TOML file, with dotted `overrides` (``{"failures.dropout": 0.3}``) put over it.
+
+        Raises:
+            ConfigError: the file cannot be read, is not TOML, or says something that is not a scenario.
+        """
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path} is not a readable TOML file: {error}") from error
+        for dotted, value in (overrides or {}).items():
+            _put(tables, dotted, value)
+        return cls.parse(tables, source=str(path))
+
+
+def _put(tables: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    table = tables
+    for name in parents:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {dotted}: {name!r} is a value, not a table")
+    table[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "scenario"
+        got = "" if item["type"] in {"missing", "value_error"} else f" (got {item['input']!r})"
+        reason = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+        lines.append(f"{key}: {reason}{got}")
+    return "; ".join(lines)
