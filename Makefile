@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# More arguments for pip, e.g. an index with CPU builds of torch.
+PIP_EXTRA ?=
 
 .PHONY: demo test quick check lint format clean
 
@@ -34,11 +36,11 @@ $(VENV)/bin/python:
 
 # The stamp is written last, so an interrupted install is taken up again by the next call.
 $(VENV)/.simulation: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --progress-bar on -c constraints.txt -e ".[simulation]"
+	$(PIP) install --progress-bar on $(PIP_EXTRA) -c constraints.txt -e ".[simulation]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.simulation
-	$(PIP) install --quiet -c constraints.txt --group dev
+	$(PIP) install --quiet $(PIP_EXTRA) -c constraints.txt --group dev
 	touch $@
 
 clean:

@@ -103,7 +103,7 @@ class Layout:
             msg = f"a vector of shape {vector.shape} arrived where the model has {self.size} values"
             raise DecodeError(msg)
         ends = np.cumsum(self.sizes)
-        parts = np.split(vector, ends[:-1])
+        parts = np.split(vector, ends[:-1]) if self.names else []
         return {n: p.reshape(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
 

@@ -1,0 +1,51 @@
+"""Differential privacy: DP-SGD, the noise it rests on, accountants and the device's ledger.
+
+Importing this package imports none of torch, Opacus and dp-accounting; a name does so when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedmesh.privacy.accountant import epsilon, noise_multiplier, spent
+    from fedmesh.privacy.chain import Charge, Head
+    from fedmesh.privacy.dpsgd import DpSgd
+    from fedmesh.privacy.ledger import FileLedger, release_id
+    from fedmesh.privacy.noise import KeyedNoise, NoiseSource, SystemNoise
+    from fedmesh.privacy.settings import DpSettings
+
+__all__ = [
+    "Charge",
+    "DpSettings",
+    "DpSgd",
+    "FileLedger",
+    "Head",
+    "KeyedNoise",
+    "NoiseSource",
+    "SystemNoise",
+    "epsilon",
+    "noise_multiplier",
+    "release_id",
+    "spent",
+]
+
+_HOME = {
+    "Charge": "chain",
+    "DpSettings": "settings",
+    "DpSgd": "dpsgd",
+    "FileLedger": "ledger",
+    "Head": "chain",
+    "KeyedNoise": "noise",
+    "NoiseSource": "noise",
+    "SystemNoise": "noise",
+    "epsilon": "accountant",
+    "noise_multiplier": "accountant",
+    "release_id": "ledger",
+    "spent": "accountant",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

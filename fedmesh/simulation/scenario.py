@@ -51,7 +51,7 @@ class PartitionSection(_Section):
     kind: Literal["iid", "dirichlet", "shards", "natural"] = "iid"
     clients: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     alpha: Positive = 0.5
-    """Concentration of the Dirichlet distribution over labels (Hsu et al. 2019)."""
+    """Concentration of the Dirichlet distribution over devices, for each label (Yurochkin et al. 2019)."""
     shards_per_client: Annotated[int, Field(ge=1)] = 2
     min_examples: Annotated[int, Field(ge=1)] = 2
     """Fewest examples a device may be dealt."""

@@ -1,0 +1,23 @@
+"""Images: examples are [channels, height, width], float32."""
+
+from pathlib import Path
+
+from fedmesh.client.task import Task
+from fedmesh.errors import ConfigError
+from fedmesh_clients.training import DataSource, TrainingApp
+
+__all__ = ["build"]
+
+
+def build(task: Task, data: DataSource, *, ledgers: Path | None = None) -> TrainingApp:
+    """The client app for `task` over images; see `TrainingApp`.
+
+    Raises:
+        ConfigError: the task is not about images, or is impossible.
+    """
+    if len(task.input_shape) != 3:
+        raise ConfigError(
+            f"the vision client takes examples of shape [channels, height, width], not {list(task.input_shape)}: "
+            "choose another [client] name"
+        )
+    return TrainingApp(task, data, ledgers=ledgers)

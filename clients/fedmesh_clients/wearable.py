@@ -1,0 +1,23 @@
+"""Inertial and other body signals: examples are windows [channels, samples], float32."""
+
+from pathlib import Path
+
+from fedmesh.client.task import Task
+from fedmesh.errors import ConfigError
+from fedmesh_clients.training import DataSource, TrainingApp
+
+__all__ = ["build"]
+
+
+def build(task: Task, data: DataSource, *, ledgers: Path | None = None) -> TrainingApp:
+    """The client app for `task` over windows of signals; see `TrainingApp`.
+
+    Raises:
+        ConfigError: the task is not about windows of signals, or is impossible.
+    """
+    if len(task.input_shape) != 2:
+        raise ConfigError(
+            f"the wearable client takes examples of shape [channels, samples], not {list(task.input_shape)}: "
+            "choose another [client] name"
+        )
+    return TrainingApp(task, data, ledgers=ledgers)

@@ -1,0 +1,76 @@
+"""Which examples a model may be judged on: those that no device trained on and the server did not see."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedmesh.cli.catalog import shipped
+from fedmesh.errors import ConfigError, DataError
+from fedmesh.types import Examples
+
+if TYPE_CHECKING:
+    from fedmesh.simulation.scenario import Scenario
+
+__all__ = ["held_out"]
+
+
+def held_out(data: str, model: Path, data_dir: Path | None) -> tuple[Examples, str]:
+    """The examples, and in words which ones they are.
+
+    Of a data set by name: its official test part, or else what the run beside `model` held out (the scenario that comes
+    with fedmesh, for a model that lies alone; another seed cuts another way, and the words say so). Of a file: its test
+    part, or all of it.
+
+    Raises:
+        ConfigError: unknown, missing or malformed data, or no way to tell what was held out.
+    """
+    from fedmesh.simulation.datasets import load, split
+
+    if data_dir is not None and not data_dir.is_dir():
+        raise ConfigError(f"the data directory {data_dir} is not there: correct --data-dir or FEDMESH_DATA")
+    dataset = load(data, data_dir)
+    if dataset.test is not None:
+        return dataset.test, f"test part of {data}"
+    run = _scenario_beside(model)
+    if run is not None and run.data.name == data:
+        origin = f"held out of {data} in the run {model.parent} (seed {run.seed})"
+    elif data.endswith(".npz"):
+        return Examples(dataset.x, dataset.y), f"all of {data}"
+    else:
+        run = _shipped_scenario(data)
+        origin = f"held out of {data} by the scenario {run.name} as it comes (seed {run.seed}): no run beside the model"
+    cut = split(
+        dataset,
+        public_fraction=run.data.public_fraction,
+        local_held_out_fraction=run.data.local_held_out_fraction,
+        partition=run.partition,
+        seed=run.seed,
+    )
+    return cut.held_out, origin
+
+
+def _scenario_beside(model: Path) -> "Scenario | None":
+    """The scenario of the run directory that the model lies in, if it lies in one."""
+    from fedmesh.simulation.scenario import Scenario
+
+    file = model.parent / "run.json"
+    try:
+        tables = json.loads(file.read_text(encoding="utf-8"))["scenario"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is damaged ({error}): which examples were held out is not known") from error
+    return Scenario.parse(tables, source=str(file))
+
+
+def _shipped_scenario(data: str) -> "Scenario":
+    from fedmesh.simulation.scenario import Scenario
+
+    for path in shipped().values():
+        scenario = Scenario.load(path)
+        if scenario.data.name == data:
+            return scenario
+    raise DataError(
+        f"no scenario says what is held out of {data!r}: run the model from its run directory, or give FILE.npz with "
+        "the examples to run"
+    )

@@ -1,0 +1,70 @@
+"""``fedmesh infer``: an exported model on held-out examples, as a device would run it."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedmesh.cli.simulate import DATA_HELP
+
+__all__ = ["command"]
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")],
+    data: Annotated[
+        str, typer.Option(metavar="NAME|FILE.npz", help="A data set's held-out part, or arrays x and y in a file.")
+    ],
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of ONNX Runtime.")] = 1,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", metavar="DIR", envvar="FEDMESH_DATA", help=DATA_HELP)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a model in ONNX Runtime: its accuracy, and the latency of one example."""
+    from fedmesh.cli.held_out import held_out
+    from fedmesh.inference import Engine, Latency, evaluate
+
+    engine = Engine(model, threads=threads)
+    examples, origin = held_out(data, model, data_dir)
+    evaluation = evaluate(engine, examples)
+    latency = Latency.of(engine.measure(examples.x))
+    report = {
+        "accuracy": evaluation.accuracy,
+        "count": evaluation.count,
+        "latency_ms": asdict(latency),
+        "loss": evaluation.loss,
+        "examples": origin,
+        "model": str(model),
+        "sha256": engine.sha256,
+        "bytes": engine.size_bytes,
+        "threads": threads,
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    else:
+        _print(report)
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fedmesh.cli.summary import size
+
+    latency, threads = report["latency_ms"], report["threads"]
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 1))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("accuracy", f"{report['accuracy']:.1%} of {report['count']} examples, loss {report['loss']:.3f}")
+    table.add_row("examples", report["examples"])
+    table.add_row(
+        "latency",
+        f"p50 {latency['p50']:.3f} ms, p95 {latency['p95']:.3f} ms, p99 {latency['p99']:.3f} ms, "
+        f"{threads} thread{'s' if threads > 1 else ''}",
+    )
+    table.add_row("model", f"{report['model']}, {size(report['bytes'])}, SHA-256 {report['sha256'][:16]}")
+    Console(highlight=False, markup=False).print(table)

@@ -1,0 +1,159 @@
+"""``fedmesh simulate``: a federation on this machine, from a scenario to a model, its figures and a report."""
+
+import datetime as dt
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedmesh.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedmesh.simulation.scenario import Scenario
+
+__all__ = ["DATA_HELP", "HELP", "command"]
+
+DATA_HELP = "Folder with the data sets."
+HELP = (
+    "Run a federation on this machine.\n\n"
+    "SCENARIO is a name that `fedmesh scenarios` lists, FILE a TOML file like them. The run directory holds "
+    "result.json, model.int8.onnx, model.float.onnx and report.html in the end. An interrupted run goes on with "
+    "--resume DIR."
+)
+
+
+def command(
+    scenario: Annotated[
+        str | None, typer.Argument(metavar="[SCENARIO|FILE]", help="A scenario's name, or a TOML file.")
+    ] = None,
+    *,
+    rounds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Rounds, over the scenario's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed, over the scenario's.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Worker processes; by default one a core.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any key over the scenario's; can be repeated."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", envvar="FEDMESH_DATA", help=DATA_HELP)] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run directory; by default runs/SCENARIO-TIME.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with the run in DIR.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the content of result.json, and nothing else.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; print the run directory only.")] = False,
+) -> None:
+    """Run a federation on this machine."""
+    _check_data_folder(data)
+    if resume is not None:
+        _refuse_with_resume(scenario=scenario, rounds=rounds, seed=seed, set=assignments, out=out)
+        plan, folder = None, resume
+    else:
+        plan = _plan(scenario, rounds, seed, assignments or [])
+        folder = _run_directory(out, plan.name)
+    try:
+        result = _run(plan, folder, data, workers, quiet=quiet)
+    finally:
+        if out is None and resume is None:
+            with suppress(OSError):  # a run that failed before it left anything leaves no folder; others are not empty
+                folder.rmdir()
+    _show(result, folder, as_json=as_json, quiet=quiet)
+
+
+def _plan(scenario: str | None, rounds: int | None, seed: int | None, assignments: list[str]) -> "Scenario":
+    from fedmesh.cli import catalog, overrides
+
+    if scenario is None:
+        names = ", ".join(catalog.shipped()) or "none installed"
+        raise ConfigError(f"which scenario? Give a name ({names}) or a TOML file, or --resume DIR to go on with a run")
+    chosen = overrides.parse(assignments)
+    chosen |= {key: value for key, value in (("rounds", rounds), ("seed", seed)) if value is not None}
+    return catalog.load(scenario, chosen)
+
+
+def _refuse_with_resume(**given: object) -> None:
+    for name, value in given.items():
+        if value:
+            option = "a scenario" if name == "scenario" else f"--{name}"
+            raise ConfigError(
+                f"--resume goes on with the run as it was started and takes no scenario, --rounds, --seed, --set or "
+                f"--out; got {option}: leave it away, or start a new run without --resume"
+            )
+
+
+def _check_data_folder(data: Path | None) -> None:
+    if data is not None and not data.is_dir():
+        raise ConfigError(f"the data directory {data} is not there: correct --data or FEDMESH_DATA")
+
+
+def _run_directory(out: Path | None, name: str) -> Path:
+    """An empty folder that can be written to: `out`, or a new one under runs/."""
+    stamp = dt.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    folder = out or Path("runs") / f"{name}-{stamp}"
+    count = 1
+    while out is None and folder.exists():  # a second run in the same second
+        count += 1
+        folder = Path("runs") / f"{name}-{stamp}-{count}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        occupied = any(folder.iterdir())
+        if not occupied:
+            probe = folder / ".writable"
+            probe.touch()
+            probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"the run directory {folder} cannot be written: {error.strerror or error}; choose another with --out"
+        ) from error
+    if occupied:
+        advice = f"go on with that run by --resume {folder}" if _resumable(folder) else "empty it"
+        raise ConfigError(f"{folder} is not empty: choose another --out, or {advice}")
+    return folder
+
+
+def _resumable(folder: Path) -> bool:
+    return (folder / "run.json").is_file()
+
+
+def _run(
+    plan: "Scenario | None", folder: Path, data: Path | None, workers: int | None, *, quiet: bool
+) -> dict[str, Any]:
+    from fedmesh.cli.progress import progress
+
+    try:
+        with progress(quiet=quiet) as events:  # shown before torch is imported, which takes seconds
+            from fedmesh.simulation import run
+
+            if plan is None:
+                return run.resume(folder, data_dir=data, workers=workers, events=events)
+            return run.simulate(plan, folder, data_dir=data, workers=workers, events=events)
+    except ImportError as error:
+        raise ConfigError(
+            f"a simulation needs {error.name or error}, which is not installed: pip install 'fedmesh[simulation]'"
+        ) from error
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_how_to_go_on(folder)) from error
+
+
+def _how_to_go_on(folder: Path) -> str:
+    if _resumable(folder):
+        return f"Interrupted. Every finished round is kept; go on with:\n  fedmesh simulate --resume {folder}"
+    return "Interrupted before the run began: nothing was kept."
+
+
+def _show(result: Mapping[str, Any], folder: Path, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    elif quiet:
+        sys.stdout.write(f"{folder}\n")
+    else:
+        from fedmesh.cli.summary import print_summary
+
+        print_summary(result, folder)

@@ -1,0 +1,103 @@
+"""The end of a run on stdout: a table of rounds, the figures that matter, and where the files are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["print_summary"]
+
+_MOST_ROUNDS = 20
+"""A longer run is shown by this many rounds at equal distances; result.json and the report have all of them."""
+
+
+def print_summary(result: Mapping[str, Any], folder: Path) -> None:
+    """Prints `result`, the content of result.json, as tables."""
+    console = Console(highlight=False)
+    console.print()
+    console.print(_rounds(result))
+    console.print(_figures(result, folder))
+
+
+def _rounds(result: Mapping[str, Any]) -> Table:
+    rounds = result["rounds"]
+    private = any(row["epsilon"] is not None for row in rounds)
+    table = Table(box=box.SIMPLE_HEAD, title=f"{result['scenario']}, seed {result['seed']}", title_style="bold")
+    headings = ["round", "devices", "accuracy int8", "loss", *(["epsilon"] if private else [])]
+    for heading in [*headings, "up a device", "down a device", "time"]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    start = result.get("start")
+    if start:
+        spent = ["0.00"] if private else []
+        table.add_row("start", "", _percent(start["accuracy_int8"]), f"{start['loss']:.3f}", *spent, "", "", "")
+    for row in _thinned(rounds):
+        table.add_row(
+            str(row["round"]),
+            f"{row['survivors']}/{row['clients']}",
+            _percent(row["accuracy_int8"]),
+            "-" if row["loss"] is None else f"{row['loss']:.3f}",
+            *([f"{row['epsilon']:.2f}"] if private else []),
+            size(row["bytes_up"]),
+            size(row["bytes_down"]),
+            f"{row['seconds']:.2f} s",
+        )
+    return table
+
+
+def _figures(result: Mapping[str, Any], folder: Path) -> Table:
+    final = result["final"]
+    reached = f"[bold green]{_percent(final['accuracy_int8'])}[/] int8 in ONNX Runtime"
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 1))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("accuracy", f"{reached}, {_percent(final['accuracy_float'])} float")
+    table.add_row(
+        "checked",
+        f"agreement {_percent(final['agreement'])}, largest logit difference {final['max_abs_logit_difference']:g}",
+    )
+    table.add_row("privacy", _privacy(result))
+    table.add_row("model", f"{size(final['bytes_int8'])} int8, {size(final['bytes_float'])} float")
+    latency = result.get("latency_ms") or {}
+    if latency:
+        table.add_row(
+            "latency", ", ".join(f"{kind} {times['p50']:.3f} ms" for kind, times in latency.items()) + " (p50)"
+        )
+    table.add_row("time", f"{result['seconds']:.1f} s")
+    for name in ("report.html", final["model"], "result.json"):
+        if (folder / name).is_file():
+            table.add_row("file", str(folder / name))
+    return table
+
+
+def _privacy(result: Mapping[str, Any]) -> str:
+    final, privacy = result["final"], result.get("privacy") or {}
+    if final["epsilon"] is None:
+        return "none: no differential privacy, no secure aggregation"
+    spent = (
+        f"epsilon {final['epsilon']:.2f} at delta {final['delta']:g}, a device, {privacy.get('level', 'example')} level"
+    )
+    return f"{spent}\n[yellow]noise {privacy['noise']}[/]" if privacy.get("noise") else spent
+
+
+def _thinned(rounds: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    count = len(rounds)
+    if count <= _MOST_ROUNDS:
+        return rounds
+    wanted = {round(index * (count - 1) / (_MOST_ROUNDS - 1)) for index in range(_MOST_ROUNDS)}
+    return [row for index, row in enumerate(rounds) if index in wanted]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def size(count: float) -> str:
+    """A number of bytes for a reader: decimal units, three digits or so."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

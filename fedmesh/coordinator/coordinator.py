@@ -1,0 +1,253 @@
+"""The round loop: drives rounds over a grid, and commits each to the journal before the next begins.
+
+Guaranteed: a round is either committed or has not happened; after a crash `run` goes on behind the last committed round
+with the strategy and the nodes as they were then. An exception that is not a RoundError ends the run and leaves the
+journal at the last good round; a RoundError costs that round only, and is committed as a round that changed nothing.
+
+Not guaranteed: that a device trains once a round. A round that was under way when the process died is asked for again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from flwr.supercore.run import Run
+
+from fedmesh.clock import Clock, SystemClock
+from fedmesh.coordinator.journal import Checkpoint, Journal
+from fedmesh.coordinator.plain import StrategyRound
+from fedmesh.coordinator.records import RoundRecord
+from fedmesh.coordinator.round import Abandon, Begin, Effect, Finish, Replied, Round, Send, Tick
+from fedmesh.coordinator.snapshot import restore, snapshot
+from fedmesh.coordinator.stage import Outcome, Script
+from fedmesh.errors import ConfigError, RoundError
+from fedmesh.events import EventSink, RoundFinished, RoundStarted, StageStarted, ignore
+from fedmesh.flower.grid import FleetGrid, Traffic, wait
+
+__all__ = ["Coordinator", "Evaluate", "RunResult", "ScriptFactory"]
+
+Evaluate = Callable[[int, ArrayRecord], Mapping[str, float | None]]
+"""(round, its arrays) -> figures on held-out or public data. Called before the commit: again if that was cut off."""
+
+ScriptFactory = Callable[[int, ArrayRecord], Script]
+"""(round, the arrays it begins with) -> the round's logic."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A finished run: the last global arrays, and every round from 0."""
+
+    arrays: ArrayRecord
+    records: tuple[RoundRecord, ...]
+
+
+class Coordinator:
+    """Runs a strategy round by round.
+
+    Args:
+        strategy: any message-based Flower strategy.
+        grid: reaches the nodes; states of nodes are journaled when it is a `FleetGrid`.
+        journal: an empty one begins a run, any other continues one.
+        evaluate: figures for a round's record; ``accuracy_int8``, ``loss`` and ``epsilon`` also go into RoundFinished.
+        events: gets RoundStarted, StageStarted and RoundFinished.
+        clock: for durations and deadlines.
+        deadline_s: longest wait for the answers of a stage; None waits for all.
+        quorum: fewest trained replies that make a round.
+        train_config, evaluate_config: passed to the strategy.
+        max_failed_rounds: after so many failed rounds in a row the run ends with the last one's error.
+        script: the logic of a round; by default that of `strategy` alone.
+        device_of: node id -> the number by which records name the device.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        grid: Grid,
+        journal: Journal,
+        *,
+        evaluate: Evaluate | None = None,
+        events: EventSink = ignore,
+        clock: Clock | None = None,
+        deadline_s: float | None = None,
+        quorum: int = 1,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        max_failed_rounds: int = 3,
+        script: ScriptFactory | None = None,
+        device_of: Callable[[int], int] = int,
+    ) -> None:
+        self._strategy = strategy
+        self._grid = grid
+        self._journal = journal
+        self._evaluate = evaluate
+        self._events = events
+        self._clock = SystemClock() if clock is None else clock
+        self._deadline_s = deadline_s
+        self._quorum = quorum
+        self._configs = (train_config, evaluate_config)
+        self._max_failed_rounds = max_failed_rounds
+        self._script = self._plain if script is None else script
+        self._device_of = device_of
+        if isinstance(grid, FleetGrid):
+            grid.set_run(Run.create_empty(journal.run_id))
+
+    def run(self, initial: ArrayRecord, rounds: int) -> RunResult:
+        """Goes on until round `rounds` is committed.
+
+        Args:
+            initial: the global arrays that a new run starts from; a resumed one has its own.
+            rounds: number of the last round.
+
+        Raises:
+            RoundError: too many rounds failed in a row.
+            ConfigError: the journal cannot be read or written, or is of another strategy.
+        """
+        last = self._journal.last()
+        if last is None:
+            last = self._start(initial)
+        else:
+            self._resume(last)
+        arrays, failed = last.arrays, 0
+        for number in range(last.record.round + 1, rounds + 1):
+            arrays, error = self._run_round(number, arrays)
+            failed = 0 if error is None else failed + 1
+            if error is not None and failed >= self._max_failed_rounds:
+                raise error
+        return RunResult(arrays, tuple(self._journal.records()))
+
+    def _start(self, initial: ArrayRecord) -> Checkpoint:
+        start = self._clock.now()
+        evaluation = self._evaluated(0, initial)
+        record = RoundRecord(0, evaluation=evaluation, seconds=self._clock.now() - start)
+        self._commit(record, initial)
+        return Checkpoint(record, initial, b"", {})
+
+    def _resume(self, last: Checkpoint) -> None:
+        restore(self._strategy, last.strategy)
+        if isinstance(self._grid, FleetGrid):
+            self._grid.fleet.restore(last.states)
+        elif last.states:
+            raise ConfigError(
+                "the journal holds states of nodes, which this grid cannot restore: resume over a FleetGrid"
+            )
+
+    def _run_round(self, number: int, arrays: ArrayRecord) -> tuple[ArrayRecord, RoundError | None]:
+        """One round, committed: the arrays after it, and why it failed if it did."""
+        start = self._clock.now()
+        self._events(RoundStarted(number))
+        machine = Round(self._script(number, arrays), deadline_s=self._deadline_s)
+        error: RoundError | None = None
+        try:
+            outcome = self._drive(machine, number)
+        except RoundError as problem:
+            outcome, error = Outcome(None), problem
+        arrays = arrays if outcome.arrays is None else outcome.arrays
+        evaluation = self._evaluated(number, arrays)
+        traffic = self._grid.traffic.pop(number, Traffic()) if isinstance(self._grid, FleetGrid) else Traffic()
+        clients = len(machine.asked)
+        record = RoundRecord(
+            number,
+            clients=clients,
+            survivors=outcome.survivors,
+            metrics=_metrics(outcome),
+            evaluation=evaluation,
+            bytes_up=sum(traffic.up.values()) / max(1, clients),
+            bytes_down=sum(traffic.down.values()) / max(1, clients),
+            seconds=self._clock.now() - start,
+            failures=tuple((self._device_of(node), reason) for node, reason in sorted(machine.failures.items())),
+            failed=None if error is None else str(error),
+        )
+        self._commit(record, arrays)
+        self._events(_finished(record))
+        return arrays, error
+
+    def _drive(self, machine: Round, number: int) -> Outcome:
+        """Feeds the machine with replies until it is finished."""
+        pending: dict[str, tuple[int, int]] = {}
+        try:
+            effects = machine.handle(Begin(), self._clock.now())
+            while True:
+                outcome = self._apply(effects, pending, number)
+                if outcome is not None:
+                    return outcome
+                effects = self._await(machine, pending)
+        finally:  # the machine failed, or the operator interrupts
+            if isinstance(self._grid, FleetGrid):
+                self._grid.abandon(list(pending), "the round is over")
+
+    def _apply(self, effects: Sequence[Effect], pending: dict[str, tuple[int, int]], number: int) -> Outcome | None:
+        for effect in effects:
+            match effect:
+                case Send(stage_number, stage):
+                    self._events(StageStarted(number, stage.name, len(stage.messages)))
+                    ids = self._grid.push_messages(stage.messages)
+                    pending.update({message_id: (stage_number, i) for i, message_id in enumerate(ids)})
+                case Abandon(stage_number, indices, reason):
+                    dropped = {(stage_number, i) for i in indices}
+                    late = [message_id for message_id, key in pending.items() if key in dropped]
+                    for message_id in late:
+                        del pending[message_id]
+                    if isinstance(self._grid, FleetGrid):
+                        self._grid.abandon(late, reason)
+                case Finish(outcome):
+                    return outcome
+        return None
+
+    def _await(self, machine: Round, pending: dict[str, tuple[int, int]]) -> list[Effect]:
+        replies = list(self._grid.pull_messages(pending))
+        if not replies:
+            left = None if machine.wake_at is None else machine.wake_at - self._clock.now()
+            if left is None or left > 0:
+                wait(self._grid, left)
+            return machine.handle(Tick(), self._clock.now())
+        effects: list[Effect] = []
+        for reply in replies:
+            stage, index = pending.pop(reply.metadata.reply_to_message_id)
+            effects += machine.handle(Replied(stage, index, reply), self._clock.now())
+        return effects
+
+    def _commit(self, record: RoundRecord, arrays: ArrayRecord) -> None:
+        states = self._grid.fleet.states() if isinstance(self._grid, FleetGrid) else {}
+        self._journal.commit(record, arrays, strategy=snapshot(self._strategy), states=states)
+
+    def _evaluated(self, number: int, arrays: ArrayRecord) -> Mapping[str, float | None]:
+        figures = {} if self._evaluate is None else self._evaluate(number, arrays)
+        return {name: None if value is None else float(value) for name, value in figures.items()}
+
+    def _plain(self, number: int, arrays: ArrayRecord) -> Script:
+        train, evaluate = self._configs
+        return StrategyRound(
+            self._strategy,
+            number,
+            arrays,
+            self._grid,
+            quorum=self._quorum,
+            train_config=train,
+            evaluate_config=evaluate,
+        )
+
+
+def _metrics(outcome: Outcome) -> dict[str, float | int | list[float] | list[int]]:
+    parts: dict[str, MetricRecord | None] = {"train": outcome.train_metrics, "evaluate": outcome.evaluate_metrics}
+    return {f"{part}.{key}": value for part, record in parts.items() if record for key, value in record.items()}
+
+
+def _finished(record: RoundRecord) -> RoundFinished:
+    figures = record.evaluation
+    return RoundFinished(
+        record.round,
+        record.clients,
+        record.survivors,
+        accuracy_int8=_number(figures.get("accuracy_int8")),
+        loss=_number(figures.get("loss")),
+        epsilon=figures.get("epsilon"),
+        bytes_up=record.bytes_up,
+        bytes_down=record.bytes_down,
+        seconds=record.seconds,
+    )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

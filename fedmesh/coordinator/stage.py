@@ -1,0 +1,62 @@
+"""A round as a sequence of stages: what is said to devices, and what follows from what they answer.
+
+Averaging needs one stage, with federated evaluation two; secure aggregation five, each of which depends on who was left
+after the one before. A `Script` holds a round's logic without any I/O, clock or waiting: those are the coordinator's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+
+__all__ = ["Outcome", "Script", "Stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One exchange with some devices.
+
+    Attributes:
+        name: e.g. ``"train"``, ``"advertise"``; shown in events.
+        messages: one for each device asked. Without any the stage is over at once.
+        quorum: fewest replies without an error that the round can go on with.
+        enough: go on as soon as so many replies without an error are in; None waits for all.
+        deadline_s: waits no longer than this many seconds; None uses the coordinator's.
+    """
+
+    name: str
+    messages: tuple[Message, ...]
+    quorum: int = 0
+    enough: int | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a round came to.
+
+    Attributes:
+        arrays: the new global arrays; None when the round leaves the old ones.
+        survivors: devices whose answer is in them.
+        train_metrics, evaluate_metrics: what the strategy aggregated, if anything.
+        refused: node id -> why its reply was not used, although it was no error.
+    """
+
+    arrays: ArrayRecord | None
+    survivors: int = 0
+    train_metrics: MetricRecord | None = None
+    evaluate_metrics: MetricRecord | None = None
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+class Script(Protocol):
+    """A round's logic. It raises RoundError when the round cannot go on."""
+
+    def begin(self) -> Stage | Outcome:
+        """The first stage."""
+        ...
+
+    def proceed(self, replies: Sequence[Message]) -> Stage | Outcome:
+        """What follows the stage before, given its replies by ascending node id, error replies among them."""
+        ...

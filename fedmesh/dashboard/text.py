@@ -1,0 +1,51 @@
+"""Figures in words, as the report prints them."""
+
+import html
+
+__all__ = ["escape", "milliseconds", "number", "percent", "seconds", "size"]
+
+
+def escape(value: object) -> str:
+    """Safe as HTML text and in a quoted attribute."""
+    return html.escape(str(value), quote=True)
+
+
+def percent(share: float | None) -> str:
+    """0.8712 -> 87.1%, and exactly 1 -> 100%."""
+    if share is None:
+        return "-"
+    return "100%" if share == 1 else f"{share * 100:.1f}%"
+
+
+def number(value: float) -> str:
+    """As short as it can be told: 8, 0.25, 1e-5."""
+    text = f"{value:.1e}".replace(".0e", "e") if 0 < abs(value) < 1e-3 else f"{value:g}"
+    return text.replace("e-0", "e-").replace("e+0", "e")
+
+
+def size(count: float | None) -> str:
+    """Bytes in decimal units."""
+    if count is None:
+        return "-"
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return (
+                f"{count:.0f}\N{NO-BREAK SPACE}{unit}"
+                if unit == "B" or count >= 100
+                else f"{count:.1f}\N{NO-BREAK SPACE}{unit}"
+            )
+        count /= 1000
+    return f"{count:.1f}\N{NO-BREAK SPACE}GB"
+
+
+def seconds(duration: float) -> str:
+    """41.7 s, or 3 min 5 s."""
+    if duration < 100:
+        return f"{duration:.1f} s"
+    minutes, rest = divmod(round(duration), 60)
+    return f"{minutes} min {rest} s"
+
+
+def milliseconds(duration: float) -> str:
+    """Three digits, in microseconds below a tenth."""
+    return f"{duration:.3g}\N{NO-BREAK SPACE}ms" if duration >= 0.1 else f"{duration * 1000:.3g}\N{NO-BREAK SPACE}µs"

@@ -1,0 +1,92 @@
+"""Which models per-example gradients may be taken of, and how a layer brings its own sampler."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fedmesh.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedmesh.privacy.output_hooks import OutputHooks, Sampler
+
+__all__ = ["attach", "check_supported"]
+
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm  # noqa: SLF001  # the only common base of all batch norms, lazy and synced
+_DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001  # likewise
+
+
+def check_supported(model: nn.Module) -> None:
+    """Refuses what breaks the promise or the arithmetic of per-example gradients.
+
+    Raises:
+        ConfigError: naming the layer and what to do instead.
+    """
+    for name, module in model.named_modules():
+        reason = _refusal(module)
+        if reason:
+            raise ConfigError(f"layer {name!r} ({type(module).__name__}) {reason}")
+    buffers = [name for name, _ in model.named_buffers()]
+    if buffers:
+        raise ConfigError(
+            f"the model has buffers ({', '.join(buffers)}), which the noise of DP-SGD does not cover: make them "
+            "constants of the module, or fold them into the weights"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("the model has no trainable parameter: nothing can be trained with DP-SGD")
+
+
+def attach(model: nn.Module) -> "OutputHooks":
+    """Opacus's hooks on `model`, switched off.
+
+    A layer with a method ``per_sample_gradients(activations, backprops) -> {parameter: Tensor [B, ...]}`` is its own
+    sampler, for this model only: Opacus's registry, which is global, stays as it is.
+
+    Raises:
+        ConfigError: Opacus cannot compute per-example gradients of the model.
+    """
+    with _root_logger_left_alone():
+        from fedmesh.privacy.output_hooks import OutputHooks  # imports Opacus: two seconds
+
+    own: dict[type, Sampler] = {type(m): _own_sampler for m in model.modules() if hasattr(m, "per_sample_gradients")}
+    try:
+        hooks = OutputHooks(model, own)
+    except (NotImplementedError, ValueError) as error:
+        raise ConfigError(f"Opacus cannot compute per-example gradients of this model: {error}") from error
+    hooks.forbid_grad_accumulation()
+    hooks.disable_hooks()
+    return hooks
+
+
+def _refusal(module: nn.Module) -> str | None:
+    """Why this layer cannot be trained with DP-SGD, or None."""
+    if isinstance(module, _BATCH_NORM):
+        return (
+            "normalises by statistics over examples, so that no example has a gradient of its own: fold it with frozen "
+            "statistics (fedmesh.quantization.prepare does) or use nn.GroupNorm"
+        )
+    if isinstance(module, _DROPOUT) and module.p > 0:
+        return (
+            "draws its masks from torch's global generator, so that a run cannot be repeated: remove it, the noise of "
+            "DP-SGD regularises enough"
+        )
+    if getattr(module, "inplace", False):
+        return "works in place, which falsifies the gradients of the layer before: set inplace=False"
+    return None
+
+
+@contextmanager
+def _root_logger_left_alone() -> Iterator[None]:
+    """Opacus calls ``logging.basicConfig`` when imported, which does nothing where there is a handler already."""
+    placeholder = logging.NullHandler()
+    logging.getLogger().addHandler(placeholder)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(placeholder)
+
+
+def _own_sampler(layer: Any, activations: Any, backprops: Any) -> Any:
+    return layer.per_sample_gradients(activations, backprops)

@@ -1,0 +1,119 @@
+"""The int8 model: uint8 between layers, Q/DQ nodes around what ONNX Runtime replaces by one integer kernel.
+
+Each layer reads its input through a DequantizeLinear of its own and writes it through a QuantizeLinear. Max pools,
+flattening and the bound of ReLU6 work on the uint8 values themselves, and ReLU is the lower bound of a grid: none of
+these is a node that could stay in float.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from fedmesh.errors import ConfigError
+from fedmesh.quantization.grids import LEVELS, ActivationGrid
+from fedmesh.quantization.layers import QuantizedConv, Quantizer, WeightedLayer
+from fedmesh.quantization.onnx_graph import INPUT, OnnxGraph, scalar
+from fedmesh.quantization.writer import average, convolution_attributes
+
+__all__ = ["Int8Writer"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A tensor: uint8 on `grid`, or float32 accumulators without one.
+
+    `pending`: max pools and flattenings that stand before the quantizer in the training graph; they commute with it,
+    and are written behind it, on uint8.
+    """
+
+    tensor: str
+    grid: ActivationGrid | None = None
+    pending: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+
+class Int8Writer:
+    """Writes a calibrated model.
+
+    Attributes:
+        onnx: the graph so far. addition_op: ``Add`` (becomes QLinearAdd) or ``Sum``.
+    """
+
+    def __init__(self, addition_op: str) -> None:
+        self.onnx = OnnxGraph()
+        self.addition_op = addition_op
+
+    def start(self) -> _Value:
+        """The float32 input."""
+        return _Value(INPUT)
+
+    def layer(self, name: str, layer: WeightedLayer, x: _Value) -> _Value:
+        """Conv or Gemm over dequantized input, weights and bias."""
+        weight, bias, scale = (None if part is None else part.numpy() for part in layer.integers())
+        assert weight is not None
+        assert scale is not None
+        linear = not isinstance(layer, QuantizedConv)
+        names = [
+            self.onnx.constant(f"{name}.weight", weight.T.copy() if linear else weight),
+            self.onnx.constant(f"{name}.weight_scale", scale),
+            self.onnx.constant(f"{name}.weight_zero_point", np.zeros(len(scale), np.int8)),
+        ]
+        inputs = [self._dequantized(x), self.onnx.node("DequantizeLinear", names, axis=1 if linear else 0)]
+        if bias is not None:
+            step = scale * np.float32(layer.input_grid.step)
+            names = [self.onnx.constant(f"{name}.bias", bias), self.onnx.constant(f"{name}.bias_scale", step)]
+            inputs.append(self.onnx.node("DequantizeLinear", names, axis=0))
+        if isinstance(layer, QuantizedConv):
+            return _Value(self.onnx.node("Conv", inputs, **convolution_attributes(layer)))
+        return _Value(self.onnx.node("Gemm", inputs))
+
+    def quantizer(self, quantizer: Quantizer, x: _Value) -> _Value:
+        """QuantizeLinear, the bound of ReLU6 where the grid reaches beyond it, and what was pending."""
+        grid = quantizer.grid
+        tensor = self.onnx.node("QuantizeLinear", [x.tensor, *self._grid(grid)])
+        top = round(quantizer.high / grid.step) + grid.zero_point
+        if top < LEVELS:
+            tensor = self.onnx.node("Clip", [tensor, "", self._level(top)])
+        value = _Value(tensor, grid)
+        for op, attributes in x.pending:
+            value = self.selection(op, attributes, value)
+        return value
+
+    def average(self, pool: nn.Module, x: _Value) -> _Value:
+        """An average over dequantized values."""
+        return _Value(average(self.onnx, pool, self._dequantized(x)))
+
+    def selection(self, op: str, attributes: dict[str, Any], x: _Value) -> _Value:
+        """On uint8; put off while there is no grid."""
+        if x.grid is None:
+            return replace(x, pending=(*x.pending, (op, attributes)))
+        return replace(x, tensor=self.onnx.node(op, [x.tensor], **attributes))
+
+    def addition(self, x: _Value, y: _Value) -> _Value:
+        """A sum of dequantized values."""
+        return _Value(self.onnx.node(self.addition_op, [self._dequantized(x), self._dequantized(y)]))
+
+    def rectifier(self, x: _Value) -> _Value:
+        """On uint8: nothing below the zero point."""
+        assert x.grid is not None
+        return replace(x, tensor=self.onnx.node("Clip", [x.tensor, self._level(x.grid.zero_point)]))
+
+    def finish(self, x: _Value) -> str:
+        """Logits in float32."""
+        if x.pending:
+            raise ConfigError("the output of the model is not quantized: prepare it again")
+        return x.tensor if x.grid is None else self._dequantized(x)
+
+    def _dequantized(self, x: _Value) -> str:
+        assert x.grid is not None, "`prepare` puts a quantizer before whatever reads quantized values"
+        return self.onnx.node("DequantizeLinear", [x.tensor, *self._grid(x.grid)])
+
+    def _grid(self, grid: ActivationGrid) -> tuple[str, str]:
+        return (
+            self.onnx.constant(f"{grid.name}.scale", scalar(grid.step, np.float32)),
+            self.onnx.constant(f"{grid.name}.zero_point", scalar(grid.zero_point, np.uint8)),
+        )
+
+    def _level(self, level: int) -> str:
+        return self.onnx.constant(f"level_{level}", scalar(level, np.uint8))

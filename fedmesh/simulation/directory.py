@@ -1,0 +1,174 @@
+"""The run directory: what a simulation leaves behind, and all that it needs to go on after an interruption.
+
+::
+
+    DIR/run.json          the scenario, resolved, with the digest of the data it runs on
+    DIR/start.cbor        the public start: weights and activation ranges
+    DIR/journal.sqlite3   every committed round
+    DIR/ledgers/          one privacy ledger per device
+    DIR/model.int8.onnx   of the last committed round      DIR/model.float.onnx, result.json, report.html   at the end
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from fedmesh.errors import ConfigError, DecodeError
+from fedmesh.files import write_atomically
+from fedmesh.simulation.datasets import FederatedData
+from fedmesh.simulation.scenario import Scenario
+from fedmesh.types import Examples, Float32
+from fedmesh.wire import dumps, loads
+
+__all__ = ["PublicStart", "RunDirectory", "data_digest"]
+
+_MAX_START_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class PublicStart:
+    """What every device starts from: float32 master weights [P] and frozen activation ranges, both from public data."""
+
+    weights: Float32
+    ranges: dict[str, tuple[float, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Paths and small files of one run."""
+
+    path: Path
+    scenario: Scenario
+    digest: str
+    """Of the data the run was started on; empty until it is known."""
+
+    @classmethod
+    def create(cls, path: Path, scenario: Scenario, digest: str) -> Self:
+        """A new run in an empty or missing folder.
+
+        Raises:
+            ConfigError: the folder has something in it, or cannot be made.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            occupied = any(path.iterdir())
+        except OSError as error:
+            raise ConfigError(f"the run directory {path} cannot be made: {error.strerror}; choose another --out") from error
+        if occupied:
+            raise ConfigError(f"{path} is not empty: choose another --out, or go on with that run by --resume {path}")
+        directory = cls(path, scenario, digest)
+        content = {"format": 1, "scenario": scenario.model_dump(mode="json"), "data_sha256": digest}
+        write_atomically(directory._run_file, json.dumps(content, indent=2).encode())
+        directory.ledgers.mkdir()
+        return directory
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The run that was interrupted in `path`.
+
+        Raises:
+            ConfigError: there is none, or what is there is damaged.
+        """
+        file = path / "run.json"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            tables, digest = content["scenario"], str(content["data_sha256"])
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path} holds no run (no run.json): nothing to resume; start it with --out {path}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{file} is damaged ({error}): this run cannot be resumed, start a new one") from error
+        return cls(path, Scenario.parse(tables, source=str(file)), digest)
+
+    @property
+    def journal(self) -> Path:
+        """SQLite journal of committed rounds."""
+        return self.path / "journal.sqlite3"
+
+    @property
+    def ledgers(self) -> Path:
+        """Folder of the devices' privacy ledgers."""
+        return self.path / "ledgers"
+
+    @property
+    def int8_model(self) -> Path:
+        """The newest int8 model."""
+        return self.path / "model.int8.onnx"
+
+    @property
+    def float_model(self) -> Path:
+        """The final model in float32."""
+        return self.path / "model.float.onnx"
+
+    @property
+    def result(self) -> Path:
+        """The figures of a finished run."""
+        return self.path / "result.json"
+
+    @property
+    def report(self) -> Path:
+        """The page about a finished run."""
+        return self.path / "report.html"
+
+    def save_start(self, start: PublicStart) -> None:
+        """Keeps the public start, durably."""
+        ranges = {name: [scale, zero_point] for name, (scale, zero_point) in start.ranges.items()}
+        body = dumps({"weights": start.weights, "ranges": ranges})
+        write_atomically(self._start_file, hashlib.sha256(body).digest() + body)
+
+    def load_start(self) -> PublicStart | None:
+        """The public start, or None if the run was interrupted before it was known.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        try:
+            data = self._start_file.read_bytes()
+        except FileNotFoundError:
+            return None
+        checksum, body = data[:32], data[32:]
+        if hashlib.sha256(body).digest() != checksum:
+            raise ConfigError(f"{self._start_file} is damaged (its SHA-256 differs): this run cannot be resumed")
+        try:
+            content: Any = loads(body, max_bytes=_MAX_START_BYTES)
+            ranges = {str(name): (float(s), int(z)) for name, (s, z) in content["ranges"].items()}
+            return PublicStart(np.asarray(content["weights"], dtype=np.float32), ranges)
+        except (DecodeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{self._start_file} is not a public start: {error}") from error
+
+    def save_result(self, result: dict[str, Any]) -> None:
+        """Writes result.json."""
+        write_atomically(self.result, json.dumps(result, indent=2, allow_nan=False).encode() + b"\n")
+
+    def check_data(self, digest: str) -> None:
+        """Raises: ConfigError when the data set is not the one the run was started on."""
+        if digest != self.digest:
+            raise ConfigError(
+                f"the data set {self.scenario.data.name!r} has changed since {self.path} was started: "
+                "restore it, or start a new run"
+            )
+
+    @property
+    def _run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def _start_file(self) -> Path:
+        return self.path / "start.cbor"
+
+
+def data_digest(data: FederatedData) -> str:
+    """SHA-256 over all examples of a federation and how they are dealt, in hexadecimal."""
+    digest = hashlib.sha256()
+    for part in (data.public, data.held_out, *data.devices, *data.local):
+        _feed(digest, part)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, examples: Examples) -> None:
+    digest.update(repr((examples.x.shape, examples.y.shape)).encode())
+    digest.update(np.ascontiguousarray(examples.x).data)
+    digest.update(np.ascontiguousarray(examples.y).data)

@@ -1,0 +1,98 @@
+"""result.json: the figures of a finished run, as one plain dict. Its schema is in docs/result.md."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedmesh import __version__
+from fedmesh.client.task import Task
+from fedmesh.inference import Engine, Evaluation, Latency
+from fedmesh.simulation.datasets import FederatedData
+from fedmesh.simulation.directory import RunDirectory
+from fedmesh.simulation.judge import Verdict
+
+__all__ = ["describe_devices", "describe_final", "describe_privacy", "describe_versions", "measure_latency"]
+
+_LATENCY_SAMPLES = 200
+_KEYED = "keyed by the seed, so that the run can be repeated: for simulation only, it protects nobody"
+_PACKAGES = ("torch", "opacus", "flwr", "onnx", "onnxruntime", "numpy", "dp-accounting")
+
+
+def describe_final(
+    directory: RunDirectory, verdict: Verdict, float32: Evaluation, epsilon: float | None, task: Task
+) -> dict[str, Any]:
+    """The table ``final``: the model that the run ends with."""
+    engine = Engine(directory.int8_model)
+    return {
+        "accuracy_float": float32.accuracy,
+        "accuracy_int8": verdict.evaluation.accuracy,
+        "loss": verdict.evaluation.loss,
+        "agreement": verdict.agreement,
+        "max_abs_logit_difference": verdict.max_abs_logit_difference,
+        "model": directory.int8_model.name,
+        "sha256": engine.sha256,
+        "bytes_int8": engine.size_bytes,
+        "bytes_float": directory.float_model.stat().st_size,
+        "epsilon": epsilon,
+        "delta": task.dp.delta if task.dp else None,
+    }
+
+
+def describe_devices(
+    data: FederatedData, accuracies: Sequence[float | None], epsilons: Mapping[int, float]
+) -> list[dict[str, Any]]:
+    """One entry a device: how much of what it holds, and how well the final model does on what it held out."""
+    return [
+        {
+            "device": device,
+            "id": data.ids[device],
+            "examples": len(examples),
+            "labels": np.bincount(examples.y, minlength=len(data.classes)).tolist(),
+            "accuracy_int8": accuracies[device],
+            "epsilon": epsilons.get(device),
+        }
+        for device, examples in enumerate(data.devices)
+    ]
+
+
+def describe_privacy(task: Task) -> dict[str, Any]:
+    """What is promised to each device, and how."""
+    if task.dp is None:
+        return {"enabled": False}
+    dp = task.dp
+    return {
+        "enabled": True,
+        "level": "example",
+        "epsilon": dp.epsilon,
+        "delta": dp.delta,
+        "clip": dp.clip,
+        "noise_multiplier": dp.noise_multiplier,
+        "sample_rate": dp.sample_rate,
+        "steps": dp.steps,
+        "expected_batch": dp.expected_batch,
+        "noise": "operating system" if task.keyed_noise_seed is None else _KEYED,
+    }
+
+
+def measure_latency(directory: RunDirectory, data: FederatedData) -> dict[str, Any]:
+    """Milliseconds of one example on one thread, int8 and float32 in the same minute."""
+    found = {}
+    for name, path in (("int8", directory.int8_model), ("float", directory.float_model)):
+        samples = Engine(path).measure(data.held_out.x, runs=_LATENCY_SAMPLES)
+        percentiles = Latency.of(samples)
+        found[name] = {
+            "p50": percentiles.p50,
+            "p95": percentiles.p95,
+            "p99": percentiles.p99,
+            "samples": [round(float(s), 5) for s in samples],
+        }
+    return found
+
+
+def describe_versions() -> dict[str, str]:
+    """What it was run with."""
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"fedmesh": __version__, "python": platform.python_version(), **packages}

@@ -1,0 +1,281 @@
+"""A whole federation on one machine: public start, rounds, checked models, figures. `resume` goes on where one stopped.
+
+The rounds are the coordinator's, the devices are client apps in worker processes, the network is a Flower Grid: what is
+particular to a simulation is only that one process holds everybody's data.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord
+
+from fedmesh.client.ledgers import ledger_path, open_ledger
+from fedmesh.client.task import Task
+from fedmesh.coordinator import Coordinator, Journal, RoundRecord
+from fedmesh.errors import ConfigError
+from fedmesh.events import EventSink, ModelChecked, RunFinished, RunStarted, StepDone, ignore
+from fedmesh.flower.arrays import vector, vector_record
+from fedmesh.flower.fleet import Fleet
+from fedmesh.flower.grid import FleetGrid
+from fedmesh.flower.identity import partition_of
+from fedmesh.flower.logs import quiet_flower
+from fedmesh.quantization import arrays_of
+from fedmesh.simulation import datasets, outcome
+from fedmesh.simulation.datasets import FederatedData
+from fedmesh.simulation.directory import PublicStart, RunDirectory, data_digest
+from fedmesh.simulation.engine import ClientSpec, WorkerFleet
+from fedmesh.simulation.faults import FaultyFleet
+from fedmesh.simulation.judge import Judge
+from fedmesh.simulation.plan import make_strategy, make_task
+from fedmesh.simulation.scenario import Scenario
+from fedmesh.simulation.shared import SharedExamples
+from fedmesh.simulation.start import make_start, restore
+from fedmesh.simulation.zygote import Zygote
+from fedmesh.types import Float32, Layout
+
+__all__ = ["resume", "simulate"]
+
+
+def simulate(
+    scenario: Scenario,
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    workers: int | None = None,
+    events: EventSink = ignore,
+) -> dict[str, Any]:
+    """Runs `scenario` from its start to its end.
+
+    Args:
+        scenario: what to run.
+        out: the run directory; missing or empty.
+        data_dir: where data sets lie that do not come with a package.
+        workers: number of worker processes; by default one for each core. The figures do not depend on it.
+        events: gets the facts of the run.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        ConfigError: the scenario, the data or the directory do not allow it.
+        TrustError: a promise would be broken: the run has stopped.
+        RoundError: too many rounds failed one after another.
+    """
+    return _run(scenario, lambda digest: RunDirectory.create(out, scenario, digest), data_dir, workers, events)
+
+
+def resume(
+    out: Path, *, data_dir: Path | None = None, workers: int | None = None, events: EventSink = ignore
+) -> dict[str, Any]:
+    """Goes on with the run in `out` behind its last committed round; returns and raises as `simulate`."""
+    directory = RunDirectory.open(out)
+
+    def found(digest: str) -> RunDirectory:
+        directory.check_data(digest)
+        return directory
+
+    return _run(directory.scenario, found, data_dir, workers, events)
+
+
+@dataclass(frozen=True, slots=True)
+class _Federation:
+    """Everything that a run is about."""
+
+    scenario: Scenario
+    directory: RunDirectory
+    data: FederatedData
+    start: PublicStart
+    task: Task
+    layout: Layout
+    judge: Judge
+
+
+def _run(
+    scenario: Scenario,
+    directory_for: Callable[[str], RunDirectory],
+    data_dir: Path | None,
+    workers: int | None,
+    events: EventSink,
+) -> dict[str, Any]:
+    begun = time.monotonic()
+    with ExitStack() as stack:
+        zygote = stack.enter_context(_early_zygote())  # imports torch while the data is read
+        stack.enter_context(_one_thread())
+        stack.enter_context(quiet_flower())
+        with _timed(f"data: {scenario.data.name}", events):
+            data = _load(scenario, data_dir)
+            directory = directory_for(data_digest(data))
+        with _timed("public start", events):
+            federation = _prepare(scenario, directory, data)
+        journal = stack.enter_context(Journal(directory.journal))
+        fleet = WorkerFleet(
+            ClientSpec(scenario.client.name, federation.task, SharedExamples.pack(data.devices), directory.ledgers),
+            len(data.devices),
+            workers=workers,
+            zygote=zygote,
+        )
+        stack.callback(fleet.close)
+        records, weights = _train(federation, FaultyFleet(fleet, scenario.failures, scenario.seed), journal, events)
+    with _timed("final model and figures", events):
+        result = _conclude(federation, records, weights, time.monotonic() - begun)
+        directory.save_result(result)
+    events(RunFinished(result["seconds"]))
+    return result
+
+
+def _load(scenario: Scenario, data_dir: Path | None) -> FederatedData:
+    section = scenario.data
+    return datasets.split(
+        datasets.load(section.name, data_dir),
+        public_fraction=section.public_fraction,
+        local_held_out_fraction=section.local_held_out_fraction,
+        partition=scenario.partition,
+        seed=scenario.seed,
+    )
+
+
+def _prepare(scenario: Scenario, directory: RunDirectory, data: FederatedData) -> _Federation:
+    """The public start, made or read, and what follows from it."""
+    classes = len(data.classes)
+    start = directory.load_start()
+    if start is None:
+        model, start = make_start(scenario, data.public, classes)
+        directory.save_start(start)
+    else:
+        model = restore(scenario, start, data.public, classes)
+    layout = Layout.of(arrays_of(model))
+    task = make_task(scenario, start, data.public.x.shape[1:], classes)
+    return _Federation(scenario, directory, data, start, task, layout, Judge(model, layout, data, directory))
+
+
+def _train(
+    federation: _Federation, fleet: Fleet, journal: Journal, events: EventSink
+) -> tuple[tuple[RoundRecord, ...], Float32]:
+    """All rounds that are not in the journal yet; every round's record, and the last weights."""
+    scenario = federation.scenario
+    coordinator = Coordinator(
+        make_strategy(scenario, federation.layout, federation.task),
+        FleetGrid(fleet, events=events, device_of=partition_of),
+        journal,
+        evaluate=lambda number, arrays: _evaluate(federation, number, arrays, events),
+        events=events,
+        quorum=scenario.strategy.quorum,
+        device_of=partition_of,
+    )
+    last = journal.last()
+    first = 1 if last is None else last.record.round + 1
+    events(RunStarted(scenario.name, scenario.rounds, first, len(federation.data.devices)))
+    run = coordinator.run(vector_record("model", federation.start.weights), scenario.rounds)
+    return run.records, _weights(federation, run.arrays)
+
+
+def _evaluate(
+    federation: _Federation, number: int, arrays: ArrayRecord, events: EventSink
+) -> Mapping[str, float | None]:
+    """The figures of a round, from its int8 model on held-out examples and from the devices' ledgers."""
+    verdict = federation.judge.int8(_weights(federation, arrays))
+    events(ModelChecked(number, verdict.agreement, verdict.max_abs_logit_difference))
+    spent = _epsilons(federation)
+    epsilon = max(spent.values(), default=0.0) if federation.task.dp else None
+    return {**verdict.as_metrics(), "epsilon": epsilon}
+
+
+def _weights(federation: _Federation, arrays: ArrayRecord) -> Float32:
+    size = 4 * federation.layout.size
+    weights: Float32 = vector(arrays, "model", dtype="float32", max_bytes=size)
+    return weights
+
+
+def _epsilons(federation: _Federation) -> dict[int, float]:
+    """Device -> epsilon spent so far, for devices that ever trained under a budget."""
+    settings, folder = federation.task.dp, federation.directory.ledgers
+    if settings is None:
+        return {}
+    spent = {}
+    for device in range(len(federation.data.devices)):
+        if ledger_path(folder, device).exists():
+            with open_ledger(folder, device, settings) as ledger:
+                spent[device] = ledger.epsilon()
+    return spent
+
+
+def _conclude(
+    federation: _Federation, records: tuple[RoundRecord, ...], weights: Float32, seconds: float
+) -> dict[str, Any]:
+    judge, data, scenario, task = federation.judge, federation.data, federation.scenario, federation.task
+    start_float = judge.float32(federation.start.weights).accuracy  # its file is overwritten by the next line's
+    verdict, float32 = judge.int8(weights, final=True), judge.float32(weights)
+    epsilons = _epsilons(federation)
+    epsilon = max(epsilons.values(), default=0.0) if task.dp else None
+    start = records[0].evaluation
+    return {
+        "scenario": scenario.name,
+        "seed": scenario.seed,
+        "clients": len(data.devices),
+        "rounds": [_describe_round(record) for record in records[1:]],
+        "start": {
+            "accuracy_int8": start["accuracy_int8"],
+            "accuracy_float": start_float,
+            "loss": start["loss"],
+        },
+        "final": outcome.describe_final(federation.directory, verdict, float32, epsilon, task),
+        "devices": outcome.describe_devices(data, judge.by_device(), epsilons),
+        "classes": list(data.classes),
+        "held_out": len(data.held_out),
+        "privacy": outcome.describe_privacy(task),
+        "secure_aggregation": {"enabled": False},
+        "latency_ms": outcome.measure_latency(federation.directory, data),
+        "failures": [
+            {"round": record.round, "device": device, "reason": reason}
+            for record in records
+            for device, reason in record.failures
+        ],
+        "config": scenario.model_dump(mode="json"),
+        "versions": outcome.describe_versions(),
+        "seconds": seconds,
+    }
+
+
+def _describe_round(record: RoundRecord) -> dict[str, Any]:
+    return {
+        "round": record.round,
+        "clients": record.clients,
+        "survivors": record.survivors,
+        **record.evaluation,
+        "bytes_up": record.bytes_up,
+        "bytes_down": record.bytes_down,
+        "seconds": record.seconds,
+        "failed": record.failed,
+    }
+
+
+@contextmanager
+def _timed(what: str, events: EventSink) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    events(StepDone(what, time.monotonic() - begun))
+
+
+@contextmanager
+def _early_zygote() -> Iterator[Zygote]:
+    zygote = Zygote()
+    try:
+        yield zygote
+    finally:
+        zygote.close()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread in this process: sums would depend on the number of cores otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

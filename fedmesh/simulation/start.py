@@ -1,0 +1,75 @@
+"""The public start: a model pre-trained, folded, prepared and calibrated on public data alone.
+
+Nothing here sees a private example. Activation ranges are fixed here and never change again, because a range learned on a
+device would be a function of its data that DP-SGD does not cover.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedmesh.plugins import MODELS, load
+from fedmesh.quantization import arrays_of, calibrate, load_arrays, load_ranges, prepare
+from fedmesh.simulation.directory import PublicStart
+from fedmesh.simulation.scenario import ModelSection, Scenario
+from fedmesh.types import Examples, Layout
+
+__all__ = ["build_model", "make_start", "restore"]
+
+_MOMENTUM = 0.9
+_CALIBRATION_BATCH = 64
+
+
+def build_model(section: ModelSection, input_shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    """The scenario's float model, freshly initialised from `seed` without touching torch's global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = load(MODELS, section.name)(input_shape, classes, **section.options)
+    return model
+
+
+def make_start(scenario: Scenario, public: Examples, classes: int) -> tuple[torch.fx.GraphModule, PublicStart]:
+    """Pre-trains on `public`, folds batch norm, prepares for quantization and calibrates.
+
+    Returns:
+        The prepared model, and what of it is sent to devices.
+    """
+    model = build_model(scenario.model, public.x.shape[1:], classes, scenario.seed)
+    rng = np.random.default_rng([scenario.seed, 1])
+    pretrain(model, public, scenario.model, rng)
+    prepared = prepare(model.eval(), torch.from_numpy(public.x[:1]), scales=scenario.quantization.scales)
+    chosen = rng.permutation(len(public))[: scenario.quantization.calibration_examples]
+    ranges = calibrate(prepared, torch.from_numpy(public.x[chosen]).split(_CALIBRATION_BATCH))
+    arrays = arrays_of(prepared)
+    return prepared, PublicStart(Layout.of(arrays).flatten(arrays), ranges)
+
+
+def restore(scenario: Scenario, start: PublicStart, example: Examples, classes: int) -> torch.fx.GraphModule:
+    """The prepared model of a start that was made earlier; `example` gives the input shape."""
+    model = build_model(scenario.model, example.x.shape[1:], classes, scenario.seed)
+    prepared = prepare(model.eval(), torch.from_numpy(example.x[:1]), scales=scenario.quantization.scales)
+    load_ranges(prepared, start.ranges)
+    load_arrays(prepared, Layout.of(arrays_of(prepared)).unflatten(start.weights))
+    return prepared
+
+
+def pretrain(model: nn.Module, public: Examples, settings: ModelSection, rng: np.random.Generator) -> None:
+    """SGD with momentum on the cross-entropy, in place."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=settings.pretrain_learning_rate, momentum=_MOMENTUM)
+    x, y = torch.from_numpy(public.x), torch.from_numpy(public.y)
+    for _ in range(settings.pretrain_epochs):
+        for batch in _batches(len(public), settings.pretrain_batch_size, rng):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+
+
+def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+    """A random order in batches of `size`; a last single example is left out, batch norm cannot use it."""
+    for batch in torch.from_numpy(rng.permutation(count)).split(size):
+        if len(batch) > 1 or count == 1:
+            yield batch

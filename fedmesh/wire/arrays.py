@@ -1,0 +1,35 @@
+"""The array types that travel: RFC 8746 typed arrays, little endian, wrapped in a row-major shape (tag 40).
+
+Only these types exist on the wire: no objects, no strings, no structures, no dates.
+"""
+
+import math
+
+import numpy as np
+
+__all__ = ["DTYPES", "MAX_DIMENSIONS", "ROW_MAJOR", "TAGS", "is_carried_shape"]
+
+ROW_MAJOR = 40  # RFC 8746 3.1.1: [dimensions, typed array]
+MAX_DIMENSIONS = 16
+_MAX_EXTENT = 1 << 48  # numpy refuses shapes beyond 2^63 bytes even when they hold nothing
+
+DTYPES: dict[int, np.dtype[np.generic]] = {  # RFC 8746 2.1
+    64: np.dtype("u1"),
+    69: np.dtype("<u2"),
+    70: np.dtype("<u4"),
+    71: np.dtype("<u8"),
+    72: np.dtype("i1"),
+    77: np.dtype("<i2"),
+    78: np.dtype("<i4"),
+    79: np.dtype("<i8"),
+    84: np.dtype("<f2"),
+    85: np.dtype("<f4"),
+    86: np.dtype("<f8"),
+}
+
+TAGS = {dtype: tag for tag, dtype in DTYPES.items()}
+
+
+def is_carried_shape(shape: tuple[int, ...]) -> bool:
+    """Whether a shape can travel: few dimensions, and lengths that no zero among them makes absurd."""
+    return len(shape) <= MAX_DIMENSIONS and math.prod(max(length, 1) for length in shape) <= _MAX_EXTENT

@@ -1,0 +1,82 @@
+"""Plain data -> deterministic CBOR.
+
+Carried: None, bool, int (64-bit magnitudes), float, str, bytes, list and tuple (as list), dict with str or int keys,
+numpy scalars (as Python numbers) and numpy arrays of the types in `fedmesh.wire.arrays`. Heads and floats take their
+shortest form and map keys ascend by the length of their encoding, then bytewise (RFC 8949 4.2.3): equal values give
+equal bytes.
+"""
+
+from typing import Any
+
+import cbor2
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmesh.wire.arrays import ROW_MAJOR, TAGS, is_carried_shape
+
+__all__ = ["dumps"]
+
+_LARGEST = 1 << 64  # CBOR's own integers; bignums are tags, and not carried
+_MAX_DEPTH = 64
+
+
+def dumps(value: Any) -> bytes:
+    """The bytes of `value`.
+
+    Raises:
+        TypeError: something in it cannot travel; the message says where it is and of what type.
+        ValueError: an integer is out of range, a text is not Unicode, or it is nested deeper than 64 levels.
+    """
+    plain = _plain(value, "value", 0)
+    try:
+        return cbor2.dumps(plain, canonical=True)
+    except (cbor2.CBOREncodeError, UnicodeEncodeError) as error:
+        raise ValueError(f"the value cannot be written: {error}") from error
+
+
+def _plain(value: Any, where: str, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"{where} is nested deeper than {_MAX_DEPTH} levels")
+    match value:
+        case None | bool() | str() | bytes() | float():
+            return _scalar(value)
+        case int():
+            if not -_LARGEST <= value < _LARGEST:
+                raise ValueError(f"{where} is an integer beyond 64 bits")
+            return int(value)
+        case list() | tuple():
+            return [_plain(item, f"{where}[{place}]", depth + 1) for place, item in enumerate(value)]
+        case dict():
+            return {_key(key, where): _plain(item, f"{where}[{key!r}]", depth + 1) for key, item in value.items()}
+        case np.ndarray():
+            return _array(value, where)
+        case np.bool_() | np.integer() | np.floating():
+            return _plain(value.item(), where, depth)
+        case _:
+            raise TypeError(
+                f"{where} is of type {type(value).__name__}, which does not travel: use plain data or arrays"
+            )
+
+
+def _scalar(value: Any) -> Any:
+    """Subclasses (numpy.float64, numpy.str_, enums) become what they inherit from."""
+    kinds: tuple[type[Any], ...] = (bool, float, str, bytes)
+    return next((kind(value) for kind in kinds if isinstance(value, kind)), None)
+
+
+def _key(key: Any, where: str) -> str | int:
+    if isinstance(key, str):
+        return str(key)
+    if isinstance(key, int) and not isinstance(key, bool):
+        if not -_LARGEST <= key < _LARGEST:
+            raise ValueError(f"a key of {where} is an integer beyond 64 bits")
+        return int(key)
+    raise TypeError(f"a key of {where} is of type {type(key).__name__}: keys are text or integers")
+
+
+def _array(array: NDArray[Any], where: str) -> cbor2.CBORTag:
+    dtype = array.dtype.newbyteorder("<") if array.dtype.kind in "iuf" else array.dtype
+    if dtype not in TAGS or not is_carried_shape(array.shape):
+        raise TypeError(f"{where} is an array of {array.dtype} and shape {array.shape}, which does not travel")
+    typed = cbor2.CBORTag(TAGS[dtype], array.astype(dtype, copy=False).tobytes())
+    return cbor2.CBORTag(ROW_MAJOR, [list(array.shape), typed])

@@ -1,0 +1,239 @@
+"""Federated averaging (McMahan et al. 2017) of quantized weight deltas, summed in integers.
+
+A device is sent the global weights as one flat float32 array and the largest change of each tensor that it can report;
+it answers with one packet of the delta codec. The server adds the packets' integers, which is exact and the same in any
+order, and moves the weights by the mean. It needs nothing but that sum, so secure aggregation can stand in for it.
+
+A packet that is malformed, oversized or made for other ranges costs its device the round, not the round.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
+
+from fedmesh.errors import ConfigError, DecodeError, QuorumError, RoundError
+from fedmesh.flower.arrays import unpack, vector, vector_record
+from fedmesh.quantization.codec import DeltaCodec, FloatCodec, PacketSum, dequantize_sum, public_ranges
+from fedmesh.types import Arrays, Float32, Layout
+
+__all__ = ["FedAvg", "RangePolicy", "build", "constant_ranges", "relative_ranges"]
+
+RangePolicy = Callable[[Arrays], Float32]
+"""Global weights -> largest reported change of each tensor, float32 [tensors]. A function of public state only."""
+
+
+def constant_ranges(ranges: Float32) -> RangePolicy:
+    """The same ranges in every round: under DP, where they follow from the mechanism's parameters."""
+    fixed = np.array(ranges, dtype=np.float32)
+    return lambda weights: fixed  # noqa: ARG005 - the policy's signature
+
+
+def relative_ranges(fraction: float) -> RangePolicy:
+    """A share of each tensor's largest magnitude in the global weights: without DP."""
+    return lambda weights: public_ranges(weights, fraction)
+
+
+class FedAvg(Strategy):
+    """FedAvg over delta packets.
+
+    Args:
+        layout: of the model's arrays.
+        ranges: see `RangePolicy`; not used by the codec ``float32``.
+        codec: ``integer`` or ``float32`` packets.
+        bits: width of an integer, 2 to 16.
+        fraction: share of the nodes asked in a round, drawn from `seed` and the round's number.
+        quorum: fewest usable packets.
+        weighting: ``uniform``, or ``examples`` to weight by the example count that a device then has to reveal.
+        seed: of the drawing of nodes.
+        server_learning_rate: the weights move by this times the mean delta.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    needs = "sum"
+
+    def __init__(
+        self,
+        *,
+        layout: Layout,
+        ranges: RangePolicy,
+        codec: Literal["integer", "float32"] = "integer",
+        bits: int = 8,
+        fraction: float = 1.0,
+        quorum: int = 1,
+        weighting: Literal["uniform", "examples"] = "uniform",
+        seed: int = 1,
+        server_learning_rate: float = 1.0,
+    ) -> None:
+        _check("codec", codec, codec in {"integer", "float32"}, "'integer' or 'float32'")
+        _check("fraction", fraction, 0 < fraction <= 1, "a share above 0 and up to 1")
+        _check("quorum", quorum, quorum >= 1, "1 or more")
+        _check("weighting", weighting, weighting in {"uniform", "examples"}, "'uniform' or 'examples'")
+        _check("server_learning_rate", server_learning_rate, 0 < server_learning_rate < np.inf, "a positive number")
+        self.layout = layout
+        self.ranges = ranges
+        self.codec = codec
+        self.bits = bits
+        self.fraction = fraction
+        self.quorum = quorum
+        self.weighting = weighting
+        self.seed = seed
+        self.server_learning_rate = server_learning_rate
+        self.refused: dict[int, str] = {}
+        """Node id -> why its packet was not used in the last round."""
+        self._weights: Float32 | None = None
+        self._codec: DeltaCodec | FloatCodec | None = None
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Messages with the weights, the round's number and its delta ranges, by ascending node id."""
+        self._weights = self._flat(arrays)
+        self._codec = self._codec_for(self._weights)
+        sent = config.copy()
+        sent["server-round"] = server_round
+        sent["delta-ranges"] = self._codec.ranges.tolist() if isinstance(self._codec, DeltaCodec) else []
+        content = RecordDict({"arrays": vector_record("model", self._weights), "config": sent})
+        nodes = self.drawn(server_round, list(grid.get_node_ids()))
+        return [Message(content, node_id, MessageType.TRAIN, group_id=str(server_round)) for node_id in nodes]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The weights moved by the mean of the usable packets.
+
+        Raises:
+            QuorumError: fewer usable packets than the quorum.
+            RoundError: `configure_train` was not called before.
+        """
+        if self._codec is None:
+            raise RoundError(f"round {server_round} is aggregated before it was configured")
+        self.refused = {}
+        total = PacketSum(self._codec, self._codec.packet_bytes)
+        used: set[int] = set()
+        good = [reply for reply in replies if reply.has_content()]
+        for reply in sorted(good, key=lambda reply: reply.metadata.src_node_id):
+            node_id = reply.metadata.src_node_id
+            if node_id in used:
+                continue  # one packet a device
+            try:
+                total.add(self._packet(reply), self._weight(reply))
+                used.add(node_id)
+            except DecodeError as error:
+                self.refused[node_id] = str(error)
+        if len(used) < self.quorum:
+            raise self._below_quorum(server_round, len(used))
+        arrays = self.apply_sum(total.total, total.weight)
+        return arrays, MetricRecord({"survivors": len(used), "weight": total.weight})
+
+    def apply_sum(self, total: NDArray[np.int64] | Float32, weight: int) -> ArrayRecord:
+        """The round's weights moved by the mean that a sum stands for: all that the rule needs of the devices.
+
+        Args:
+            total: sum of weight * codes, int64 [P] (of weight * values, float32 [P], for the codec ``float32``).
+            weight: sum of the weights.
+
+        Raises:
+            RoundError: the result is not finite, or there is no round.
+            DecodeError: the sum is not of this model.
+        """
+        if self._weights is None or self._codec is None:
+            raise RoundError("a sum is applied before a round was configured")
+        delta = self.layout.flatten(dequantize_sum(total, weight, self._codec))
+        moved = self._weights + np.float32(self.server_learning_rate) * delta
+        if not np.isfinite(moved).all():
+            raise RoundError("the new weights are not finite: the round is dropped; lower the learning rate")
+        return vector_record("model", moved)
+
+    def configure_evaluate(
+        self,
+        server_round: int,  # noqa: ARG002 - Flower's signature
+        arrays: ArrayRecord,  # noqa: ARG002
+        config: ConfigRecord,  # noqa: ARG002
+        grid: Grid,  # noqa: ARG002
+    ) -> Iterable[Message]:
+        """Nobody: a device's figures would leave it in the clear."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:  # noqa: ARG002
+        """Nothing."""
+        return None
+
+    def summary(self) -> None:
+        """Says nothing: the scenario is the summary."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """No state is kept between rounds: the weights are the coordinator's, the drawing follows from the seed."""
+        return {}
+
+    def restore(self, state: Any) -> None:
+        """Forgets a round that was under way. Raises: ConfigError when `state` holds anything."""
+        if state:
+            raise ConfigError(f"a state with {sorted(state)} is not one of FedAvg's, which keeps none")
+        self._weights = self._codec = None
+        self.refused = {}
+
+    def drawn(self, server_round: int, node_ids: list[int]) -> list[int]:
+        """The nodes asked in a round, ascending: the same for the same seed, round and nodes."""
+        nodes = sorted(node_ids)
+        count = min(len(nodes), max(1, self.quorum, round(self.fraction * len(nodes))))
+        if count == len(nodes):
+            return nodes
+        rng = np.random.default_rng([self.seed, server_round])
+        return [nodes[i] for i in sorted(rng.choice(len(nodes), size=count, replace=False))]
+
+    def _codec_for(self, weights: Float32) -> DeltaCodec | FloatCodec:
+        if self.codec == "float32":
+            return FloatCodec(self.layout)
+        return DeltaCodec(self.layout, self.bits, self.ranges(self.layout.unflatten(weights)))
+
+    def _flat(self, arrays: ArrayRecord) -> Float32:
+        return vector(arrays, "model", dtype="float32", max_bytes=4 * self.layout.size)
+
+    def _packet(self, reply: Message) -> bytes:
+        records = reply.content.array_records
+        if list(records) != ["update"] or list(records["update"]) != ["delta"]:
+            raise DecodeError(f"its reply holds the array records {sorted(records)}; wanted 'update' with 'delta'")
+        if self._codec is None:
+            raise DecodeError("there is no round")
+        return unpack(records["update"]["delta"], dtype="uint8", max_bytes=self._codec.packet_bytes).tobytes()
+
+    def _weight(self, reply: Message) -> int:
+        if self.weighting == "uniform":
+            return 1
+        count = reply.content.metric_records.get("metrics", MetricRecord()).get("num-examples")
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise DecodeError(f"its example count is {count!r}; weighting by examples wants a whole number")
+        return count
+
+    def _below_quorum(self, server_round: int, arrived: int) -> QuorumError:
+        first = next((f"; node {node} was refused: {why}" for node, why in self.refused.items()), "")
+        return QuorumError(
+            f"{arrived} usable updates arrived in round {server_round}, the quorum is {self.quorum}: lower "
+            f"strategy.quorum, raise strategy.fraction or the deadline{first}",
+            arrived=arrived,
+            wanted=self.quorum,
+        )
+
+
+def build(**settings: Any) -> FedAvg:
+    """The strategy ``fedavg`` from settings: see `FedAvg`.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or out of range.
+    """
+    try:
+        return FedAvg(**settings)
+    except TypeError as error:
+        raise ConfigError(f"the strategy 'fedavg' does not take these settings: {error}") from error
+
+
+def _check(name: str, value: object, right: bool, wanted: str) -> None:
+    if not right:
+        raise ConfigError(f"strategy.{name} is {value!r}, wanted {wanted}")

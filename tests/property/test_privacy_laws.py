@@ -1,0 +1,135 @@
+"""Laws of accounting, of the ledger's chain and of clipping."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fedmesh.privacy import epsilon
+from fedmesh.privacy.accountant import sampled_gaussian
+from fedmesh.privacy.chain import Charge, charge_line, opening_line, parse
+from fedmesh.privacy.clipping import add_clipped
+from fedmesh.types import PrivacyEvent
+
+DELTA = 1e-5
+EVENTS = st.builds(
+    sampled_gaussian, st.sampled_from([0.05, 0.25, 1.0]), st.sampled_from([1.0, 2.0, 8.0]), st.integers(1, 20)
+)
+HISTORIES = st.lists(EVENTS, max_size=6)
+
+
+def by_rdp(events: list[PrivacyEvent]) -> float:
+    return epsilon(events, DELTA, "rdp")
+
+
+@settings(deadline=None, max_examples=60)
+@given(HISTORIES, HISTORIES)
+def test_spending_more_costs_more(first: list[PrivacyEvent], more: list[PrivacyEvent]) -> None:
+    """epsilon(a) <= epsilon(a + b), strictly for b not empty."""
+    assert (by_rdp(first) < by_rdp(first + more)) == bool(more)
+
+
+@settings(deadline=None, max_examples=60)
+@given(HISTORIES, st.randoms(use_true_random=False))
+def test_order_does_not_matter(events: list[PrivacyEvent], shuffler: object) -> None:
+    shuffled = list(events)
+    shuffler.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert by_rdp(shuffled) == by_rdp(events)
+
+
+@settings(deadline=None, max_examples=60)
+@given(HISTORIES, HISTORIES)
+def test_two_histories_cost_at_most_the_sum_of_both_at_twice_the_delta(
+    first: list[PrivacyEvent], second: list[PrivacyEvent]
+) -> None:
+    """Basic composition bounds every other: epsilon(a + b, 2 delta) <= epsilon(a, delta) + epsilon(b, delta)."""
+    together = epsilon(first + second, 2 * DELTA, "rdp")
+    assert together <= by_rdp(first) + by_rdp(second) + 1e-9
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from([0.05, 0.25, 1.0]), st.floats(0.5, 20.0), st.floats(1.01, 3.0), st.integers(1, 50))
+def test_more_noise_costs_less(rate: float, multiplier: float, factor: float, count: int) -> None:
+    assert by_rdp([sampled_gaussian(rate, multiplier * factor, count)]) < by_rdp(
+        [sampled_gaussian(rate, multiplier, count)]
+    )
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+CHARGES = st.builds(
+    Charge,
+    st.builds(
+        PrivacyEvent,
+        st.text(max_size=20),
+        st.dictionaries(st.text(max_size=10), NUMBERS, max_size=3),
+        st.integers(1, 2**40),
+        st.text(max_size=50),
+    ),
+    st.none() | st.text(max_size=32),
+)
+
+
+def written(charges: list[Charge]) -> bytes:
+    data, head = opening_line(8.0, DELTA)
+    for charge in charges:
+        line, head = charge_line(charge, head)
+        data += line
+    return data
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(CHARGES, max_size=4))
+def test_what_was_written_is_read(charges: list[Charge]) -> None:
+    chain = parse(written(charges))
+    assert list(chain.charges) == charges
+    assert [c.event.label for c in chain.charges] == [c.event.label for c in charges]
+    assert (chain.epsilon, chain.delta) == (8.0, DELTA)
+    assert [head.entries for head in chain.heads] == list(range(1, len(charges) + 2))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(CHARGES, max_size=4), st.floats(0, 1))
+def test_a_crash_at_any_byte_leaves_whole_entries(charges: list[Charge], share: float) -> None:
+    """The charges of a prefix of the file are a prefix of the charges, and its size is that of whole lines."""
+    data = written(charges)
+    cut = data[: int(share * len(data))]
+    chain = parse(cut)
+    assert list(chain.charges) == charges[: len(chain.charges)]
+    assert cut[: chain.size] == b"".join(cut.splitlines(keepends=True)[: len(chain.heads)])
+    assert b"\n" not in cut[chain.size :]
+
+
+ROWS = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 8)), elements=st.floats(width=32))
+
+
+@settings(deadline=None, max_examples=300)
+@given(ROWS, st.floats(1e-3, 1e3))
+def test_no_row_adds_more_than_the_clip(rows: np.ndarray, clip: float) -> None:
+    for row in rows:
+        total = torch.zeros(rows.shape[1])
+        add_clipped(total, torch.from_numpy(row[None].copy()), clip)
+        assert torch.isfinite(total).all()
+        assert float(total.double().norm()) <= clip * (1 + 1e-5)
+        if not np.isfinite(row).all():
+            assert not total.any()
+
+
+@settings(deadline=None, max_examples=200)
+@given(ROWS, st.floats(1e-2, 1e2))
+def test_the_clipped_sum_is_the_sum_of_clipped_rows(rows: np.ndarray, clip: float) -> None:
+    """Whatever the others are, a row adds what it adds alone."""
+    total = torch.zeros(rows.shape[1])
+    add_clipped(total, torch.from_numpy(rows.copy()), clip)
+    alone = torch.zeros(rows.shape[1])
+    for row in rows:
+        add_clipped(alone, torch.from_numpy(row[None].copy()), clip)
+    torch.testing.assert_close(total, alone, rtol=1e-4, atol=1e-4 * clip)
+
+
+@settings(deadline=None, max_examples=200)
+@given(arrays(np.float32, (3, 5), elements=st.floats(-10, 10, width=32)))
+def test_small_rows_are_left_as_they_are(rows: np.ndarray) -> None:
+    total = torch.zeros(5)
+    add_clipped(total, torch.from_numpy(rows.copy()), 1000.0)
+    torch.testing.assert_close(total.numpy(), rows.sum(0), rtol=1e-5, atol=1e-5)

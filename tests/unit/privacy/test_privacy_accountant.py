@@ -1,0 +1,126 @@
+import math
+import time
+
+import dp_accounting
+import pytest
+from dp_accounting import pld, rdp
+
+from fedmesh.errors import ConfigError
+from fedmesh.privacy import epsilon, noise_multiplier, spent
+from fedmesh.privacy.accountant import sampled_gaussian
+from fedmesh.types import PrivacyEvent
+
+
+@pytest.mark.parametrize(
+    ("rate", "multiplier", "steps", "by_rdp", "by_pld"), [(0.01, 1, 1000, 2.101, 1.828), (0.05, 1, 200, 5.368, 4.766)]
+)
+def test_published_figures(rate: float, multiplier: float, steps: int, by_rdp: float, by_pld: float) -> None:
+    events = [sampled_gaussian(rate, multiplier, steps)]
+    assert epsilon(events, 1e-5, "rdp") == pytest.approx(by_rdp, rel=1e-3)
+    assert epsilon(events, 1e-5, "pld") == pytest.approx(by_pld, rel=1e-3)
+    assert spent(events, 1e-5) == epsilon(events, 1e-5, "pld")
+
+
+def test_the_gaussian_mechanism_without_sampling_has_its_closed_form() -> None:
+    """Balle and Wang 2018, theorem 8: delta(eps) = Phi(1/2s - eps s) - e^eps Phi(-1/2s - eps s)."""
+
+    def delta_of(eps: float, s: float) -> float:
+        def cdf(x: float) -> float:
+            return math.erfc(-x / math.sqrt(2)) / 2
+
+        return cdf(1 / (2 * s) - eps * s) - math.exp(eps) * cdf(-1 / (2 * s) - eps * s)
+
+    value = epsilon([sampled_gaussian(1.0, 2.0, 4)], 1e-5)  # four times sigma 2 is once sigma 1
+    assert delta_of(value, 1.0) == pytest.approx(1e-5, rel=0.01)
+
+
+def test_one_curve_composed_equals_dp_accounting_asked_for_all_at_once() -> None:
+    events = [sampled_gaussian(0.1, 2.0, 30), sampled_gaussian(0.2, 1.5, 7), sampled_gaussian(0.1, 2.0, 3)]
+    for accountant, method in ((rdp.RdpAccountant(), "rdp"), (pld.PLDAccountant(), "pld")):
+        for rate, multiplier, count in ((0.1, 2.0, 33), (0.2, 1.5, 7)):
+            step = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(multiplier))
+            accountant.compose(step, count)
+        assert epsilon(events, 1e-5, method) == pytest.approx(accountant.get_epsilon(1e-5), rel=2e-3)
+
+
+def test_nothing_spent_is_zero() -> None:
+    assert epsilon([], 1e-5) == epsilon([], 1e-5, "rdp") == spent([], 1e-5) == 0
+
+
+def test_grouping_makes_no_difference() -> None:
+    rounds = [sampled_gaussian(0.25, 2.0, 4, f"round-{k}") for k in range(5)]
+    for method in ("rdp", "pld"):
+        assert epsilon(rounds, 1e-5, method) == epsilon([sampled_gaussian(0.25, 2.0, 20)], 1e-5, method)
+
+
+@pytest.mark.parametrize("target", [0.5, 1.0, 3.0, 8.0])
+def test_the_multiplier_found_fits_and_is_the_smallest(target: float) -> None:
+    z = noise_multiplier(target, 1e-5, 0.25, 120)
+    assert epsilon([sampled_gaussian(0.25, z, 120)], 1e-5, "rdp") <= target
+    assert epsilon([sampled_gaussian(0.25, z * 0.999, 120)], 1e-5, "rdp") > target
+
+
+def test_all_rounds_of_a_budget_are_affordable_one_after_another() -> None:
+    z = noise_multiplier(8.0, 1e-5, 0.25, 120)
+    assert epsilon([sampled_gaussian(0.25, z, 4)] * 30, 1e-5, "rdp") <= 8.0
+
+
+def test_a_multiplier_is_found_within_a_second() -> None:
+    start = time.process_time()
+    noise_multiplier(8.0, 1e-6, 0.125, 200)
+    assert time.process_time() - start < 1.0
+
+
+def test_no_warning_of_dp_accounting_reaches_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
+    epsilon([sampled_gaussian(0.2501, 2.01, 10)], 1e-5, "rdp")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        PrivacyEvent("skellam", {"mu": 1.0}),
+        PrivacyEvent("sampled_gaussian", {"sample_rate": 0.1}),
+        PrivacyEvent("sampled_gaussian", {"sample_rate": 0.1, "noise_multiplier": 1.0, "clip": 1.0}),
+        sampled_gaussian(1.5, 1.0),
+        sampled_gaussian(0.0, 1.0),
+        sampled_gaussian(0.1, 0.0),
+        sampled_gaussian(0.1, math.nan),
+        sampled_gaussian(0.1, 1.0, 0),
+    ],
+)
+def test_an_event_that_cannot_be_accounted_for_is_refused(event: PrivacyEvent) -> None:
+    for method in ("rdp", "pld"):
+        with pytest.raises(ConfigError):
+            epsilon([event], 1e-5, method)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-15, 1.0, -1.0, math.nan])
+def test_a_delta_outside_of_zero_and_one_is_refused(delta: float) -> None:
+    with pytest.raises(ConfigError, match="delta"):
+        epsilon([sampled_gaussian(0.1, 1.0)], delta)
+    with pytest.raises(ConfigError, match="delta"):
+        noise_multiplier(1.0, delta, 0.1, 1)
+
+
+@pytest.mark.parametrize("delta", [1e-14, 0.5])
+def test_reports_are_finite_over_the_whole_range_of_delta(delta: float) -> None:
+    assert math.isfinite(spent([sampled_gaussian(0.25, 2.0, 10)], delta))
+
+
+@pytest.mark.parametrize(("target", "delta"), [(0.0, 1e-5), (-1.0, 1e-5), (math.nan, 1e-5), (1e-9, 1e-12)])
+def test_an_epsilon_that_no_noise_reaches_is_refused(target: float, delta: float) -> None:
+    with pytest.raises(ConfigError, match="epsilon"):
+        noise_multiplier(target, delta, 0.25, 10)
+
+
+def test_a_generous_budget_gets_the_smallest_multiplier_that_is_accounted_for() -> None:
+    assert noise_multiplier(1e6, 1e-5, 0.25, 1) == 0.2
+
+
+def test_a_thousand_rounds_are_reported_within_two_seconds() -> None:
+    start = time.process_time()
+    assert spent([sampled_gaussian(0.05, 3.0, 4)] * 1000, 1e-5) < epsilon(
+        [sampled_gaussian(0.05, 3.0, 4000)], 1e-5, "rdp"
+    )
+    assert time.process_time() - start < 2.0

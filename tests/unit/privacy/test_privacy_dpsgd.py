@@ -1,0 +1,436 @@
+"""DP-SGD against slow, obvious twins: micro-batches, numpy, and stock Opacus."""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedmesh.errors import ConfigError, TrustError
+from fedmesh.privacy import DpSettings, DpSgd, KeyedNoise, SystemNoise
+from fedmesh.privacy.per_sample import attach
+
+
+class Silence:
+    """Draws every example and adds nothing: what is left is the clipped sum."""
+
+    kind = "keyed"
+
+    def normal(self, size: int) -> NDArray[np.float64]:
+        return np.zeros(size)
+
+    def uniform(self, size: int) -> NDArray[np.float64]:
+        return np.zeros(size)
+
+
+@pytest.fixture(autouse=True)
+def _own_generator() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        yield
+
+
+def settings(**changes: float) -> DpSettings:
+    values = {
+        "epsilon": 8.0,
+        "delta": 1e-5,
+        "clip": 0.5,
+        "noise_multiplier": 1.5,
+        "sample_rate": 0.5,
+        "steps": 3,
+        "expected_batch": 8.0,
+    }
+    return DpSettings(**{**values, **changes})
+
+
+def cnn() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 8, 3, stride=2, groups=4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
+
+
+def images(count: int = 20) -> tuple[Tensor, Tensor]:
+    return torch.randn(count, 1, 8, 8), torch.randint(0, 5, (count,))
+
+
+def vector(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().reshape(-1).clone() for p in model.parameters()])
+
+
+def micro_batches(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Per-example gradients one example at a time: the slow twin, [B, P]."""
+    rows = []
+    for one_x, one_y in zip(x.split(1), y.split(1), strict=True):
+        gradients = torch.autograd.grad(F.cross_entropy(model(one_x), one_y), list(model.parameters()))
+        rows.append(torch.cat([g.reshape(-1) for g in gradients]))
+    return torch.stack(rows)
+
+
+class Residual(nn.Module):
+    """A layer used twice, one in a branch, one whose output the loss does not reach, and parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Linear(6, 6)
+        self.unused = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 5)
+        self.norm = nn.GroupNorm(2, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.flatten(1)[:, :6]
+        self.unused(h)
+        return self.head(self.norm(F.relu(self.shared(F.relu(self.shared(h)))) + h))
+
+
+class Scaled(nn.Module):
+    """A layer that Opacus has no sampler for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((6,), 1.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain
+
+
+MODELS = {
+    "cnn": cnn,
+    "residual": Residual,
+    "functorch": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 6), Scaled(), nn.Tanh(), nn.Linear(6, 5)),
+    "conv1d": lambda: nn.Sequential(
+        nn.Flatten(2), nn.Conv1d(1, 3, 5, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(60, 5)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_per_example_gradients_equal_micro_batches(name: str) -> None:
+    model = MODELS[name]().double().train()
+    x, y = images(7)
+    x = x.double()
+    hooks = attach(model)
+    hooks.enable_hooks()
+    hooks.backward(F.cross_entropy(model(x), y, reduction="sum"))
+    hooks.disable_hooks()
+    got = {n: p.grad_sample for n, p in model.named_parameters()}
+    assert all(p.grad is None for p in model.parameters())
+    for index in range(len(x)):
+        loss = F.cross_entropy(model(x[index : index + 1]), y[index : index + 1])
+        wanted = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        for (key, value), gradient in zip(got.items(), wanted, strict=True):
+            one = torch.zeros_like(value[index]) if gradient is None else gradient
+            torch.testing.assert_close(value[index], one, rtol=1e-10, atol=1e-12, msg=f"{name} {key}")
+
+
+def test_the_clipped_sum_equals_stock_opacus() -> None:
+    from opacus.grad_sample import GradSampleModule
+    from opacus.optimizers import DPOptimizer
+
+    x, y = images(16)
+    ours = cnn()
+    theirs = cnn()
+    theirs.load_state_dict(ours.state_dict())
+    wrapped = GradSampleModule(theirs, loss_reduction="sum")
+    optimizer = DPOptimizer(
+        torch.optim.SGD(theirs.parameters(), lr=0.1),
+        noise_multiplier=0.0,
+        max_grad_norm=0.5,
+        expected_batch_size=8,
+        loss_reduction="mean",
+    )
+    F.cross_entropy(wrapped(x.clone().requires_grad_()), y, reduction="sum").backward()
+    optimizer.step()
+    DpSgd(ours, settings(steps=1), learning_rate=0.1).fit(x, y, Silence())
+    torch.testing.assert_close(vector(ours), vector(theirs), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_fit_equals_its_slow_twin(momentum: float) -> None:
+    x, y = images()
+    public = settings(steps=4)
+    fast, slow = cnn(), cnn()
+    slow.load_state_dict(fast.state_dict())
+    DpSgd(fast, public, learning_rate=0.2, momentum=momentum).fit(x, y, KeyedNoise(1, "twin"))
+
+    noise, weights = KeyedNoise(1, "twin"), vector(slow).double()
+    velocity = torch.zeros_like(weights)
+    for _ in range(public.steps):
+        nn.utils.vector_to_parameters(weights.float(), slow.parameters())
+        total = torch.zeros_like(weights)
+        for index in np.flatnonzero(noise.uniform(len(x)) < public.sample_rate):
+            gradient = micro_batches(slow, x[[index]], y[[index]])[0].double()
+            total += gradient * min(1.0, public.clip / float(gradient.norm()))
+        total += public.noise_multiplier * public.clip * torch.from_numpy(noise.normal(len(weights)))
+        velocity = momentum * velocity + total / public.expected_batch
+        weights -= 0.2 * velocity
+    torch.testing.assert_close(vector(fast).double(), weights, rtol=0, atol=2e-6)
+
+
+def test_a_large_batch_in_parts_gives_the_same_sum() -> None:
+    x, y = images(50)
+    whole, parts = cnn(), cnn()
+    parts.load_state_dict(whole.state_dict())
+    DpSgd(whole, settings(), learning_rate=0.1).fit(x, y, KeyedNoise(2))
+    DpSgd(parts, settings(), learning_rate=0.1, gradient_bytes=1).fit(x, y, KeyedNoise(2))
+    torch.testing.assert_close(vector(whole), vector(parts), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e18, 1e30, float("inf"), float("nan")])
+def test_one_example_moves_the_sum_by_at_most_the_clip(scale: float) -> None:
+    """Added or removed, whatever its values: the sensitivity that the noise is sized for."""
+    x, y = images(9)
+    x[-1] *= scale
+    start = cnn()
+    sums = []
+    for count in (8, 9):
+        model = cnn()
+        model.load_state_dict(start.state_dict())
+        DpSgd(model, settings(steps=1, expected_batch=1.0), learning_rate=1.0).fit(x[:count], y[:count], Silence())
+        sums.append((vector(start) - vector(model)).double())
+    assert torch.isfinite(sums[1]).all()
+    assert float((sums[1] - sums[0]).norm()) <= 0.5 * (1 + 1e-5)
+    if not np.isfinite(scale):
+        assert torch.equal(sums[0], sums[1])
+
+
+@pytest.mark.parametrize("count", [0, 1, 30])
+def test_noise_is_added_whatever_was_drawn(count: int) -> None:
+    """Its standard deviation is multiplier x clip / expected batch a step, also for an empty draw or no data at all."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 200))
+    start = vector(model)
+    x, y = images(count)
+    tiny = settings(sample_rate=1e-9, steps=4)
+    DpSgd(model, tiny, learning_rate=0.5).fit(x, y, KeyedNoise(3, count))
+    noise = (vector(model) - start).double() / (0.5 * 1.5 * 0.5 / 8 * np.sqrt(4))
+    assert abs(float(noise.var()) - 1) < 6 * np.sqrt(2 / len(noise))
+    assert abs(float(noise.mean())) < 6 / np.sqrt(len(noise))
+
+
+def test_examples_are_drawn_by_independent_coins() -> None:
+    """Each example's own weight column tells how often it was drawn: binomial, and independent of the others."""
+    count, steps = 60, 400
+    model = nn.Linear(count, 2, bias=False)
+    nn.init.zeros_(model.weight)
+    public = settings(sample_rate=0.3, steps=steps, clip=1e3, expected_batch=1.0, noise_multiplier=1e-12)
+    DpSgd(model, public, learning_rate=1e-6).fit(torch.eye(count), torch.zeros(count, dtype=torch.int64), KeyedNoise(4))
+    drawn = (model.weight[0] * 2e6).detach().double().numpy()  # each draw moves it by lr x (1 - 1/2)
+    assert drawn == pytest.approx(np.round(drawn), abs=0.1)
+    variance = steps * 0.3 * 0.7
+    assert ((drawn - steps * 0.3) ** 2 / variance).sum() == pytest.approx(count, abs=6 * np.sqrt(2 * count))
+    assert abs(drawn.sum() - count * steps * 0.3) < 6 * np.sqrt(count * variance)
+
+
+def test_the_denominator_is_public() -> None:
+    x, y = images(10)
+    changes = []
+    for expected in (1.0, 4.0):
+        model = cnn()
+        nn.init.constant_(model[-1].weight, 0.1)
+        torch.manual_seed(9)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+        start = vector(model)
+        DpSgd(model, settings(steps=1, expected_batch=expected), learning_rate=0.1).fit(x, y, Silence())
+        changes.append(vector(model) - start)
+    torch.testing.assert_close(changes[0], 4 * changes[1], rtol=1e-3, atol=1e-6)
+
+
+def test_the_same_key_repeats_the_run_bit_for_bit_and_another_does_not() -> None:
+    x, y = images()
+    start = cnn()
+    trained = []
+    for seed, disturb in ((1, 0), (1, 17), (2, 0)):
+        model = cnn()
+        model.load_state_dict(start.state_dict())
+        torch.manual_seed(disturb)
+        DpSgd(model, settings(), learning_rate=0.1, momentum=0.5).fit(x, y, KeyedNoise(seed))
+        trained.append(vector(model))
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[0], trained[2])
+
+
+def test_one_trainer_serves_device_after_device() -> None:
+    """Neither momentum nor anything else is carried from one fit to the next."""
+    x, y = images()
+    model = cnn()
+    start = model.state_dict(keep_vars=False)
+    start = {name: value.clone() for name, value in start.items()}
+    sgd = DpSgd(model, settings(), learning_rate=0.1, momentum=0.9)
+    trained = []
+    for _ in range(2):
+        model.load_state_dict(start)
+        sgd.fit(x, y, KeyedNoise(6))
+        trained.append(vector(model))
+    assert torch.equal(trained[0], trained[1])
+
+
+def test_system_noise_never_repeats_a_run() -> None:
+    x, y = images()
+    model = cnn()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    sgd = DpSgd(model, settings(), learning_rate=0.1)
+    sgd.fit(x, y, SystemNoise())
+    first = vector(model)
+    model.load_state_dict(start)
+    sgd.fit(x, y, SystemNoise())
+    assert (vector(model) != first).all()
+
+
+def test_nothing_of_the_data_stays_on_the_model() -> None:
+    x, y = images()
+    model = cnn().eval()
+    DpSgd(model, settings(), learning_rate=0.1).fit(x, y, KeyedNoise(1))
+    assert not model.training
+    left = set()
+    for module in model.modules():
+        left |= {name for name, value in vars(module).items() if isinstance(value, Tensor)}
+        left |= {"activations"} & set(vars(module))
+    for parameter in model.parameters():
+        left |= {name for name, value in vars(parameter).items() if isinstance(value, Tensor | list)}
+        assert parameter.grad is None
+    assert not left
+    model.train()
+    model(x).sum().backward()  # an ordinary model again
+    assert all(p.grad_sample is None for p in model.parameters())
+
+
+def test_a_failed_step_leaves_a_usable_trainer_without_data() -> None:
+    x, y = images()
+    model = cnn()
+    sgd = DpSgd(model, settings(), learning_rate=0.1)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(IndexError):
+        sgd.fit(x, y + 100, KeyedNoise(1))
+    assert not any("activations" in vars(module) for module in model.modules())
+    model.load_state_dict(start)
+    sgd.fit(x, y, KeyedNoise(1))
+    first = vector(model)
+    fresh = cnn()
+    fresh.load_state_dict(start)
+    DpSgd(fresh, settings(), learning_rate=0.1).fit(x, y, KeyedNoise(1))
+    assert torch.equal(first, vector(fresh))
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1)).mul_(2.0)
+
+
+class Remembering(nn.Module):
+    """Keeps a maximum of the data, as a calibration that was left on would."""
+
+    def __init__(self, *, buffer: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 5)
+        self.buffer = buffer
+        self.highest = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.highest = max(self.highest, float(x.max()))
+        if self.buffer and "seen" not in self._buffers:
+            self.register_buffer("seen", x.max().detach())
+        return self.linear(x.flatten(1))
+
+    def get_extra_state(self) -> dict[str, float]:
+        return {} if self.buffer else {"highest": self.highest}
+
+
+@pytest.mark.parametrize("buffer", [True, False])
+def test_a_model_that_remembers_the_data_is_caught(*, buffer: bool) -> None:
+    x, y = images()
+    with pytest.raises(TrustError, match="besides its parameters"):
+        DpSgd(Remembering(buffer=buffer), settings(), learning_rate=0.1).fit(x, y, KeyedNoise(1))
+
+
+def test_an_output_changed_in_place_is_caught() -> None:
+    x, y = images()
+    with pytest.raises(ConfigError, match="in place"):
+        DpSgd(InPlace(), settings(), learning_rate=0.1).fit(x, y, KeyedNoise(1))
+
+
+def constant_buffer() -> nn.Module:
+    model = cnn()
+    model.register_buffer("offset", torch.zeros(1))
+    return model
+
+
+def frozen() -> nn.Module:
+    return cnn().requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: nn.Sequential(cnn(), nn.BatchNorm1d(5)), r"'1' \(BatchNorm1d\).*prepare"),
+        (lambda: nn.Sequential(cnn(), nn.BatchNorm1d(5, track_running_stats=False)), "BatchNorm1d"),
+        (lambda: nn.Sequential(cnn(), nn.Dropout(0.5)), "Dropout"),
+        (lambda: nn.Sequential(cnn(), nn.ReLU(inplace=True)), "inplace=False"),
+        (constant_buffer, "offset"),
+        (frozen, "no trainable parameter"),
+    ],
+)
+def test_models_that_would_break_the_promise_are_refused(build: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DpSgd(build(), settings(), learning_rate=0.1)
+
+
+def test_two_trainers_on_one_model_are_refused_until_the_first_is_closed() -> None:
+    model = cnn()
+    first = DpSgd(model, settings(), learning_rate=0.1)
+    with pytest.raises(ConfigError, match="close"):
+        DpSgd(model, settings(), learning_rate=0.1)
+    first.close()
+    assert not any(hasattr(p, "grad_sample") for p in model.parameters())
+    DpSgd(model, settings(), learning_rate=0.1).fit(*images(), KeyedNoise(1))
+
+
+@pytest.mark.parametrize(("rate", "momentum"), [(0.0, 0.0), (-1.0, 0.0), (0.1, 1.0), (0.1, -0.1), (float("nan"), 0.0)])
+def test_meaningless_step_sizes_are_refused(rate: float, momentum: float) -> None:
+    with pytest.raises(ConfigError, match="learning_rate"):
+        DpSgd(cnn(), settings(), learning_rate=rate, momentum=momentum)
+
+
+def test_examples_without_a_label_each_are_refused() -> None:
+    x, y = images()
+    with pytest.raises(ConfigError, match="20 examples came with 19 labels"):
+        DpSgd(cnn(), settings(), learning_rate=0.1).fit(x, y[:-1], KeyedNoise(1))
+
+
+def test_frozen_parameters_stay_as_they_are() -> None:
+    model = cnn()
+    model[0].requires_grad_(requires_grad=False)
+    before = [p.detach().clone() for p in model.parameters()]
+    DpSgd(model, settings(), learning_rate=0.1).fit(*images(), KeyedNoise(1))
+    changed = [not torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True)]
+    assert changed == [False, False, *itertools.repeat(True, len(before) - 2)]
+
+
+def test_opacus_registry_and_the_root_logger_stay_as_they_are() -> None:
+    import logging
+
+    from opacus.grad_sample import GradSampleHooks
+
+    class Own(nn.Linear):
+        def per_sample_gradients(self, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+            x = activations[0]
+            return {self.weight: torch.einsum("bo,bi->boi", backprops, x), self.bias: backprops}
+
+    before, handlers = set(GradSampleHooks.GRAD_SAMPLERS), list(logging.getLogger().handlers)
+    model = nn.Sequential(nn.Flatten(), Own(64, 5))
+    DpSgd(model, settings(), learning_rate=0.1).fit(*images(), KeyedNoise(1))
+    assert set(GradSampleHooks.GRAD_SAMPLERS) == before
+    assert logging.getLogger().handlers == handlers
