@@ -1,7 +1,7 @@
 """Files that are either whole or not there: temporary file, fsync, rename, fsync of the folder."""
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from fedmesh.errors import ConfigError
@@ -15,11 +15,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         ConfigError: the folder is missing or not writable, or the disk is full; the old file is untouched.
     """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:  # not mkstemp, whose files only their owner can read: these are results, under the user's umask
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; check the folder and its permissions") from error
-    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -4,6 +4,7 @@ Facts are frozen dataclasses, seams are Protocols of one to three methods. Nothi
 """
 
 import hashlib
+import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -66,7 +67,7 @@ class Layout:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of elements of each array; a scalar has one."""
-        return tuple(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes)
+        return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
     def size(self) -> int:

@@ -1,9 +1,11 @@
 """The benchmark's work on fedmesh's engine. Run by `benchmarks.simulation`."""
 
 import json
+import math
 import os
 import sys
 import time
+from typing import Any
 
 WORK = json.loads(os.environ["FEDMESH_BENCHMARK"])
 
@@ -31,11 +33,10 @@ def main() -> None:
         return Examples(x, rng.integers(0, 10, WORK["examples"]))
 
     shapes = {"0": (6, 3, 5, 5), "3": (16, 6, 5, 5), "7": (120, 400), "9": (84, 120), "11": (10, 84)}
-    layout = Layout.of(
-        {f"{n}.{kind}": np.zeros(s if kind == "weight" else s[:1]) for n, s in shapes.items() for kind in ("weight", "bias")}
-    )
+    named = {f"{n}.{kind}": s if kind == "weight" else s[:1] for n, s in shapes.items() for kind in ("weight", "bias")}
+    layout = Layout(tuple(named), tuple(named.values()))
     rng = np.random.default_rng(WORK["seed"])
-    weights = np.concatenate([_initial(rng, shape) for shape in layout.shapes])
+    weights = np.concatenate([initial(rng, shape) for shape in layout.shapes])
     integer = WORK["codec"] == "integer"
     task = Task(
         name="benchmark",
@@ -52,7 +53,9 @@ def main() -> None:
     )
     data = SharedExamples.pack([examples_of(partition) for partition in range(WORK["clients"])])
     rounds = []
-    with WorkerFleet(ClientSpec("vision", task, data), WORK["clients"], workers=WORK["cores"], zygote=zygote) as fleet:
+    with WorkerFleet(
+        ClientSpec("vision", task, data), WORK["clients"], workers=WORK["workers"], zygote=zygote
+    ) as fleet:
         grid = FleetGrid(fleet)
         for number in range(1, WORK["rounds"] + 1):
             begin = time.time()
@@ -63,7 +66,7 @@ def main() -> None:
             messages = [Message(content, dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
             total = PacketSum(codec, codec.packet_bytes)
             for reply in grid.send_and_receive(messages):
-                record = reply.content["update"]
+                record = reply.content.array_records["update"]
                 total.add(vector(record, "delta", dtype="uint8", max_bytes=codec.packet_bytes).tobytes())
             weights = weights + total.mean()
             rounds.append(time.time() - begin)
@@ -72,11 +75,10 @@ def main() -> None:
     sys.stdout.write("RESULT " + json.dumps({"first_round_s": first, "rounds_s": rounds}) + "\n")
 
 
-def _initial(rng, shape):
-    import numpy as np
-
-    bound = 1 / np.sqrt(np.prod(shape[1:]) if len(shape) > 1 else 100)
-    return rng.uniform(-bound, bound, int(np.prod(shape))).astype(np.float32)
+def initial(rng: Any, shape: tuple[int, ...]) -> Any:
+    """Uniform weights as torch's own layers start from, about."""
+    bound = 1 / math.sqrt(math.prod(shape[1:]) if len(shape) > 1 else 100)
+    return rng.uniform(-bound, bound, math.prod(shape)).astype("float32")
 
 
 if __name__ == "__main__":

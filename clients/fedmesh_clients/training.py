@@ -101,7 +101,7 @@ class TrainingApp(ClientApp):
         examples = self._data(device)
         check_examples(self.task, examples)
         number, ranges = _instructions(message, integer=self.task.codec == "integer")
-        size = self._trainer.layout.size
+        size = self._trainer.parameters.size
         weights = vector(_arrays(message, "arrays"), "model", dtype="float32", max_bytes=4 * size)
         self._trainer.parameters.check(weights)
         residual = None
@@ -129,7 +129,7 @@ def _instructions(message: Message, *, integer: bool) -> tuple[int, list[float]]
     """Round and delta ranges of a train message."""
     config = message.content.config_records.get("config")
     number = None if config is None else config.get("server-round")
-    ranges = [] if config is None else config.get("delta-ranges", [])
+    ranges = [] if config is None else config.get("delta-ranges")
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise DecodeError(f"a train message says server-round {number!r} in its config; wanted a number, 0 or above")
     if not integer:

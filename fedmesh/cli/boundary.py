@@ -39,6 +39,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line before the operator's terminal
         return _end(error)
+    if code == EXIT_INTERRUPTED:  # typer turned the interrupt into this
+        _say("Interrupted.", "")
     return code if isinstance(code, int) else 0
 
 
@@ -67,7 +69,7 @@ def _end(error: BaseException) -> int:
             text = f"{place}{error.strerror or error}"
         case _:
             text = _unexpected(error)
-    _say(text, prefix)
+    _say("\n".join([text, *getattr(error, "__notes__", [])]), prefix)
     return code
 
 

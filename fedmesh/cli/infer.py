@@ -53,18 +53,18 @@ def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fedmesh.cli.summary import size
+    from fedmesh.dashboard.text import milliseconds, percent, size
 
     latency, threads = report["latency_ms"], report["threads"]
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 1))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("accuracy", f"{report['accuracy']:.1%} of {report['count']} examples, loss {report['loss']:.3f}")
+    table.add_row("accuracy", f"{percent(report['accuracy'])} of {report['count']} examples, loss {report['loss']:.3f}")
     table.add_row("examples", report["examples"])
     table.add_row(
         "latency",
-        f"p50 {latency['p50']:.3f} ms, p95 {latency['p95']:.3f} ms, p99 {latency['p99']:.3f} ms, "
-        f"{threads} thread{'s' if threads > 1 else ''}",
+        ", ".join(f"{name} {milliseconds(value)}" for name, value in latency.items())
+        + f", {threads} thread{'s' if threads > 1 else ''}",
     )
     table.add_row("model", f"{report['model']}, {size(report['bytes'])}, SHA-256 {report['sha256'][:16]}")
     Console(highlight=False, markup=False).print(table)

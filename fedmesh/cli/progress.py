@@ -1,6 +1,7 @@
 """A run's facts as progress on stderr: bars on a terminal, lines elsewhere; the first before anything is loaded."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import singledispatchmethod
@@ -36,7 +37,9 @@ def progress(*, quiet: bool) -> Iterator[EventSink]:
 
     console = Console(file=sys.stderr, highlight=False)
     if not console.is_terminal:
-        yield Lines().handle
+        lines = Lines()
+        yield lines.handle
+        lines.close()
         return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -48,7 +51,9 @@ def progress(*, quiet: bool) -> Iterator[EventSink]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=False, refresh_per_second=8) as bars:
-        yield Bars(bars).handle
+        sink = Bars(bars)
+        yield sink.handle
+        sink.close()
 
 
 class Lines:
@@ -56,6 +61,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._rounds = 0
+        self._begun = time.monotonic()
         self._write("loading")
 
     @singledispatchmethod
@@ -74,11 +80,11 @@ class Lines:
 
     @handle.register
     def _(self, event: RoundFinished) -> None:
-        self._write(f"round {event.round}/{self._rounds}: {round_note(event)}, {event.seconds:.1f} s")
+        self._write(f"round {event.round}/{self._rounds}: {_long(event)}, {event.seconds:.1f} s")
 
-    @handle.register
-    def _(self, event: RunFinished) -> None:
-        self._write(f"done in {event.seconds:.1f} s")
+    def close(self) -> None:
+        """The last line: everything is written, the report too."""
+        self._write(f"done in {time.monotonic() - self._begun:.1f} s")
 
     @staticmethod
     def _write(line: str) -> None:
@@ -102,7 +108,9 @@ class Bars:
 
     @handle.register
     def _(self, event: StepDone) -> None:
-        self._bars.console.print(f"[green]✓[/] {event.what} [dim]{event.seconds:.1f} s[/]")
+        from rich.markup import escape
+
+        self._bars.console.print(f"[green]✓[/] {escape(event.what)} [dim]{event.seconds:.1f} s[/]")
 
     @handle.register
     def _(self, event: RunStarted) -> None:
@@ -131,7 +139,7 @@ class Bars:
     @handle.register
     def _(self, event: RoundFinished) -> None:
         if self._round_bar is not None and self._device_bar is not None:
-            self._bars.update(self._round_bar, completed=event.round, note=round_note(event))
+            self._bars.update(self._round_bar, completed=event.round, note=_short(event))
             if event.round == self._rounds:
                 self._bars.remove_task(self._device_bar)
                 self._device_bar = None
@@ -139,12 +147,23 @@ class Bars:
 
     @handle.register
     def _(self, _event: RunFinished) -> None:
-        self._bars.remove_task(self._step)
+        self._bars.update(self._step, note="report")
+
+    def close(self) -> None:
+        """Leaves the bar of the rounds; everything else is over."""
+        for task in self._bars.tasks:
+            if task.id != self._round_bar:
+                self._bars.remove_task(task.id)
 
 
-def round_note(event: RoundFinished) -> str:
-    """A round in one phrase."""
+def _short(event: RoundFinished) -> str:
+    """A round beside its bar, in 80 columns."""
     spent = "" if event.epsilon is None else f", epsilon {event.epsilon:.2f}"
-    return (
-        f"accuracy {event.accuracy_int8:.1%}, loss {event.loss:.3f}{spent}, {event.survivors}/{event.clients} devices"
-    )
+    return f"accuracy {event.accuracy_int8:.1%}{spent}"
+
+
+def _long(event: RoundFinished) -> str:
+    """A round on a line."""
+    spent = "" if event.epsilon is None else f", epsilon {event.epsilon:.2f}"
+    devices = f"{event.survivors}/{event.clients} devices"
+    return f"accuracy {event.accuracy_int8:.1%}, loss {event.loss:.3f}{spent}, {devices}"

@@ -3,14 +3,17 @@
 import datetime as dt
 import json
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedmesh.errors import ConfigError
+from fedmesh.errors import ConfigError, FedMeshError
+from fedmesh.events import StepDone
 
 if TYPE_CHECKING:
     from fedmesh.simulation.scenario import Scenario
@@ -55,6 +58,7 @@ def command(
     if resume is not None:
         _refuse_with_resume(scenario=scenario, rounds=rounds, seed=seed, set=assignments, out=out)
         plan, folder = None, resume
+        _refuse_unless_resumable(folder)
     else:
         plan = _plan(scenario, rounds, seed, assignments or [])
         folder = _run_directory(out, plan.name)
@@ -80,12 +84,18 @@ def _plan(scenario: str | None, rounds: int | None, seed: int | None, assignment
 
 def _refuse_with_resume(**given: object) -> None:
     for name, value in given.items():
-        if value:
+        if value is not None and value != []:
             option = "a scenario" if name == "scenario" else f"--{name}"
             raise ConfigError(
                 f"--resume goes on with the run as it was started and takes no scenario, --rounds, --seed, --set or "
                 f"--out; got {option}: leave it away, or start a new run without --resume"
             )
+
+
+def _refuse_unless_resumable(folder: Path) -> None:
+    from fedmesh.simulation.directory import RunDirectory
+
+    RunDirectory.open(folder)  # without torch: a mistake is told at once
 
 
 def _check_data_folder(data: Path | None) -> None:
@@ -127,19 +137,39 @@ def _run(
 ) -> dict[str, Any]:
     from fedmesh.cli.progress import progress
 
+    _refuse_without("matplotlib")  # is needed last: learn it first
     try:
         with progress(quiet=quiet) as events:  # shown before torch is imported, which takes seconds
+            from fedmesh.dashboard import write_report
             from fedmesh.simulation import run
 
             if plan is None:
-                return run.resume(folder, data_dir=data, workers=workers, events=events)
-            return run.simulate(plan, folder, data_dir=data, workers=workers, events=events)
+                result = run.resume(folder, data_dir=data, workers=workers, events=events)
+            else:
+                result = run.simulate(plan, folder, data_dir=data, workers=workers, events=events)
+            begun = time.monotonic()
+            write_report(result, folder / "report.html")
+            events(StepDone("report", time.monotonic() - begun))
+            return result
     except ImportError as error:
-        raise ConfigError(
-            f"a simulation needs {error.name or error}, which is not installed: pip install 'fedmesh[simulation]'"
-        ) from error
+        if (error.name or "").partition(".")[0] == "fedmesh":
+            raise
+        raise _missing(error.name or str(error)) from error
+    except (FedMeshError, OSError) as error:
+        if plan is not None and _resumable(folder):
+            error.add_note(f"What was finished is kept. Once this is put right: fedmesh simulate --resume {folder}")
+        raise
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(_how_to_go_on(folder)) from error
+        raise typer.Abort(_how_to_go_on(folder)) from error
+
+
+def _refuse_without(module: str) -> None:
+    if find_spec(module) is None:
+        raise _missing(module)
+
+
+def _missing(module: str) -> ConfigError:
+    return ConfigError(f"a simulation needs {module}, which is not installed: pip install 'fedmesh[simulation]'")
 
 
 def _how_to_go_on(folder: Path) -> str:

@@ -8,6 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fedmesh.dashboard.text import milliseconds, number, percent, seconds, size
+
 __all__ = ["print_summary"]
 
 _MOST_ROUNDS = 20
@@ -19,56 +21,60 @@ def print_summary(result: Mapping[str, Any], folder: Path) -> None:
     console = Console(highlight=False)
     console.print()
     console.print(_rounds(result))
-    console.print(_figures(result, folder))
+    console.print(_figures(result))
+    console.print()
+    for name in ("report.html", result["final"]["model"], "result.json"):
+        if (folder / name).is_file():
+            console.print(f" {folder / name}", markup=False, soft_wrap=True)  # a path is not broken: it is copied
 
 
 def _rounds(result: Mapping[str, Any]) -> Table:
     rounds = result["rounds"]
     private = any(row["epsilon"] is not None for row in rounds)
-    table = Table(box=box.SIMPLE_HEAD, title=f"{result['scenario']}, seed {result['seed']}", title_style="bold")
-    headings = ["round", "devices", "accuracy int8", "loss", *(["epsilon"] if private else [])]
-    for heading in [*headings, "up a device", "down a device", "time"]:
+    title = (
+        f" [bold]{result['scenario']}[/], seed {result['seed']}: int8 model on held-out examples, bytes of one device"
+    )
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1))
+    headings = ["round", "devices", "accuracy", "loss", *(["epsilon"] if private else []), "up", "down", "time"]
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     start = result.get("start")
     if start:
         spent = ["0.00"] if private else []
-        table.add_row("start", "", _percent(start["accuracy_int8"]), f"{start['loss']:.3f}", *spent, "", "", "")
+        table.add_row("start", "", percent(start["accuracy_int8"]), f"{start['loss']:.3f}", *spent, "", "", "")
     for row in _thinned(rounds):
         table.add_row(
             str(row["round"]),
             f"{row['survivors']}/{row['clients']}",
-            _percent(row["accuracy_int8"]),
+            percent(row["accuracy_int8"]),
             "-" if row["loss"] is None else f"{row['loss']:.3f}",
             *([f"{row['epsilon']:.2f}"] if private else []),
             size(row["bytes_up"]),
             size(row["bytes_down"]),
-            f"{row['seconds']:.2f} s",
+            seconds(row["seconds"]),
         )
     return table
 
 
-def _figures(result: Mapping[str, Any], folder: Path) -> Table:
+def _figures(result: Mapping[str, Any]) -> Table:
     final = result["final"]
-    reached = f"[bold green]{_percent(final['accuracy_int8'])}[/] int8 in ONNX Runtime"
+    reached = f"[bold green]{percent(final['accuracy_int8'])}[/] int8 in ONNX Runtime"
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 1))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("accuracy", f"{reached}, {_percent(final['accuracy_float'])} float")
+    table.add_row("accuracy", f"{reached}, {percent(final['accuracy_float'])} float")
     table.add_row(
         "checked",
-        f"agreement {_percent(final['agreement'])}, largest logit difference {final['max_abs_logit_difference']:g}",
+        f"agreement {percent(final['agreement'])}, largest logit difference {final['max_abs_logit_difference']:g}",
     )
     table.add_row("privacy", _privacy(result))
     table.add_row("model", f"{size(final['bytes_int8'])} int8, {size(final['bytes_float'])} float")
     latency = result.get("latency_ms") or {}
     if latency:
         table.add_row(
-            "latency", ", ".join(f"{kind} {times['p50']:.3f} ms" for kind, times in latency.items()) + " (p50)"
+            "latency", ", ".join(f"{kind} {milliseconds(times['p50'])}" for kind, times in latency.items()) + " (p50)"
         )
-    table.add_row("time", f"{result['seconds']:.1f} s")
-    for name in ("report.html", final["model"], "result.json"):
-        if (folder / name).is_file():
-            table.add_row("file", str(folder / name))
+    table.add_row("time", seconds(result["seconds"]))
     return table
 
 
@@ -76,9 +82,8 @@ def _privacy(result: Mapping[str, Any]) -> str:
     final, privacy = result["final"], result.get("privacy") or {}
     if final["epsilon"] is None:
         return "none: no differential privacy, no secure aggregation"
-    spent = (
-        f"epsilon {final['epsilon']:.2f} at delta {final['delta']:g}, a device, {privacy.get('level', 'example')} level"
-    )
+    level = privacy.get("level", "example")
+    spent = f"epsilon {final['epsilon']:.2f} at delta {number(final['delta'])} a device, {level} level"
     return f"{spent}\n[yellow]noise {privacy['noise']}[/]" if privacy.get("noise") else spent
 
 
@@ -88,16 +93,3 @@ def _thinned(rounds: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         return rounds
     wanted = {round(index * (count - 1) / (_MOST_ROUNDS - 1)) for index in range(_MOST_ROUNDS)}
     return [row for index, row in enumerate(rounds) if index in wanted]
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"
-
-
-def size(count: float) -> str:
-    """A number of bytes for a reader: decimal units, three digits or so."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -16,6 +16,7 @@ class FlatParameters:
     Attributes:
         layout: names and shapes, in ``model.named_parameters()`` order: the order of the federation's flat vector.
         values: float32 [P], the parameters themselves.
+        size: P.
         gradients: float32 [P], where backward passes accumulate after `link_gradients`.
     """
 
@@ -33,6 +34,8 @@ class FlatParameters:
         self.layout = Layout(tuple(named), tuple(tuple(parameter.shape) for parameter in named.values()))
         self.values = torch.cat([parameter.detach().reshape(-1) for parameter in named.values()])
         self.gradients = torch.zeros_like(self.values)
+        self.size = self.layout.size
+        self._sizes = list(self.layout.sizes)
         self._parameters = list(named.values())
         for parameter, part in zip(self._parameters, self._parts(self.values), strict=True):
             parameter.data = part
@@ -44,9 +47,9 @@ class FlatParameters:
 
     def check(self, weights: Float32) -> None:
         """Raises: DecodeError: the weights are not float32 [P], or not finite: they are not this model's."""
-        if weights.shape != (self.layout.size,) or weights.dtype != np.float32:
+        if weights.shape != (self.size,) or weights.dtype != np.float32:
             raise DecodeError(
-                f"weights of shape {weights.shape} and type {weights.dtype} arrived; the model has {self.layout.size} "
+                f"weights of shape {weights.shape} and type {weights.dtype} arrived; the model has {self.size} "
                 "float32 parameters: the task and the server disagree about the model"
             )
         if not np.isfinite(weights).all():
@@ -67,5 +70,5 @@ class FlatParameters:
         return dict(zip(self.layout.names, self._parts(vector), strict=True))
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
-        parts = torch.split(vector, list(self.layout.sizes))
+        parts = torch.split(vector, self._sizes)
         return [part.view(shape) for part, shape in zip(parts, self.layout.shapes, strict=True)]

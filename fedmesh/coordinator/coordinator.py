@@ -7,7 +7,7 @@ journal at the last good round; a RoundError costs that round only, and is commi
 Not guaranteed: that a device trains once a round. A round that was under way when the process died is asked for again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -146,15 +146,15 @@ class Coordinator:
         arrays = arrays if outcome.arrays is None else outcome.arrays
         evaluation = self._evaluated(number, arrays)
         traffic = self._grid.traffic.pop(number, Traffic()) if isinstance(self._grid, FleetGrid) else Traffic()
-        clients = len(machine.asked)
+        answered = machine.asked - machine.failures.keys()
         record = RoundRecord(
             number,
-            clients=clients,
+            clients=len(machine.asked),
             survivors=outcome.survivors,
             metrics=_metrics(outcome),
             evaluation=evaluation,
-            bytes_up=sum(traffic.up.values()) / max(1, clients),
-            bytes_down=sum(traffic.down.values()) / max(1, clients),
+            bytes_up=_mean_over(traffic.up, answered),
+            bytes_down=_mean_over(traffic.down, machine.asked),
             seconds=self._clock.now() - start,
             failures=tuple((self._device_of(node), reason) for node, reason in sorted(machine.failures.items())),
             failed=None if error is None else str(error),
@@ -182,7 +182,9 @@ class Coordinator:
             match effect:
                 case Send(stage_number, stage):
                     self._events(StageStarted(number, stage.name, len(stage.messages)))
-                    ids = self._grid.push_messages(stage.messages)
+                    ids = list(self._grid.push_messages(stage.messages))
+                    if len(ids) != len(stage.messages):  # Flower's grids leave out nodes that have gone
+                        raise RoundError(f"the grid took {len(ids)} of {len(stage.messages)} messages: nodes have left")
                     pending.update({message_id: (stage_number, i) for i, message_id in enumerate(ids)})
                 case Abandon(stage_number, indices, reason):
                     dropped = {(stage_number, i) for i in indices}
@@ -251,3 +253,7 @@ def _finished(record: RoundRecord) -> RoundFinished:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else value
+
+
+def _mean_over(counts: Mapping[int, int], nodes: Collection[int]) -> float:
+    return sum(counts.get(node, 0) for node in nodes) / max(1, len(nodes))

@@ -121,8 +121,10 @@ class Journal:
             model = self._db.execute("SELECT arrays, strategy FROM model").fetchone()
             states = dict(self._db.execute("SELECT id, state FROM node ORDER BY id").fetchall())
             (checkpoint,) = self._db.execute("SELECT checkpoint FROM round ORDER BY number DESC LIMIT 1").fetchone()
+        if model is None or not all(isinstance(value, bytes) for value in (*model, *states.values())):
+            raise self._damaged("the model or a node's state is missing")
         digests = {node_id: hashlib.sha256(state).digest() for node_id, state in states.items()}
-        if model is None or _checkpoint_digest(model[0], model[1], digests) != checkpoint:
+        if _checkpoint_digest(model[0], model[1], digests) != checkpoint:
             raise self._damaged("the model or a node's state is not what was committed")
         self._digests = digests
         try:
@@ -140,7 +142,8 @@ class Journal:
             rows = self._db.execute("SELECT number, record, checkpoint, digest FROM round ORDER BY number").fetchall()
         records, before = [], b""
         for expected, (number, text, checkpoint, digest) in enumerate(rows):
-            if number != expected or _chained(before, text, checkpoint) != digest:
+            intact = isinstance(text, str) and isinstance(checkpoint, bytes)
+            if number != expected or not intact or _chained(before, text, checkpoint) != digest:
                 raise self._damaged(f"the record of round {number} does not follow the one before")
             try:
                 records.append(RoundRecord.from_json(text))

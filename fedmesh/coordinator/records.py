@@ -19,7 +19,8 @@ class RoundRecord:
         clients: devices asked. survivors: those whose answer was used.
         metrics: what the strategy aggregated (``train.*`` and ``evaluate.*``).
         evaluation: what the coordinator's `evaluate` returned for the new arrays.
-        bytes_up, bytes_down: measured payload bytes of the round, mean over the devices asked.
+        bytes_up: measured payload bytes from a device, mean over those that did not fall out.
+        bytes_down: measured payload bytes to a device, mean over those asked.
         seconds: wall time.
         failures: (device, reason) of every device that fell out.
         failed: why the round left the model as it was; None for a good round.

@@ -52,7 +52,7 @@ def _devices(result: Mapping[str, Any]) -> str:
     worst = min(known, key=lambda row: row["accuracy_int8"])
     sentence = (
         f"On each device's own held-out examples. Lowest: device {escape(worst['device'])} with "
-        f"{percent(worst['accuracy_int8'])}; the dashed line is all of them together."
+        f"{percent(worst['accuracy_int8'])}; the dashed line is the accuracy on all held-out examples."
     )
     return _figure("Accuracy by device", sentence, plots.accuracy_by_device(devices, overall))
 
@@ -68,11 +68,11 @@ def _partition(result: Mapping[str, Any]) -> str:
 
 def _bytes(result: Mapping[str, Any]) -> str:
     final, rounds = result["final"], result["rounds"]
-    up, down = (sum(row[key] for row in rounds) / len(rounds) for key in ("bytes_up", "bytes_down"))
-    all_up = sum(row["bytes_up"] * row["survivors"] for row in rounds)
-    all_down = sum(row["bytes_down"] * row["clients"] for row in rounds)
+    asked = sum(row["clients"] for row in rounds)
+    all_up, all_down = (sum(row[key] * row["clients"] for row in rounds) for key in ("bytes_up", "bytes_down"))
+    up, down = (total / max(asked, 1) for total in (all_up, all_down))
     sentence = (
-        "Measured: what a device receives and sends in a round, and the model files. "
+        "Measured: what a device receives and sends in a round (mean over those asked), and the model files. "
         f"The whole run: {size(all_up)} up, {size(all_down)} down."
     )
     return _figure("Bytes", sentence, plots.bytes_sent(up, down, final["bytes_int8"], final["bytes_float"]))

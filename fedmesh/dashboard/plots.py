@@ -63,8 +63,8 @@ def epsilon_by_round(rounds: Sequence[Mapping[str, Any]], budget: float | None) 
         if budget is not None:
             ax.axhline(budget, color=WARNING, linewidth=1.2, linestyle=(0, (4, 3)))
             ax.annotate(f"budget {number(budget)}", (0, budget), (2, 4), textcoords="offset points", color=WARNING)
-        ax.fill_between(x, y, color=FIRST, alpha=0.14, linewidth=0, step="post")
-        ax.plot(x, y, color=FIRST, linewidth=2, drawstyle="steps-post")
+        ax.fill_between(x, y, color=FIRST, alpha=0.14, linewidth=0, step="pre")
+        ax.plot(x, y, color=FIRST, linewidth=2, drawstyle="steps-pre")
         ax.set_ylim(0, max([*y, budget or 0]) * 1.15 or 1)
         ax.annotate(
             f"{y[-1]:.2f}",
@@ -140,8 +140,8 @@ def latency(kinds: Mapping[str, Mapping[str, Any]]) -> str:
             marks = ", ".join(f"{key} {milliseconds(times[key])}" for key in _PERCENTILES)
             ax.text(0, row - 0.36, f"{name}: {marks}", color=INK)
         ax.set_yticks([])
-        most = max(times["p99"] for times in kinds.values())
-        ax.set_xlim(0, most * 1.12)  # a few runs beyond p99 would squeeze everything else
+        most = max(times["p95"] for times in kinds.values())
+        ax.set_xlim(0, most * 1.4)  # a few slow runs would squeeze everything else; p99 is told if it is not seen
         ax.set_xlabel("milliseconds")
         ax.set_ylim(len(names) - 0.6, -0.65)
     return svg.text

@@ -4,6 +4,7 @@ Guarantees: the file stands alone (its policy forbids any load from a network), 
 the same result gives the same bytes.
 """
 
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedmesh.files import write_atomically
 
 __all__ = ["render", "write_report"]
 
+_UNIT = re.compile(r"(?<=\d) (?=(?:B|kB|MB|GB|s|ms|µs|min)\b)")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -61,7 +63,7 @@ def render(result: Mapping[str, Any]) -> str:
 </head>
 <body>
 <main>
-{body}
+{_UNIT.sub(chr(0xA0), body)}
 </main>
 </body>
 </html>

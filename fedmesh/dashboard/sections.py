@@ -60,7 +60,7 @@ def _epsilon_tile(result: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def promises(result: Mapping[str, Any]) -> str:
     """What holds of this run, and what does not."""
-    rows = [_same_model(result), *_privacy(result), _aggregation(result)]
+    rows = [_same_model(result), *_privacy(result), _aggregation(result), *_failed(result)]
     items = (f'<li class="{kind}"><strong>{title}</strong> {text}</li>' for kind, title, text in rows)
     return f'<section class="promises" aria-label="Promises">\n<ul>\n{chr(10).join(items)}\n</ul>\n</section>'
 
@@ -109,6 +109,16 @@ def _aggregation(result: Mapping[str, Any]) -> tuple[str, str, str]:
     return "bad", "No secure aggregation.", "The coordinator of this run saw each device's update by itself."
 
 
+def _failed(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    failed = [row for row in result["rounds"] if row.get("failed")]
+    if not failed:
+        return []
+    count = f"{len(failed)} of {len(result['rounds'])} rounds"
+    return [
+        ("warn", f"{count} failed.", f"They left the model as it was. The last one: {escape(failed[-1]['failed'])}.")
+    ]
+
+
 def details(result: Mapping[str, Any]) -> str:
     """Everything as tables, folded."""
     parts = [_fold("All rounds", _rounds(result["rounds"]))]
@@ -132,6 +142,7 @@ def footer(result: Mapping[str, Any]) -> str:
 
 def _rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
     headings = ("round", "devices", "accuracy int8", "loss", "epsilon", "up a device", "down a device", "time")
+    failed = any(row.get("failed") for row in rounds)
     rows = [
         (
             row["round"],
@@ -142,10 +153,11 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
             size(row["bytes_up"]),
             size(row["bytes_down"]),
             seconds(row["seconds"]),
+            *([row.get("failed") or ""] if failed else []),
         )
         for row in rounds
     ]
-    return _table(headings, rows)
+    return _table((*headings, *(["failed"] if failed else [])), rows)
 
 
 def _devices(devices: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:

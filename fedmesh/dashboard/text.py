@@ -29,13 +29,9 @@ def size(count: float | None) -> str:
         return "-"
     for unit in ("B", "kB", "MB"):
         if count < 1000:
-            return (
-                f"{count:.0f}\N{NO-BREAK SPACE}{unit}"
-                if unit == "B" or count >= 100
-                else f"{count:.1f}\N{NO-BREAK SPACE}{unit}"
-            )
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.1f}\N{NO-BREAK SPACE}GB"
+    return f"{count:.1f} GB"
 
 
 def seconds(duration: float) -> str:
@@ -48,4 +44,4 @@ def seconds(duration: float) -> str:
 
 def milliseconds(duration: float) -> str:
     """Three digits, in microseconds below a tenth."""
-    return f"{duration:.3g}\N{NO-BREAK SPACE}ms" if duration >= 0.1 else f"{duration * 1000:.3g}\N{NO-BREAK SPACE}µs"
+    return f"{duration:.3g} ms" if duration >= 0.1 else f"{duration * 1000:.3g} µs"

@@ -110,8 +110,8 @@ def parse(data: bytes, *, known: Head | None = None) -> Chain:
         bodies.append(body)
         heads.append(head)
         size = end
-    if len(data) - size > MAX_LINE_BYTES:
-        raise _damaged(head.entries, f"has no end within {MAX_LINE_BYTES} bytes")
+    if not _is_torn(data[size:], head):
+        raise _damaged(head.entries, "is neither whole nor the rest of one interrupted write")
     _check_contains(heads, known)
     if not bodies:
         return Chain(None, None, (), (), 0)
@@ -143,9 +143,20 @@ def _line(body: Mapping[str, Any], head: Head) -> tuple[bytes, Head]:
     return line, Head(head.entries + 1, digest)
 
 
+def _is_torn(tail: bytes, head: Head) -> bool:
+    """Whether an interrupted write of one entry can have left `tail`: not if a whole entry and more are in it."""
+    entry, _, more = tail.partition(b"\0")
+    return len(tail) <= MAX_LINE_BYTES and not (more and _follows(entry, head))
+
+
+def _follows(entry: bytes, head: Head) -> bool:
+    digest, _, text = entry.partition(b" ")
+    return digest == _digest(head.digest, text).encode()
+
+
 def _read(line: bytes, head: Head) -> tuple[dict[str, Any], Head]:
-    digest, space, text = line[:-1].partition(b" ")
-    if not space or len(line) > MAX_LINE_BYTES or digest != _digest(head.digest, text).encode():
+    digest, _, text = line[:-1].partition(b" ")
+    if len(line) > MAX_LINE_BYTES or not _follows(line[:-1], head):
         raise _damaged(head.entries, "does not follow from the entry before it")
     try:
         body = json.loads(text)

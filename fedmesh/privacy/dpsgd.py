@@ -117,7 +117,7 @@ class DpSgd:
         total = torch.zeros(self._size)
         for start in range(0, len(drawn), self._part):
             part = torch.from_numpy(drawn[start : start + self._part])
-            add_clipped(total, self._gradients(x[part], y[part]), self._settings.clip)
+            self._add(total, x[part], y[part])
         gradient = self._noisy_mean(total, noise)
         if velocity is not None:
             gradient = velocity.mul_(self._momentum).add_(gradient)
@@ -125,13 +125,17 @@ class DpSgd:
             for parameter, piece in zip(self._parameters, torch.split(gradient, self._sizes), strict=True):
                 parameter.sub_(piece.view_as(parameter), alpha=self._learning_rate)
 
-    def _gradients(self, x: Tensor, y: Tensor) -> Tensor:
-        """Per-example gradients, float32 [B, P]."""
+    def _add(self, total: Tensor, x: Tensor, y: Tensor) -> None:
+        """Adds the clipped gradients of the examples to `total`, float32 [P]."""
         self._hooks.backward(self._loss(self._model(x), y))
-        rows = torch.cat([_rows(parameter, len(x)) for parameter in self._parameters], dim=1)
-        for parameter in self._parameters:
-            parameter.grad_sample = None  # type: ignore[attr-defined]  # Opacus's attribute
-        return rows
+        totals, gradients = [], []
+        for parameter, part in zip(self._parameters, torch.split(total, self._sizes), strict=True):
+            rows: Any = parameter.grad_sample  # type: ignore[attr-defined]  # Opacus's attribute
+            if rows is not None:  # the loss reaches it
+                totals.append(part)
+                gradients.append(rows.reshape(len(x), -1))
+                parameter.grad_sample = None  # type: ignore[attr-defined]
+        add_clipped(totals, gradients, self._settings.clip)
 
     def _noisy_mean(self, total: Tensor, noise: NoiseSource) -> Tensor:
         """(total + noise) / expected batch: added in float64 and rounded once (see `fedmesh.privacy.noise`)."""
@@ -148,12 +152,3 @@ def _state(model: nn.Module) -> list[tuple[str, str]]:
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             kept.append((name, repr(module.get_extra_state())))
     return kept
-
-
-def _rows(parameter: Any, count: int) -> Tensor:
-    """The per-example gradients of one parameter, [count, size]; zero where the loss does not reach it."""
-    samples = parameter.grad_sample
-    if samples is None:
-        return torch.zeros(count, parameter.numel())
-    rows: Tensor = samples.reshape(count, -1)
-    return rows

@@ -1,8 +1,6 @@
 """Which models per-example gradients may be taken of, and how a layer brings its own sampler."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -12,7 +10,7 @@ from fedmesh.errors import ConfigError
 if TYPE_CHECKING:
     from fedmesh.privacy.output_hooks import OutputHooks, Sampler
 
-__all__ = ["attach", "check_supported"]
+__all__ = ["attach", "check_supported", "hooks_class"]
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm  # noqa: SLF001  # the only common base of all batch norms, lazy and synced
 _DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001  # likewise
@@ -47,17 +45,25 @@ def attach(model: nn.Module) -> "OutputHooks":
     Raises:
         ConfigError: Opacus cannot compute per-example gradients of the model.
     """
-    with _root_logger_left_alone():
-        from fedmesh.privacy.output_hooks import OutputHooks  # imports Opacus: two seconds
-
     own: dict[type, Sampler] = {type(m): _own_sampler for m in model.modules() if hasattr(m, "per_sample_gradients")}
     try:
-        hooks = OutputHooks(model, own)
+        hooks = hooks_class()(model, own)
     except (NotImplementedError, ValueError) as error:
         raise ConfigError(f"Opacus cannot compute per-example gradients of this model: {error}") from error
     hooks.forbid_grad_accumulation()
     hooks.disable_hooks()
     return hooks
+
+
+def hooks_class() -> "type[OutputHooks]":
+    """Imports Opacus: two seconds, and a call of ``logging.basicConfig`` that does nothing where there is a handler."""
+    placeholder = logging.NullHandler()
+    logging.getLogger().addHandler(placeholder)
+    try:
+        from fedmesh.privacy.output_hooks import OutputHooks
+    finally:
+        logging.getLogger().removeHandler(placeholder)
+    return OutputHooks
 
 
 def _refusal(module: nn.Module) -> str | None:
@@ -75,17 +81,6 @@ def _refusal(module: nn.Module) -> str | None:
     if getattr(module, "inplace", False):
         return "works in place, which falsifies the gradients of the layer before: set inplace=False"
     return None
-
-
-@contextmanager
-def _root_logger_left_alone() -> Iterator[None]:
-    """Opacus calls ``logging.basicConfig`` when imported, which does nothing where there is a handler already."""
-    placeholder = logging.NullHandler()
-    logging.getLogger().addHandler(placeholder)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(placeholder)
 
 
 def _own_sampler(layer: Any, activations: Any, backprops: Any) -> Any:

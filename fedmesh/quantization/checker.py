@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedmesh.errors import ConfigError, MismatchError
 from fedmesh.quantization.layers import Quantizer
+from fedmesh.quantization.runtime import session_options
 
 __all__ = ["Agreement", "compare", "integer_kernels", "verify"]
 
@@ -42,7 +43,10 @@ def compare(
     """Runs the torch model and the ONNX file at `path` on the same inputs.
 
     Args:
+        model: prepared and calibrated.
+        path: an ONNX file.
         inputs: [N, ...] float32, N >= 1.
+        batch_size: how many of them run at once.
 
     Raises:
         ConfigError: `path` is not an ONNX model, or does not take these inputs.
@@ -53,7 +57,7 @@ def compare(
     session = _session(Path(path))
     name = session.get_inputs()[0].name
     same, worst = 0, 0.0
-    for batch in batches.split(batch_size):
+    for batch in torch.split(batches, batch_size):
         with torch.no_grad():
             ours = model(batch).numpy()
         theirs = _run(session, path, name, batch.numpy())
@@ -84,8 +88,8 @@ def integer_kernels(path: str | Path) -> Counter[str]:
         inner = kind == "DequantizeLinear" and not ({*node.output} <= outputs | sums)
         if inner or not (kind in allowed or kind.startswith("Q") or (kind == "Sum")):
             raise MismatchError(
-                f"{path} computes {node.name or kind!r} ({kind}) in float: ONNX Runtime {onnxruntime.__version__} found "
-                f"no integer kernel for it; its nodes are {dict(counts)}"
+                f"{path} computes {node.name or kind!r} ({kind}) in float: ONNX Runtime "
+                f"{onnxruntime.__version__} found no integer kernel for it; its nodes are {dict(counts)}"
             )
     return counts
 
@@ -105,18 +109,14 @@ def verify(
     if exact and agreement.max_abs_logit_difference != 0.0:
         raise MismatchError(
             f"{path} differs from the trained model by up to {agreement.max_abs_logit_difference} in a logit, wanted "
-            "0.0: do not deploy it; an accumulator beyond 2**24 (a very wide layer) or other arithmetic on this machine "
-            "(residual additions on arm64: export with residual='sum') can be the cause"
+            "0.0: do not deploy it; an accumulator beyond 2**24 (a very wide layer) or other arithmetic on this "
+            "machine (residual additions on arm64: export with residual='sum') can be the cause"
         )
     return agreement
 
 
 def _session(path: Path, optimized: Path | None = None) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    # Without it u8 * s8 products saturate on CPUs that have AVX2 but not VNNI.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    options = session_options()
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:

@@ -27,7 +27,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}: choose a folder with space that is writable") from error
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror or error}: choose a folder with space that is writable"
+        ) from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Kernel, stride and padding of convolutions and pools as plain tuples, and the refusal of what int8 kernels do not do."""
+"""Kernel, stride and padding as plain tuples, and the refusal of what int8 kernels do not do."""
 
 from typing import Any, TypedDict
 
@@ -6,6 +6,7 @@ from torch import nn
 
 from fedmesh.errors import UnsupportedLayerError
 from fedmesh.quantization.layers import AveragePool, GlobalAveragePool
+from fedmesh.quantization.max_pool import MaxPool2x2
 from fedmesh.quantization.steps import Step
 
 __all__ = ["Geometry", "convolution_geometry", "pool_module"]
@@ -81,6 +82,8 @@ def pool_module(step: Step, before: tuple[int, ...] | None) -> nn.Module:
 
 def _max_pool(module: nn.MaxPool1d | nn.MaxPool2d, rank: int) -> nn.Module:
     arguments = [_each(value, rank) for value in (module.kernel_size, module.stride, module.padding, module.dilation)]
+    if arguments == [(2, 2), (2, 2), (0, 0), (1, 1)]:
+        return MaxPool2x2()
     layer: Any = nn.MaxPool1d if rank == 1 else nn.MaxPool2d
     pool: nn.Module = layer(*arguments)
     return pool

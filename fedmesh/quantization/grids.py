@@ -1,8 +1,8 @@
 """Quantization grids: a scale and a zero point, plain numbers shared between a quantizer and the layers that read it.
 
-With power-of-two scales and even zero points every product, sum and tie of the int8 arithmetic is exact in float32 while
-an accumulator stays below 2**24, so fake-quantized torch and integer ONNX Runtime compute the same bits. With free
-scales they agree up to float32 rounding (Jacob et al. 2018 describe the scheme itself).
+With power-of-two scales and even zero points every product, sum and tie of the int8 arithmetic is exact in float32
+while an accumulator stays below 2**24, so fake-quantized torch and integer ONNX Runtime compute the same bits. With
+free scales they agree up to float32 rounding (Jacob et al. 2018 describe the scheme itself).
 """
 
 import math

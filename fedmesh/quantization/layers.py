@@ -1,7 +1,7 @@
 """The modules of a quantization-aware graph: each forward is exactly what its exported int8 node computes.
 
-They hold float32 master weights and no buffers (what DP-SGD can train), and grids that are plain numbers. Layers without
-an int8 kernel are not here: `prepare` refuses them by name.
+They hold float32 master weights and no buffers (what DP-SGD can train), and grids that are plain numbers. Layers
+without an int8 kernel are not here: `prepare` refuses them by name.
 """
 
 from collections.abc import Sequence

@@ -36,7 +36,10 @@ MODULES: dict[type[nn.Module], str] = {
 """Layer type -> kind of step. Exact types: a subclass may compute something else."""
 
 _INSTEAD = (
-    ((nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d), "BatchNorm, which folds into the layer before"),
+    (
+        (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d),
+        "BatchNorm, which folds into the layer before",
+    ),
     ((nn.GELU, nn.SiLU, nn.Hardswish, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.Tanh, nn.Sigmoid), "ReLU or ReLU6"),
     ((nn.Softmax, nn.LogSoftmax), "nothing: the model returns logits, the loss and the reader apply softmax"),
     ((nn.RNNBase, nn.RNNCellBase), "Conv1d layers: ONNX Runtime has no static int8 kernel for recurrent layers"),
@@ -54,7 +57,7 @@ def hint(target: str, module: nn.Module) -> str:
 
 
 def _max_pool(rank: int) -> Callable[..., nn.Module]:
-    def build(
+    def build(  # noqa: PLR0917 - the signature of torch.nn.functional.max_pool2d
         _x: Any,
         kernel_size: Any,
         stride: Any = None,
@@ -171,8 +174,7 @@ def as_module(node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) ->
                 "give the model its inputs in the shape that its first layer takes"
             )
         return nn.Flatten()
-    table = _METHODS if node.op == "call_method" else _FUNCTIONS
-    build = table.get(node.target)  # type: ignore[call-overload]  # the two tables have different keys
+    build = _METHODS.get(str(node.target)) if node.op == "call_method" else _FUNCTIONS.get(node.target)
     if build is None:
         name = getattr(node.target, "__name__", node.target)
         raise UnsupportedLayerError(f"the operation {name!r} (at {node.name!r}) has no int8 kernel here: use a layer")
@@ -182,5 +184,7 @@ def as_module(node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) ->
 
 def _resolve_mean(node: fx.Node, mean: _MeanOver, rank: int) -> nn.Module:
     if sorted(axis % rank for axis in mean.axes) != list(range(2, rank)):
-        raise UnsupportedLayerError(f"{node.name!r} is a mean over axes {mean.axes}: only over all positions is supported")
+        raise UnsupportedLayerError(
+            f"{node.name!r} is a mean over axes {mean.axes}: only over all positions is supported"
+        )
     return PositionMean(keepdim=mean.keepdim)

@@ -1,8 +1,8 @@
 """Per-sample gradients of convolutions and linear layers, in the shape of an Opacus grad sampler.
 
-Exact for the quantized layers too: their weight scale never saturates, so the straight-through estimator is the identity
-and the ordinary formulas hold on the quantized input. Grouped and depthwise convolutions are one batched matrix product
-(not the full channel-by-channel product of which the diagonal is kept).
+Exact for the quantized layers too: their weight scale never saturates, so the straight-through estimator is the
+identity and the ordinary formulas hold on the quantized input. Grouped and depthwise convolutions are one batched
+matrix product (not the full channel-by-channel product of which the diagonal is kept).
 """
 
 import torch

@@ -84,23 +84,36 @@ class _Builder:
         return fx.GraphModule(self.modules, self.graph, "QuantizedModel")
 
     def _emit(self, step: Step) -> _Value:
-        if step.kind == "input":
-            return _Value(self.graph.placeholder("input"), "input", "input")
-        if step.kind in ("relu", "relu6"):
-            return self._rectify(step)
-        if step.kind == "max-pool":
-            value = self.values[step.inputs[0]]
-            return self._follow(value, self._call(step, pool_module(step, None), value.node))
-        if step.kind == "flatten":
-            value = self.values[step.inputs[0]]
-            _check_flatten(step)
-            return self._follow(value, self.graph.call_function(torch.flatten, (value.node, 1)))
-        if step.kind == "add":
-            nodes = tuple(self._quantized(name).node for name in step.inputs)
-            return _Value(self.graph.call_function(operator.add, nodes), step.name, "add")
-        if step.kind in ("average-pool", "adaptive-pool", "position-mean"):
-            return self._pool(step)
-        return self._layer(step)
+        emit = {
+            "input": self._input,
+            "relu": self._rectify,
+            "relu6": self._rectify,
+            "max-pool": self._max_pool,
+            "flatten": self._flatten,
+            "add": self._add,
+            "average-pool": self._average,
+            "adaptive-pool": self._average,
+            "position-mean": self._average,
+            "convolution": self._layer,
+            "linear": self._layer,
+        }[step.kind]
+        return emit(step)
+
+    def _input(self, step: Step) -> _Value:
+        return _Value(self.graph.placeholder("input"), "input", step.kind)
+
+    def _max_pool(self, step: Step) -> _Value:
+        value = self.values[step.inputs[0]]
+        return self._follow(value, self._call(step, pool_module(step, None), value.node))
+
+    def _flatten(self, step: Step) -> _Value:
+        _check_flatten(step)
+        value = self.values[step.inputs[0]]
+        return self._follow(value, self.graph.call_function(torch.flatten, (value.node, 1)))
+
+    def _add(self, step: Step) -> _Value:
+        nodes = tuple(self._quantized(name).node for name in step.inputs)
+        return _Value(self.graph.call_function(operator.add, nodes), step.name, step.kind)
 
     def _follow(self, value: _Value, node: fx.Node) -> _Value:
         """`node` holds the same values elsewhere, or a selection of them: it inherits the grid, or the lack of one."""
@@ -118,7 +131,7 @@ class _Builder:
             )
         return self._follow(value, self.graph.call_function(torch.relu, (value.node,)))
 
-    def _pool(self, step: Step) -> _Value:
+    def _average(self, step: Step) -> _Value:
         node = self._quantized(step.inputs[0]).node
         before = next(other.shape for other in self.steps if other.name == step.inputs[0])
         module = pool_module(step, before)
@@ -204,7 +217,8 @@ def _quantized_layer(step: Step, grid: ActivationGrid) -> WeightedLayer:
     if isinstance(module, nn.Linear):
         if len(step.shape) != 2:
             raise UnsupportedLayerError(
-                f"the linear layer {step.target!r} works on {len(step.shape)} axes: flatten its input to [batch, features]"
+                f"the linear layer {step.target!r} works on {len(step.shape)} axes: "
+                "flatten its input to [batch, features]"
             )
         return QuantizedLinear(module.weight, module.bias, grid)
     assert isinstance(module, nn.Conv1d | nn.Conv2d)

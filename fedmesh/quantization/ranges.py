@@ -5,7 +5,6 @@ gains nothing measurable. The scale is the candidate with the least squared erro
 outlier (Krishnamoorthi 2018).
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +23,7 @@ Ranges = dict[str, tuple[float, int]]
 
 _POWER_OF_TWO_FACTORS = (1.0, 0.5, 0.25)
 _FREE_FACTORS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+_LARGEST = 2.0**40
 _SCALE_OF_SILENCE = 2.0**-8  # of an activation that was 0 throughout: covers 0..1
 
 
@@ -115,8 +115,11 @@ def _observe(
 
 def _extremes(one: _Observed, x: Tensor) -> None:
     low, high = (bound.item() for bound in torch.aminmax(x))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise DataError(f"the activation {one.quantizer.grid.name!r} is not finite: the float model has diverged")
+    if not (low >= -_LARGEST and high <= _LARGEST):  # NaN included
+        raise DataError(
+            f"the activation {one.quantizer.grid.name!r} reaches {low:g}..{high:g}: scale the inputs to about -1..1; "
+            "with inputs of that size already, the float model has diverged"
+        )
     one.low, one.high = min(one.low, low), max(one.high, high)
 
 
@@ -134,18 +137,20 @@ def _candidates(one: _Observed) -> list[ActivationGrid]:
         scale = power_of_two_at_least(scale)
     found = []
     for factor in _POWER_OF_TWO_FACTORS if exact else _FREE_FACTORS:
-        grid = ActivationGrid(one.quantizer.grid.name, one.quantizer.grid.scales, one.quantizer.grid.signed)
-        step = scale * factor
-        grid.set(step, _zero_point(one.low, one.high, step, even=exact))
-        found.append(grid)
+        for zero_point in _zero_points(one.low, one.high, scale * factor, even=exact):
+            grid = ActivationGrid(one.quantizer.grid.name, one.quantizer.grid.scales, one.quantizer.grid.signed)
+            grid.set(scale * factor, zero_point)
+            found.append(grid)
     return found
 
 
-def _zero_point(low: float, high: float, scale: float, *, even: bool) -> int:
-    """Centres low..high on the levels; where the levels do not cover it, both ends lose the same."""
+def _zero_points(low: float, high: float, scale: float, *, even: bool) -> list[int]:
+    """Zero points worth trying: low..high in the middle of the levels, or at either end where they do not cover it."""
     if low >= 0:
-        return 0
+        return [0]
     slack = LEVELS - (high - low) / scale
-    level = -low / scale + slack / 2
-    point = 2 * round(level / 2) if even else round(level)
-    return min(max(point, 0), LEVELS - 1)
+    levels = [-low / scale + slack / 2]
+    if slack < 0:
+        levels += [-low / scale, -low / scale + slack]
+    points = (2 * round(level / 2) if even else round(level) for level in levels)
+    return list(dict.fromkeys(min(max(point, 0), LEVELS - 1) for point in points))

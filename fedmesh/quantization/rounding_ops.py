@@ -6,6 +6,7 @@ Delight; the straight-through estimator of Bengio et al. 2013). Everything here 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -52,6 +53,8 @@ def _format(floats: torch.dtype, integers: torch.dtype, fraction_bits: int, expo
     )
 
 
+_ULPS = {torch.float32: 2.0**23, torch.float64: 2.0**52}
+
 _FORMATS = {
     torch.float32: _format(torch.float32, torch.int32, 23, 0xFF),
     torch.float64: _format(torch.float64, torch.int64, 52, 0x7FF),
@@ -66,11 +69,11 @@ def weight_scales(weight: Tensor, bias: Tensor | None, input_scale: float, scale
         input_scale: scale of the layer's input.
 
     Returns:
-        [out], no gradient: absmax / 127, widened where the bias would need more than 23 bits at ``input_scale * scale``,
-        and rounded up to a power of two under power-of-two scales.
+        [out], no gradient: absmax / 127, widened where the bias would need more than 23 bits at ``input_scale *
+        scale``, and rounded up to a power of two under power-of-two scales.
     """
     numbers = _FORMATS[weight.dtype]
-    absmax = weight.detach().flatten(1).abs().amax(1)
+    absmax = weight.detach().abs().amax(tuple(range(1, weight.dim())))
     floor = numbers.floor
     if bias is not None:
         floor = torch.add(floor, bias.detach().abs(), alpha=WEIGHT_LEVELS / (input_scale * _BIAS_LEVELS))
@@ -92,16 +95,11 @@ def quantize_weights(
     if scales == "free":
         return _rounded(weight, column), None if bias is None else _rounded(bias, scale * input_scale)
     anchor = column * _FORMATS[weight.dtype].anchor
-    rounded = (weight + anchor).sub_(anchor)
-    if bias is None:
-        return rounded, None
-    anchor = anchor.reshape(-1) * input_scale
-    return rounded, (bias + anchor).sub_(anchor)
+    rounded = _anchored(weight, anchor)
+    return rounded, None if bias is None else _anchored(bias, anchor.reshape(-1) * _constant(input_scale, bias.dtype))
 
 
-def quantize_activation(
-    x: Tensor, scale: float, low: float, high: float, *, scales: Scales, offset: int = 0
-) -> Tensor:
+def quantize_activation(x: Tensor, scale: float, low: float, high: float, *, scales: Scales, offset: int = 0) -> Tensor:
     """`x` clipped to [low, high] and rounded (half to even) to multiples of `scale`; gradient 1 inside, 0 outside.
 
     With `low` 0 this is ReLU and quantizer in one. The clipped copy is rounded in place behind autograd's back:
@@ -117,9 +115,21 @@ def quantize_activation(
     if scales == "free" or offset:
         values.div_(scale).add_(offset).round_().sub_(offset).mul_(scale)
     else:
-        anchor = scale * (1.5 * 2.0**23 if x.dtype == torch.float32 else 1.5 * 2.0**52)
+        anchor = _constant(scale * 1.5 * _ULPS[x.dtype], x.dtype)
         values.add_(anchor).sub_(anchor)
     return clipped
+
+
+@lru_cache(maxsize=1024)
+def _constant(value: float, dtype: torch.dtype) -> Tensor:
+    """`value` as a tensor without axes: torch would make one in every call."""
+    return torch.tensor(value, dtype=dtype)
+
+
+def _anchored(values: Tensor, anchor: Tensor) -> Tensor:
+    rounded = values + anchor
+    rounded.detach().sub_(anchor)  # behind autograd's back: one node less to walk
+    return rounded
 
 
 def _rounded(values: Tensor, grid: Tensor) -> Tensor:

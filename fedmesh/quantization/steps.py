@@ -123,7 +123,8 @@ class _Reader:
         if self.shapes[node][:1] != (2,):
             raise UnsupportedLayerError(f"{node.name!r} does not keep the batch as its first axis")
         if node.op == "call_module":
-            module = self.traced.get_submodule(str(node.target))
+            module: nn.Module | None = self.traced.get_submodule(str(node.target))
+            assert module is not None
             if any(True for _ in module.parameters()):
                 if id(module) in seen:
                     raise UnsupportedLayerError(

@@ -65,19 +65,22 @@ def walk(nodes: Nodes[V], model: fx.GraphModule) -> str:
 
 def _visit(nodes: Nodes[V], model: fx.GraphModule, node: fx.Node, reads: list[V]) -> V:
     if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        if isinstance(module, WeightedLayer):
-            return nodes.layer(str(node.target), module, reads[0])
-        if isinstance(module, Quantizer):
-            return nodes.quantizer(module, reads[0])
-        if isinstance(module, AveragePool | GlobalAveragePool):
-            return nodes.average(module, reads[0])
-        return nodes.selection("MaxPool", _max_pool_attributes(module), reads[0])
+        return _visit_module(nodes, str(node.target), model.get_submodule(str(node.target)), reads[0])
     if node.target is operator.add:
         return nodes.addition(reads[0], reads[-1])
     if node.target is torch.relu:
         return nodes.rectifier(reads[0])
     return nodes.selection("Flatten", {"axis": 1}, reads[0])
+
+
+def _visit_module(nodes: Nodes[V], name: str, module: nn.Module, x: V) -> V:
+    if isinstance(module, WeightedLayer):
+        return nodes.layer(name, module, x)
+    if isinstance(module, Quantizer):
+        return nodes.quantizer(module, x)
+    if isinstance(module, AveragePool | GlobalAveragePool):
+        return nodes.average(module, x)
+    return nodes.selection("MaxPool", _max_pool_attributes(module), x)
 
 
 def average(onnx: OnnxGraph, pool: nn.Module, x: str) -> str:

@@ -10,14 +10,13 @@ Not guaranteed: an app that keeps something of one message for the next outside 
 another number of workers.
 """
 
-import itertools
 import json
 import math
 import os
 import selectors
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +32,7 @@ from fedmesh.flower.identity import FIRST_NODE_ID, partition_of
 from fedmesh.flower.node import ClientCallable, error_reply
 from fedmesh.simulation.pipes import Pipe, PipeClosedError
 from fedmesh.simulation.placement import Placement
+from fedmesh.simulation.schedule import Bundle, Schedule
 from fedmesh.simulation.shared import SharedExamples
 from fedmesh.simulation.worker import serve_app
 from fedmesh.simulation.zygote import Forked, Launcher, WorkerProcess, Zygote
@@ -73,18 +73,10 @@ class ImportedApp:
 
 
 @dataclass(slots=True, eq=False)
-class _Task:
-    """Messages that are run together; more than one only for an app that trains cohorts."""
-
-    items: list[tuple[int, Envelope]]
-    deaths: int = 0
-
-
-@dataclass(slots=True, eq=False)
 class _Worker:
     process: WorkerProcess
     ready: bool = False
-    tasks: deque[_Task] = field(default_factory=deque)
+    bundles: deque[Bundle] = field(default_factory=deque)
 
     def fileno(self) -> int:
         return self.process.pipe.fileno()
@@ -133,8 +125,7 @@ class WorkerFleet:
         else:
             self._launcher = Forked(serve_app(app, nodes))
         self._states: dict[int, bytes] = {}
-        self._queue: list[tuple[int, Envelope]] = []
-        self._waiting: deque[_Task] = deque()
+        self._schedule = Schedule(self._cost_of)
         self._placement = Placement()
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
@@ -161,13 +152,13 @@ class WorkerFleet:
             raise PeerError(f"there is no node {node_id}: this fleet has {self._ids[0]} to {self._ids[-1]}")
         if self._closed:
             raise PeerError(f"node {node_id} cannot be reached: the fleet was closed")
-        self._queue.append((node_id, fold(message)))
+        self._schedule.add((node_id, fold(message)))
 
     def collect(self, timeout_s: float | None) -> list[Message]:
         """See `Fleet.collect`. After an exception, a KeyboardInterrupt included, the fleet can only be closed."""
         end = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            self._send_tasks()
+            self._send_bundles()
             if self._replies or not self._outstanding:
                 break
             left = end - time.monotonic()
@@ -206,8 +197,7 @@ class WorkerFleet:
         self._placement.close()
         if self._data is not None:
             self._data.block.close()
-        self._queue.clear()
-        self._waiting.clear()
+        self._schedule.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -219,7 +209,7 @@ class WorkerFleet:
 
     @property
     def _outstanding(self) -> bool:
-        return bool(self._queue or self._waiting or any(worker.tasks for worker in self._workers))
+        return bool(self._schedule) or any(worker.bundles for worker in self._workers)
 
     def _launch(self) -> None:
         worker = _Worker(self._launcher.launch())
@@ -230,30 +220,24 @@ class WorkerFleet:
         self._workers.append(worker)
         self._selector.register(worker, selectors.EVENT_READ, worker)
 
-    def _send_tasks(self) -> None:
-        if self._cohort_size is not None and self._queue:
-            self._waiting.extend(self._grouped(self._queue, self._cohort_size))
-            self._queue = []
+    def _send_bundles(self) -> None:
+        if self._cohort_size is None:  # no worker is ready yet
+            return
+        self._schedule.group(self._cohort_size)
         for depth in range(1, _DEPTH + 1):
             for worker in self._workers:
-                if worker.ready and self._waiting and len(worker.tasks) < depth:
-                    self._send(worker, self._waiting.popleft())
+                if worker.ready and len(worker.bundles) < depth and (bundle := self._schedule.next()) is not None:
+                    self._send(worker, bundle)
 
-    def _grouped(self, queue: Sequence[tuple[int, Envelope]], size: int) -> Iterable[_Task]:
-        """Longest first (Graham 1969), so that no worker starts the longest when the others are done."""
-        counts = self._data.counts if self._data else ()
-        cost = {node_id: counts[i] if (i := partition_of(node_id)) < len(counts) else 0 for node_id, _ in queue}
-        items = sorted(queue, key=lambda item: -cost[item[0]])
-        if size == 1:
-            return [_Task([item]) for item in items]
-        groups = math.ceil(len(items) / size)
-        ends = [round(len(items) * i / groups) for i in range(groups + 1)]
-        return [_Task(items[start:end]) for start, end in itertools.pairwise(ends)]
+    def _cost_of(self, node_id: int) -> float:
+        """The node's number of examples, where the engine knows it."""
+        partition = partition_of(node_id)
+        return self._data.counts[partition] if self._data and partition < len(self._data.counts) else 0
 
-    def _send(self, worker: _Worker, task: _Task) -> None:
-        worker.tasks.append(task)
-        jobs = [(node_id, envelope, self._states.get(node_id, b"")) for node_id, envelope in task.items]
-        parts, fds = self._placement.place(worker, task, jobs)
+    def _send(self, worker: _Worker, bundle: Bundle) -> None:
+        worker.bundles.append(bundle)
+        jobs = [(node_id, envelope, self._states.get(node_id, b"")) for node_id, envelope in bundle.items]
+        parts, fds = self._placement.place(worker, bundle, jobs)
         _send(worker.pipe, parts, fds)
 
     def _read(self, worker: _Worker) -> None:
@@ -263,7 +247,7 @@ class WorkerFleet:
             self._replace(worker)
             return
         if worker.ready:
-            self._take(worker.tasks.popleft(), parts)
+            self._take(worker.bundles.popleft(), parts)
             return
         if parts[0] == b"refused":
             raise ConfigError(f"the client app cannot be built in a worker: {parts[1].decode()}")
@@ -271,10 +255,11 @@ class WorkerFleet:
         self._failed_starts = 0
         self._cohort_size = min(max(1, int(parts[1])), _LARGEST_COHORT)
 
-    def _take(self, task: _Task, parts: Sequence[bytes]) -> None:
-        self._placement.release(task)
+    def _take(self, bundle: Bundle, parts: Sequence[bytes]) -> None:
+        self._placement.release(bundle)
+        self._schedule.done(bundle)
         start = 1
-        for (node_id, _), length in zip(task.items, json.loads(parts[0]), strict=True):
+        for (node_id, _), length in zip(bundle.items, json.loads(parts[0]), strict=True):
             meta, state, *buffers = parts[start : start + length]
             start += length
             if state:
@@ -284,7 +269,7 @@ class WorkerFleet:
             self._replies.append(unfold(Envelope(meta, tuple(buffers))))
 
     def _replace(self, worker: _Worker) -> None:
-        """Buries a worker, runs its tasks again and starts another."""
+        """Buries a worker, runs its bundles again and starts another."""
         self._selector.unregister(worker)
         self._workers.remove(worker)
         self._placement.forget(worker)
@@ -293,18 +278,19 @@ class WorkerFleet:
             self._failed_starts += 1
             if self._failed_starts >= _FAILED_STARTS:
                 raise ConfigError(f"{_FAILED_STARTS} workers ended before they were ready; the last {ending}")
-        for position, task in enumerate(reversed(worker.tasks)):
-            self._placement.release(task)
-            running = position == len(worker.tasks) - 1
-            task.deaths += running
-            if task.deaths < _ATTEMPTS:
-                self._waiting.appendleft(task)
+        for position, bundle in enumerate(reversed(worker.bundles)):
+            self._placement.release(bundle)
+            is_running = position == len(worker.bundles) - 1
+            bundle.deaths += is_running
+            if bundle.deaths < _ATTEMPTS:
+                self._schedule.again(bundle)
             else:
-                self._give_up(task, ending)
+                self._give_up(bundle, ending)
         self._launch()
 
-    def _give_up(self, task: _Task, ending: str) -> None:
-        for _, envelope in task.items:
+    def _give_up(self, bundle: Bundle, ending: str) -> None:
+        self._schedule.done(bundle)
+        for _, envelope in bundle.items:
             reason = f"the worker that ran this device {ending}, and so did the {_ATTEMPTS - 1} before it"
             self._replies.append(error_reply(unfold(envelope), ErrorCode.NODE_UNAVAILABLE, reason))
 

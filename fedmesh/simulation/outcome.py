@@ -1,6 +1,7 @@
 """result.json: the figures of a finished run, as one plain dict. Its schema is in docs/result.md."""
 
 import importlib.metadata
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from fedmesh.simulation.datasets import FederatedData
 from fedmesh.simulation.directory import RunDirectory
 from fedmesh.simulation.judge import Verdict
 
-__all__ = ["describe_devices", "describe_final", "describe_privacy", "describe_versions", "measure_latency"]
+__all__ = ["describe_devices", "describe_final", "describe_privacy", "describe_versions", "measure_latency", "without_nan"]
 
 _LATENCY_SAMPLES = 200
 _KEYED = "keyed by the seed, so that the run can be repeated: for simulation only, it protects nobody"
@@ -90,6 +91,15 @@ def measure_latency(directory: RunDirectory, data: FederatedData) -> dict[str, A
             "samples": [round(float(s), 5) for s in samples],
         }
     return found
+
+
+def without_nan(value: Any) -> Any:
+    """`value` with null for every number that JSON has no word for: a run that diverged still leaves its figures."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    return [without_nan(item) for item in value] if isinstance(value, list) else value
 
 
 def describe_versions() -> dict[str, str]:

@@ -122,7 +122,7 @@ def _run(
         stack.callback(fleet.close)
         records, weights = _train(federation, FaultyFleet(fleet, scenario.failures, scenario.seed), journal, events)
     with _timed("final model and figures", events):
-        result = _conclude(federation, records, weights, time.monotonic() - begun)
+        result = outcome.without_nan(_conclude(federation, records, weights, time.monotonic() - begun))
         directory.save_result(result)
     events(RunFinished(result["seconds"]))
     return result

@@ -44,18 +44,16 @@ class Block:
             ConfigError: the system has no room for it.
         """
         size = max(1, size)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > memory:  # the system would promise it, and kill somebody when it is used
+            raise ConfigError(
+                f"{size} bytes of shared memory were wanted, this machine has {memory} bytes in all: use a smaller data set"
+            )
         try:
             fd = _anonymous_file()
-            try:
-                os.posix_fallocate(fd, 0, size)
-            except OSError:
-                os.close(fd)
-                raise
+            os.ftruncate(fd, size)
         except OSError as error:
-            raise ConfigError(
-                f"{size} bytes of shared memory were wanted and cannot be had: {error}; "
-                "use a smaller data set or fewer workers, or free some memory"
-            ) from error
+            raise ConfigError(f"{size} bytes of shared memory cannot be had: {error}") from error
         return cls(fd, size, access=mmap.ACCESS_WRITE)
 
     @classmethod

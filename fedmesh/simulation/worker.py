@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message, MessageType, RecordDict
 
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError, FedMeshError
@@ -28,7 +28,7 @@ from fedmesh.plugins import CLIENTS, load
 from fedmesh.simulation.pipes import Pipe
 from fedmesh.simulation.shared import Block, SharedExamples
 
-__all__ = ["CohortApp", "Job", "Runner", "serve", "serve_app"]
+__all__ = ["CohortApp", "Job", "Runner", "imported_app", "serve", "serve_app"]
 
 
 @runtime_checkable
@@ -77,7 +77,7 @@ class Runner:
         """Reply and new state of each job."""
         messages = [unfold(job.envelope) for job in jobs]
         nodes = [self._node(job) for job in jobs]
-        if len(jobs) > 1:
+        if len(jobs) > 1 and all(message.metadata.message_type == MessageType.TRAIN for message in messages):
             self._train_together(nodes, messages)
         results = []
         for node, message in zip(nodes, messages, strict=True):
@@ -175,7 +175,7 @@ def _reply(results: Sequence[tuple[Envelope, bytes]]) -> list[bytes | memoryview
 
 def _build(spec: Mapping[str, Any], fds: Sequence[int]) -> ClientCallable:
     if "import" in spec:
-        return _imported(spec["import"])
+        return imported_app(spec["import"])
     data = SharedExamples.attach(fds[0], spec["data"])
     ledgers = None if spec["ledgers"] is None else Path(spec["ledgers"])
     build = load(CLIENTS, spec["client"])
@@ -183,7 +183,8 @@ def _build(spec: Mapping[str, Any], fds: Sequence[int]) -> ClientCallable:
     return app
 
 
-def _imported(reference: str) -> ClientCallable:
+def imported_app(reference: str) -> ClientCallable:
+    """The client app that ``module:attribute`` names. Raises: ConfigError: there is none."""
     module, _, name = reference.partition(":")
     try:
         app = getattr(importlib.import_module(module), name)

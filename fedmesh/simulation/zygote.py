@@ -185,7 +185,7 @@ class Forked:
 def preload_of(client: str, *, private: bool) -> tuple[str, ...]:
     """Modules that a zygote should import for the client app `client`; DP-SGD needs Opacus, two seconds more."""
     point = available(CLIENTS).get(client)
-    return (*((point.module,) if point else ()), *(("fedmesh.privacy.dpsgd",) if private else ()))
+    return (*((point.module,) if point else ()), *(("fedmesh.privacy.preload",) if private else ()))
 
 
 def _describe(status: int) -> str:

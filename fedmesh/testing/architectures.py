@@ -1,7 +1,9 @@
-"""Float reference models for tests and benchmarks: the published architectures in the sizes that fedmesh is measured on.
+"""Float reference models for tests and benchmarks: published architectures in the sizes that are measured.
 
 Initialized by torch's global generator, as torch.nn layers are; a caller that wants the same weights twice forks it.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +81,7 @@ class _ResNet18(nn.Module):
         self.layers = nn.Sequential(
             *(
                 nn.Sequential(_BasicBlock(before, after, 1 if index == 0 else 2), _BasicBlock(after, after, 1))
-                for index, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+                for index, (before, after) in enumerate(pairwise(widths))
             )
         )
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
@@ -161,7 +163,7 @@ def mobilenet_v2(classes: int = 1000, width: float = 1.0) -> nn.Module:
 
 
 def randomize_norms(model: nn.Module, generator: torch.Generator) -> None:
-    """Gives batch norms the uneven statistics and gains of a trained model: folding the initial ones would test nothing."""
+    """Gives batch norms the uneven statistics and gains of a trained model: folding initial ones tests nothing."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             assert module.running_mean is not None

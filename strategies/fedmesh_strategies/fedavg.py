@@ -16,12 +16,15 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
+from fedmesh.clock import Clock, SystemClock
 from fedmesh.errors import ConfigError, DecodeError, QuorumError, RoundError
 from fedmesh.flower.arrays import unpack, vector, vector_record
 from fedmesh.quantization.codec import DeltaCodec, FloatCodec, PacketSum, dequantize_sum, public_ranges
 from fedmesh.types import Arrays, Float32, Layout
 
 __all__ = ["FedAvg", "RangePolicy", "build", "constant_ranges", "relative_ranges"]
+
+POLL_S = 0.1
 
 RangePolicy = Callable[[Arrays], Float32]
 """Global weights -> largest reported change of each tensor, float32 [tensors]. A function of public state only."""
@@ -51,6 +54,9 @@ class FedAvg(Strategy):
         weighting: ``uniform``, or ``examples`` to weight by the example count that a device then has to reveal.
         seed: of the drawing of nodes.
         server_learning_rate: the weights move by this times the mean delta.
+        min_available: a round waits until so many nodes are there, and never for fewer than the quorum.
+        patience_s: longest such wait, in seconds of `clock`.
+        clock: what the wait is measured on.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -70,11 +76,16 @@ class FedAvg(Strategy):
         weighting: Literal["uniform", "examples"] = "uniform",
         seed: int = 1,
         server_learning_rate: float = 1.0,
+        min_available: int = 1,
+        patience_s: float = 60.0,
+        clock: Clock | None = None,
     ) -> None:
         _check("codec", codec, codec in {"integer", "float32"}, "'integer' or 'float32'")
         _check("fraction", fraction, 0 < fraction <= 1, "a share above 0 and up to 1")
         _check("quorum", quorum, quorum >= 1, "1 or more")
         _check("weighting", weighting, weighting in {"uniform", "examples"}, "'uniform' or 'examples'")
+        _check("min_available", min_available, min_available >= 1, "1 or more")
+        _check("patience_s", patience_s, patience_s >= 0, "seconds, 0 or more")
         _check("server_learning_rate", server_learning_rate, 0 < server_learning_rate < np.inf, "a positive number")
         self.layout = layout
         self.ranges = ranges
@@ -85,6 +96,9 @@ class FedAvg(Strategy):
         self.weighting = weighting
         self.seed = seed
         self.server_learning_rate = server_learning_rate
+        self.min_available = min_available
+        self.patience_s = patience_s
+        self._clock = SystemClock() if clock is None else clock
         self.refused: dict[int, str] = {}
         """Node id -> why its packet was not used in the last round."""
         self._weights: Float32 | None = None
@@ -93,14 +107,19 @@ class FedAvg(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Messages with the weights, the round's number and its delta ranges, by ascending node id."""
+        """Messages with the weights, the round's number and its delta ranges, by ascending node id.
+
+        Raises:
+            QuorumError: too few nodes were there for too long.
+            DecodeError: the arrays are not of this model.
+        """
         self._weights = self._flat(arrays)
         self._codec = self._codec_for(self._weights)
         sent = config.copy()
         sent["server-round"] = server_round
         sent["delta-ranges"] = self._codec.ranges.tolist() if isinstance(self._codec, DeltaCodec) else []
         content = RecordDict({"arrays": vector_record("model", self._weights), "config": sent})
-        nodes = self.drawn(server_round, list(grid.get_node_ids()))
+        nodes = self.drawn(server_round, self._available(grid))
         return [Message(content, node_id, MessageType.TRAIN, group_id=str(server_round)) for node_id in nodes]
 
     def aggregate_train(
@@ -146,10 +165,14 @@ class FedAvg(Strategy):
         if self._weights is None or self._codec is None:
             raise RoundError("a sum is applied before a round was configured")
         delta = self.layout.flatten(dequantize_sum(total, weight, self._codec))
-        moved = self._weights + np.float32(self.server_learning_rate) * delta
+        moved = self.move(self._weights, delta)
         if not np.isfinite(moved).all():
             raise RoundError("the new weights are not finite: the round is dropped; lower the learning rate")
         return vector_record("model", moved)
+
+    def move(self, weights: Float32, delta: Float32) -> Float32:
+        """The new weights, float32 [P]: the step that a rule of the same kind replaces. `delta` is the mean."""
+        return weights + np.float32(self.server_learning_rate) * delta
 
     def configure_evaluate(
         self,
@@ -187,6 +210,21 @@ class FedAvg(Strategy):
             return nodes
         rng = np.random.default_rng([self.seed, server_round])
         return [nodes[i] for i in sorted(rng.choice(len(nodes), size=count, replace=False))]
+
+    def _available(self, grid: Grid) -> list[int]:
+        """The nodes that are there, once they are enough: devices come and go; Flower's register after its start."""
+        wanted = max(self.quorum, self.min_available)
+        end = self._clock.now() + self.patience_s
+        while len(nodes := list(grid.get_node_ids())) < wanted:
+            if self._clock.now() >= end:
+                raise QuorumError(
+                    f"{len(nodes)} nodes were there after {self.patience_s:g} s, the round wants {wanted}: start more "
+                    "devices, or lower strategy.quorum",
+                    arrived=len(nodes),
+                    wanted=wanted,
+                )
+            self._clock.sleep(POLL_S)
+        return nodes
 
     def _codec_for(self, weights: Float32) -> DeltaCodec | FloatCodec:
         if self.codec == "float32":

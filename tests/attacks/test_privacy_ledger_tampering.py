@@ -39,6 +39,23 @@ def test_every_changed_byte_is_found(whole: bytes) -> None:
                 parse(changed)
 
 
+def test_zeros_are_an_interrupted_write_only_at_the_end(whole: bytes) -> None:
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for index in range(len(whole)):
+        changed = whole[:index] + b"\0" + whole[index + 1 :]
+        if index < last:
+            with pytest.raises(LedgerError):
+                parse(changed)
+        else:
+            assert len(parse(changed).charges) == 2
+
+
+@pytest.mark.parametrize("tail", [b"x" * 5000, bytes(5000), b"x" * 5000 + b"\0\n"])
+def test_more_than_one_entry_at_the_end_is_no_interrupted_write(whole: bytes, tail: bytes) -> None:
+    with pytest.raises(LedgerError, match="entry 4 is neither whole nor"):
+        parse(whole + tail)
+
+
 def test_an_entry_taken_out_doubled_or_moved_is_found(whole: bytes) -> None:
     lines = whole.splitlines(keepends=True)
     for order in ([0, 2, 3], [1, 2, 3], [0, 1, 1, 2, 3], [0, 2, 1, 3], [0, 1, 2, 3, 3], [0, 0, 1, 2, 3], [3], [0, 3]):

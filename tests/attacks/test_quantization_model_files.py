@@ -27,11 +27,17 @@ def good(graph, tmp_path):
     return path
 
 
-@pytest.mark.parametrize("content", [b"", b"not onnx", b"\x00" * 4096, b"PK\x03\x04", b"\x08\x08\x3a\xff\xff\xff\xff\x0f"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not onnx", b"\x00" * 4096, b"PK\x03\x04", b"\x08\x08\x3a\xff\xff\xff\xff\x0f"]
+)
 def test_a_file_that_is_not_onnx(graph, tmp_path, content):
     path = tmp_path / "bad.onnx"
     path.write_bytes(content)
-    for check in (lambda: verify(graph, path, INPUTS), lambda: compare(graph, path, INPUTS), lambda: integer_kernels(path)):
+    for check in (
+        lambda: verify(graph, path, INPUTS),
+        lambda: compare(graph, path, INPUTS),
+        lambda: integer_kernels(path),
+    ):
         with pytest.raises(ConfigError, match="not an ONNX model"):
             check()
 
@@ -106,7 +112,9 @@ def test_weights_that_lie_outside_the_file_are_not_read(graph, tmp_path):
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="../secret")
     path = tmp_path / "folder" / "outside.onnx"
-    path.write_bytes(helper.make_model(layer, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    path.write_bytes(
+        helper.make_model(layer, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
     with pytest.raises(ConfigError, match="not an ONNX model"):
         compare(graph, path, INPUTS)
 
@@ -114,7 +122,7 @@ def test_weights_that_lie_outside_the_file_are_not_read(graph, tmp_path):
 def test_logits_that_are_not_numbers_are_a_mismatch(graph, good):
     stored = onnx.load(good)
     for tensor in stored.graph.initializer:
-        if tensor.name == "2.bias_scale":
+        if tensor.name == "2.weight_scale":
             tensor.raw_data = np.full(3, np.nan, np.float32).tobytes()
     onnx.save(stored, good)
     with pytest.raises(FedMeshError):

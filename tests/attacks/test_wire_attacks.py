@@ -98,6 +98,11 @@ def test_announced_lengths_are_not_believed(message):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("head", [b"\x9b" + b"\x7f" * 8, b"\xbb" + b"\x7f" * 8])
+def test_a_list_that_cannot_fit_is_refused_before_its_items_are_read(head):
+    refused(head + bytes(100_000), r"a list or map of \d+ items is announced, 100000 bytes follow")
+
+
 @pytest.mark.parametrize("opening", [b"\x81", b"\xa1\x00", b"\xd8\x28"])
 def test_nesting_is_bounded(opening):
     refused(opening * 100_000, "nested deeper|not a pair")

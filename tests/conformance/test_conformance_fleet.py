@@ -12,11 +12,14 @@ from flwr.common.constant import ErrorCode
 from fedmesh.errors import ConfigError, PeerError
 from fedmesh.flower import Fleet, InlineFleet
 from fedmesh.simulation.engine import WorkerFleet
+from fedmesh.simulation.faults import FaultyFleet
+from fedmesh.simulation.scenario import FailuresSection
 
 NODES = 4
 
 FLEETS: dict[str, Callable[[], Fleet]] = {
     "inline": lambda: InlineFleet(plain_app(), NODES),
+    "faultless": lambda: FaultyFleet(InlineFleet(plain_app(), NODES), FailuresSection(), seed=1),
     "one-worker": lambda: WorkerFleet(plain_app(), NODES, workers=1),
     "two-workers": lambda: WorkerFleet(plain_app(), NODES, workers=2),
 }

@@ -167,6 +167,7 @@ def test_light_parts_import_no_heavy_ones() -> None:
     import torch
     DpSgd(torch.nn.Linear(2, 2), DpSettings(8.0, 1e-5, 1.0, 2.0, 0.25, 4, 32.0), learning_rate=0.1)
     assert "opacus" in sys.modules
+    import fedmesh.privacy.preload
     assert logging.getLogger().handlers == []
     """
     done = run(script)

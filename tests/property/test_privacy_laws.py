@@ -103,12 +103,21 @@ def test_a_crash_at_any_byte_leaves_whole_entries(charges: list[Charge], share: 
 ROWS = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 8)), elements=st.floats(width=32))
 
 
+def clipped_sum(rows: np.ndarray, clip: float, split: int) -> torch.Tensor:
+    """The clipped sum of `rows`, given as two parameters' parts."""
+    total = torch.zeros(rows.shape[1])
+    split %= rows.shape[1]
+    gradients = torch.from_numpy(rows.copy())
+    parts = [slice(None, split), slice(split, None)]
+    add_clipped([total[p] for p in parts], [gradients[:, p] for p in parts], clip)
+    return total
+
+
 @settings(deadline=None, max_examples=300)
-@given(ROWS, st.floats(1e-3, 1e3))
-def test_no_row_adds_more_than_the_clip(rows: np.ndarray, clip: float) -> None:
+@given(ROWS, st.floats(1e-3, 1e3), st.integers(0, 7))
+def test_no_row_adds_more_than_the_clip(rows: np.ndarray, clip: float, split: int) -> None:
     for row in rows:
-        total = torch.zeros(rows.shape[1])
-        add_clipped(total, torch.from_numpy(row[None].copy()), clip)
+        total = clipped_sum(row[None], clip, split)
         assert torch.isfinite(total).all()
         assert float(total.double().norm()) <= clip * (1 + 1e-5)
         if not np.isfinite(row).all():
@@ -116,20 +125,14 @@ def test_no_row_adds_more_than_the_clip(rows: np.ndarray, clip: float) -> None:
 
 
 @settings(deadline=None, max_examples=200)
-@given(ROWS, st.floats(1e-2, 1e2))
-def test_the_clipped_sum_is_the_sum_of_clipped_rows(rows: np.ndarray, clip: float) -> None:
-    """Whatever the others are, a row adds what it adds alone."""
-    total = torch.zeros(rows.shape[1])
-    add_clipped(total, torch.from_numpy(rows.copy()), clip)
-    alone = torch.zeros(rows.shape[1])
-    for row in rows:
-        add_clipped(alone, torch.from_numpy(row[None].copy()), clip)
-    torch.testing.assert_close(total, alone, rtol=1e-4, atol=1e-4 * clip)
+@given(ROWS, st.floats(1e-2, 1e2), st.integers(0, 7))
+def test_the_clipped_sum_is_the_sum_of_clipped_rows(rows: np.ndarray, clip: float, split: int) -> None:
+    """Whatever the others are, a row adds what it adds alone, and the split into parameters makes no difference."""
+    alone = sum(clipped_sum(row[None], clip, 0) for row in rows)
+    torch.testing.assert_close(clipped_sum(rows, clip, split), alone, rtol=1e-4, atol=1e-4 * clip)
 
 
 @settings(deadline=None, max_examples=200)
 @given(arrays(np.float32, (3, 5), elements=st.floats(-10, 10, width=32)))
 def test_small_rows_are_left_as_they_are(rows: np.ndarray) -> None:
-    total = torch.zeros(5)
-    add_clipped(total, torch.from_numpy(rows.copy()), 1000.0)
-    torch.testing.assert_close(total.numpy(), rows.sum(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(clipped_sum(rows, 1000.0, 2).numpy(), rows.sum(0), rtol=1e-5, atol=1e-5)

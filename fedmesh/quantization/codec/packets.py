@@ -10,7 +10,7 @@ other scales, another width or length is refused; there is no signature here, th
 
 import hashlib
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -69,7 +69,6 @@ def _show(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-@dataclass(frozen=True, eq=False)
 class DeltaCodec:
     """Integer packets of `bits` bits a weight.
 
@@ -80,27 +79,21 @@ class DeltaCodec:
         layout: names and shapes of the model's arrays.
         bits: 2 to 16.
         ranges: float32 [tensors], in layout order: the largest magnitude that each tensor's values can take.
+        scales: float32 [tensors]: what one step of a code is worth.
 
     Raises:
         ConfigError: `bits` or a range is impossible.
     """
 
-    layout: Layout
-    bits: int
-    ranges: Float32
-    scales: Float32 = field(init=False)
-    _header: _Header = field(init=False, repr=False)
-
     def __init__(self, layout: Layout, bits: int, ranges: ArrayLike) -> None:
         if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
             raise ConfigError(f"the delta codec has {MIN_BITS} to {MAX_BITS} bits, not {bits!r}: change delta.bits")
-        checked = _checked_ranges(ranges, layout)
-        scales = checked / np.float32(largest_code(bits))
-        digest = hashlib.sha256(bytes([bits]) + checked.astype("<f4").tobytes()).digest()
-        header = _Header(bits, layout.size, layout.digest[:8], digest[:8])
-        values = {"layout": layout, "bits": bits, "ranges": checked, "scales": scales, "_header": header}
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        self.layout = layout
+        self.bits = bits
+        self.ranges = _checked_ranges(ranges, layout)
+        self.scales: Float32 = self.ranges / np.float32(largest_code(bits))
+        digest = hashlib.sha256(bytes([bits]) + self.ranges.astype("<f4").tobytes()).digest()
+        self._header = _Header(bits, layout.size, layout.digest[:8], digest[:8])
 
     @cached_property
     def scale_vector(self) -> Float32:

@@ -209,10 +209,10 @@ def test_evenly_keeps_the_ends(count: int, most: int) -> None:
 
 
 def test_figures_in_words() -> None:
-    assert [size(v).replace("\N{NO-BREAK SPACE}", " ") for v in (0, 999, 1000, 123_456, 2.5e6, 3e9)] == [
+    assert [size(v) for v in (0, 999, 1000, 123_456, 2.5e6, 3e9)] == [
         "0 B", "999 B", "1.0 kB", "123 kB", "2.5 MB", "3.0 GB",
     ]  # fmt: skip
     assert [percent(v) for v in (None, 0, 0.87654, 0.99999, 1)] == ["-", "0.0%", "87.7%", "100.0%", "100%"]
     assert [number(v) for v in (8.0, 0.25, 1e-5, 3.2e-4, 1e6, 0)] == ["8", "0.25", "1e-5", "3.2e-4", "1e6", "0"]
     assert [seconds(v) for v in (41.72, 185)] == ["41.7 s", "3 min 5 s"]
-    assert [milliseconds(v).split("\N{NO-BREAK SPACE}") for v in (0.0201, 14.44)] == [["20.1", "µs"], ["14.4", "ms"]]
+    assert [milliseconds(v).split() for v in (0.0201, 14.44)] == [["20.1", "µs"], ["14.4", "ms"]]

@@ -80,7 +80,9 @@ def test_a_node_without_contexts_has_an_empty_state() -> None:
     assert device.handle(instruction(NODE)).content["metrics"]["visits"] == 1
 
 
-@pytest.mark.parametrize("state", [b"\xff", wire.dumps({"version": 9}), wire.dumps({"version": 1, "contexts": [b"\xff"]})])
+@pytest.mark.parametrize(
+    "state", [b"\xff", wire.dumps({"version": 9}), wire.dumps({"version": 1, "contexts": [b"\xff"]})]
+)
 def test_a_damaged_state_is_refused(state: bytes) -> None:
     with pytest.raises(DecodeError):
         node().restore(state)

@@ -1,3 +1,4 @@
+import math
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,14 @@ def test_the_whole_budget_can_be_spent_and_not_more(path: Path) -> None:
         assert ledger.epsilon() <= 8.0
     with opened(path) as ledger, pytest.raises(BudgetError):
         ledger.charge(event)
+
+
+def test_the_budget_holds_to_the_last_digit(tmp_path: Path) -> None:
+    cost = epsilon([ROUND], 1e-5, "rdp")
+    with opened(tmp_path / "exact", epsilon=cost) as ledger:
+        ledger.charge(ROUND)
+    with opened(tmp_path / "short", epsilon=math.nextafter(cost, 0)) as ledger, pytest.raises(BudgetError):
+        ledger.charge(ROUND)
 
 
 def test_a_smaller_step_still_fits_after_a_refusal(path: Path) -> None:

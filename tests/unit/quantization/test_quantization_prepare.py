@@ -189,7 +189,6 @@ UNSUPPORTED = [
     (nn.BatchNorm2d(4), (4, 8, 8), "batch norm.*follow"),
     (nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), (4, 8, 8), "running statistics"),
     (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), (4, 8, 8), "circular.*zeros"),
-
     (nn.MaxPool2d(3, ceil_mode=True), (4, 8, 8), "ceil_mode"),
     (nn.AvgPool2d(3, padding=1), (4, 8, 8), "padding"),
     (nn.AdaptiveAvgPool2d(3), (4, 8, 8), "uneven windows"),
@@ -219,4 +218,4 @@ def test_wrong_arguments_are_the_operators_mistake():
     with pytest.raises(ConfigError, match="does not run on an input of shape"):
         prepare(small_cnn(), torch.zeros(1, 3, 8, 8))
     with pytest.raises(ConfigError, match="use 'power-of-two' or 'free'"):
-        prepare(small_cnn(), torch.zeros(1, *IMAGES), scales="int4")  # type: ignore[arg-type]
+        prepare(small_cnn(), torch.zeros(1, *IMAGES), scales="int4")

@@ -1,0 +1,1 @@
+"""Int8 federated learning on handwritten digits, as a Flower App."""

@@ -1,0 +1,33 @@
+"""A coordinator killed with SIGKILL at random moments: no round is lost, and none is done twice."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROGRAM = Path(__file__).parents[1] / "support" / "killed_run.py"
+ROUNDS = 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
+@pytest.mark.parametrize("kind", ["ours", "fedadam"])
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(tmp_path: Path, kind: str) -> None:
+    command = [sys.executable, str(PROGRAM), str(tmp_path / "journal"), kind, str(ROUNDS), "1"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    found = json.loads(run.stdout)
+    assert len(found["kills"]) >= 3
+    assert found["kills"] == sorted(found["kills"])
+    assert len({kill for kill in found["kills"] if 0 < kill < ROUNDS}) >= 2, "no child died in the middle of the run"
+    # A device counts its visits in its Context: more or fewer than rounds would be a round done twice, or lost.
+    assert found["resumed"]["records"] == found["whole"]["records"]
+    if kind == "ours":
+        assert found["resumed"]["arrays"] == found["whole"]["arrays"]
+    else:
+        for mine, theirs in zip(found["resumed"]["arrays"], found["whole"]["arrays"], strict=True):
+            expected = np.frombuffer(bytes.fromhex(theirs), np.float64)
+            assert np.frombuffer(bytes.fromhex(mine), np.float64) == pytest.approx(expected, rel=1e-9)

@@ -1,0 +1,109 @@
+"""Interrupted runs: killed, stopped by Ctrl-C, damaged. No round is lost, none is done twice, nothing is guessed."""
+
+import json
+import signal
+import sqlite3
+import time
+
+import pytest
+
+from fedmesh.errors import ConfigError
+from fedmesh.privacy import FileLedger
+from fedmesh.simulation.run import resume, simulate
+from small_runs import arguments, cli, finish, kill_group, small_digits, start, steady, wait_for_round
+
+ROUNDS = 6
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The same run, never interrupted."""
+    out = tmp_path_factory.mktemp("reference") / "run"
+    return simulate(small_digits(rounds=ROUNDS), out, workers=2)
+
+
+def test_kill_9_again_and_again_ends_in_the_same_run(reference, tmp_path):
+    out = tmp_path / "run"
+    process = start(arguments(out, rounds=ROUNDS))
+    for number in (1, 3, 4):
+        wait_for_round(process, number)
+        time.sleep(0.02 * number)  # somewhere inside the next round
+        kill_group(process)
+        finish(process)
+        process = start(["simulate", "--resume", str(out), "--workers", "1"])
+    status, _, errors = finish(process)
+    assert status == 0, errors
+    result = json.loads((out / "result.json").read_text())
+    assert steady(result) == steady(reference)
+    with FileLedger(out / "ledgers" / "device-0.ledger", epsilon=8.0, delta=1e-5) as ledger:
+        assert len(ledger.charges) == ROUNDS  # a round asked for twice is the same release: paid once
+
+
+def test_ctrl_c_says_how_to_go_on_and_going_on_works(reference, tmp_path):
+    out = tmp_path / "run"
+    process = start(arguments(out, rounds=ROUNDS))
+    wait_for_round(process, 2)
+    kill_group(process, signal.SIGINT)
+    status, _, errors = finish(process)
+    assert status == 130
+    assert f"fedmesh simulate --resume {out}" in errors.replace("\n", " ").replace("  ", " ")
+    assert "Traceback" not in errors
+    status, printed, _ = cli("simulate", "--resume", str(out), "--json")
+    assert status == 0
+    assert steady(json.loads(printed)) == steady(reference)
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """A run that stopped after its second round."""
+    out = tmp_path / "run"
+
+    def stop(event):
+        if type(event).__name__ == "RoundFinished" and event.round == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(small_digits(), out, workers=1, events=stop)
+    return out
+
+
+def test_a_run_stopped_before_its_start_was_kept_begins_anew(interrupted):
+    (interrupted / "start.cbor").unlink()
+    (interrupted / "journal.sqlite3").unlink()
+    assert len(resume(interrupted, workers=1)["rounds"]) == 3
+
+
+def test_a_directory_without_a_run(tmp_path):
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        resume(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["run.json", "start.cbor", "journal.sqlite3"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "noise"])
+def test_a_damaged_file_is_named_and_refused(interrupted, name, damage):
+    file = interrupted / name
+    data = file.read_bytes()
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 0x55]) + data[middle + 1 :]
+    file.write_bytes({"truncated": data[: middle + 1], "flipped": flipped, "noise": b"\x00\xff" * 600}[damage])
+    if name == "run.json" and damage == "flipped":
+        file.write_bytes(data.replace(b'"rounds"', b'"ruonds"'))
+    with pytest.raises(ConfigError, match=name):
+        resume(interrupted, workers=1)
+
+
+def test_a_round_edited_in_the_journal_is_noticed(interrupted):
+    with sqlite3.connect(interrupted / "journal.sqlite3") as db:
+        db.execute("UPDATE round SET record = replace(record, '\"survivors\": 4', '\"survivors\": 3') WHERE number = 1")
+    db.close()
+    with pytest.raises(ConfigError, match="damaged"):
+        resume(interrupted, workers=1)
+
+
+def test_other_data_than_the_run_was_started_on(interrupted):
+    file = interrupted / "run.json"
+    content = json.loads(file.read_text())
+    content["data_sha256"] = "0" * 64
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="has changed"):
+        resume(interrupted, workers=1)

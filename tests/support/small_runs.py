@@ -1,0 +1,75 @@
+"""Small real runs, and the command line as a process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from fedmesh.simulation.scenario import Scenario
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "simulations" / "digits.toml"
+SMALL = {"rounds": 3, "partition.clients": 4, "model.pretrain_epochs": 3, "privacy.steps": 2}
+
+
+def small_digits(**overrides: Any) -> Scenario:
+    """The digits scenario, cut down to seconds; ``a__b=c`` sets ``a.b``."""
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    return Scenario.load(DIGITS, {**SMALL, **dotted})
+
+
+def arguments(out: Path, **overrides: Any) -> list[str]:
+    """`small_digits` for the command line."""
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    pairs = [f"--set={key}={json.dumps(value)}" for key, value in {**SMALL, **dotted}.items()]
+    return ["simulate", str(DIGITS), "--out", str(out), "--workers", "2", *pairs]
+
+
+def start(args: list[str]) -> subprocess.Popen[str]:
+    """The command line, running, in a process group of its own."""
+    command = [sys.executable, "-m", "fedmesh", *args]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> tuple[int, str, str]:
+    """Exit status, stdout, stderr."""
+    out, err = process.communicate(timeout=timeout_s)
+    return process.returncode, out, err
+
+
+def cli(*args: str) -> tuple[int, str, str]:
+    """Runs the command line to its end."""
+    return finish(start(list(args)))
+
+
+def kill_group(process: subprocess.Popen[str], number: signal.Signals = signal.SIGKILL) -> None:
+    """Signals the command's own process; its workers must notice by themselves."""
+    os.kill(process.pid, number)
+
+
+def wait_for_round(process: subprocess.Popen[str], number: int, timeout_s: float = 120) -> list[str]:
+    """Reads progress lines until round `number` is done."""
+    lines: list[str] = []
+    end = time.monotonic() + timeout_s
+    assert process.stderr is not None
+    while time.monotonic() < end:
+        line = process.stderr.readline()
+        if not line:
+            raise AssertionError(f"ended before round {number}: {lines}")
+        lines.append(line)
+        if line.startswith(f"round {number}/"):
+            return lines
+    raise AssertionError(f"round {number} was not reached: {lines}")
+
+
+def steady(result: dict[str, Any]) -> dict[str, Any]:
+    """What of a result has to be the same when a run is repeated: all but times, and what depends on them."""
+    kept = {key: value for key, value in result.items() if key not in {"seconds", "latency_ms"}}
+    kept["rounds"] = [{k: v for k, v in entry.items() if k != "seconds"} for entry in result["rounds"]]
+    return kept

@@ -1,0 +1,208 @@
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord
+
+from fedmesh.coordinator import Journal, RoundRecord
+from fedmesh.errors import ConfigError, DecodeError
+
+
+def arrays(value: float = 0.0) -> ArrayRecord:
+    return ArrayRecord([np.full(1000, value, np.float32), np.arange(6, dtype=np.int8).reshape(2, 3)])
+
+
+def filled(path: Path | None, rounds: int = 3) -> Journal:
+    journal = Journal(path)
+    for number in range(rounds):
+        states = {2: b"two", 3: f"three {number}".encode()}
+        journal.commit(RoundRecord(number, clients=number), arrays(number), strategy=b"s%d" % number, states=states)
+    return journal
+
+
+RECORD = RoundRecord(
+    3,
+    clients=10,
+    survivors=8,
+    metrics={"train.loss": [0.1, 0.2], "train.count": 7},
+    evaluation={"accuracy": 0.1 + 0.2, "loss": float("inf"), "epsilon": None},
+    bytes_up=1.5,
+    bytes_down=2.5,
+    seconds=0.25,
+    failures=((4, "gone"), (5, "é\n")),
+    failed="why",
+)
+
+
+def test_a_record_survives_json_bit_for_bit() -> None:
+    assert RoundRecord.from_json(RECORD.to_json()) == RECORD
+    for text in ("", "[]", "{}", '{"round": 1, "failures": [], "what": 2}', '{"round": 1, "failures": [[1]]}'):
+        with pytest.raises(DecodeError):
+            RoundRecord.from_json(text)
+
+
+def test_what_was_committed_is_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with filled(path) as journal:
+        run_id = journal.run_id
+        journal.commit(RECORD, arrays(9.5), strategy=b"last", states={3: b"x", 4: b"y"})
+    with Journal(path) as journal:
+        last = journal.last()
+        assert last is not None
+        assert (last.record, last.strategy, last.states) == (RECORD, b"last", {3: b"x", 4: b"y"})
+        assert [a.numpy().tolist() for a in last.arrays.values()] == [a.numpy().tolist() for a in arrays(9.5).values()]
+        assert [record.round for record in journal.records()] == [0, 1, 2, 3]
+        assert journal.run_id == run_id > 0
+
+
+def test_an_empty_journal_has_no_last_round(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal") as journal, Journal() as other:
+        assert journal.last() is None
+        assert journal.records() == []
+        assert journal.run_id != other.run_id
+
+
+def test_rounds_follow_one_another() -> None:
+    journal = filled(None)
+    for number in (2, 4):
+        with pytest.raises(ConfigError, match="wants round 3"):
+            journal.commit(RoundRecord(number), arrays())
+
+
+def test_a_commit_that_fails_leaves_the_round_before(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with filled(path) as journal:
+        journal._db.execute("PRAGMA max_page_count = 1")  # no page more than it has: a full disk
+        big = ArrayRecord([np.zeros(1_000_000, np.float32)])
+        with pytest.raises(ConfigError, match=r"full.*Make room"):
+            journal.commit(RoundRecord(3), big, strategy=b"new", states={2: b"new"})
+        assert journal.records()[-1].round == 2
+        journal._db.execute("PRAGMA max_page_count = 1000000")
+        journal.commit(RoundRecord(3), arrays(7), strategy=b"again", states={2: b"new"})
+    with Journal(path) as journal:
+        last = journal.last()
+        assert last is not None
+        assert (last.record.round, last.strategy, last.states) == (3, b"again", {2: b"new"})
+
+
+def test_the_file_does_not_grow_with_the_rounds(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    filled(path, 5).close()
+    size = path.stat().st_size
+    with Journal(path) as journal:
+        for number in range(5, 40):
+            journal.commit(RoundRecord(number), arrays(number))
+    assert path.stat().st_size < size + 35 * 1000
+
+
+def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "from fedmesh.coordinator import Journal\nfrom fedmesh.errors import ConfigError\n"
+        "try: Journal(Path(sys.argv[1]))\nexcept ConfigError as error: print(error)"
+    )
+    with filled(path):
+        run = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert "Another process" in run.stdout
+
+
+def test_a_missing_or_unwritable_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Name a directory"):
+        Journal(tmp_path / "none" / "journal")
+    path = tmp_path / "journal"
+    path.mkdir()
+    with pytest.raises(ConfigError, match=str(path)):
+        Journal(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_directory_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="may write"):
+        Journal(tmp_path / "journal")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE model SET arrays = zeroblob(4000)",
+        "UPDATE model SET strategy = x'00'",
+        "DELETE FROM model",
+        "UPDATE model SET arrays = 5",
+        "UPDATE node SET state = 'text' WHERE id = 2",
+        "UPDATE round SET record = x'00' WHERE number = 0",
+        "UPDATE node SET state = x'00' WHERE id = 2",
+        "DELETE FROM node WHERE id = 3",
+        "INSERT INTO node VALUES (9, x'00')",
+        "DELETE FROM round WHERE number = 1",
+        "DELETE FROM round WHERE number = 2",
+        "UPDATE round SET record = replace(record, '\"clients\": 1', '\"clients\": 9')",
+        "UPDATE round SET record = '{}', digest = x'00' WHERE number = 2",
+    ],
+)
+def test_whatever_is_changed_behind_its_back_is_found(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "journal"
+    filled(path).close()
+    with sqlite3.connect(path) as raw:
+        raw.execute(statement)
+    raw.close()
+    with Journal(path) as journal, pytest.raises(ConfigError, match="damaged"):
+        journal.last()
+
+
+def test_overwritten_pages_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    filled(path).close()
+    whole = path.read_bytes()
+    refused = 0
+    for start in range(0, len(whole) - 512, 1024):
+        path.write_bytes(whole[:start] + b"\xa5" * 512 + whole[start + 512 :])
+        try:
+            with Journal(path) as journal:
+                last = journal.last()
+        except ConfigError as error:
+            assert "Traceback" not in str(error)  # noqa: PT017
+            refused += 1
+        else:  # a page that holds nothing
+            assert last is not None
+            assert (last.record.round, last.strategy, last.states[3]) == (2, b"s2", b"three 2")
+            assert last.arrays == arrays(2)
+    assert refused >= 8
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database, but long enough to be read as a header....." * 20, b"SQLite format 3\0"]
+)
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="journal"):
+        Journal(path)
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    filled(path).close()
+    path.write_bytes(path.read_bytes()[:-4096])
+    with pytest.raises(ConfigError, match="damaged"), Journal(path) as journal:
+        journal.last()
+
+
+def test_another_database_or_another_format_is_refused(tmp_path: Path) -> None:
+    other, later = tmp_path / "other", tmp_path / "later"
+    with sqlite3.connect(other) as raw:
+        raw.execute("CREATE TABLE photos (id)")
+    raw.close()
+    with pytest.raises(ConfigError, match="not a journal of fedmesh"):
+        Journal(other)
+    filled(later).close()
+    with sqlite3.connect(later) as raw:
+        raw.execute("UPDATE journal SET format = 99")
+    raw.close()
+    with pytest.raises(ConfigError, match="format 99"):
+        Journal(later)
