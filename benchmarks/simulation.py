@@ -87,7 +87,7 @@ def quantization_ranges() -> dict[str, tuple[float, int]]:
     model = build_model(Task(name="benchmark", model="lenet", input_shape=(3, 32, 32), classes=10, training="float"))
     fake_quantization(model, enabled=True)
     noise = torch.randn(256, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return calibrate(model, noise.split(64))
+    return calibrate(model, torch.split(noise, 64))
 
 
 def measure(rows: Sequence[Contender], work: dict[str, Any], repeats: int) -> dict[str, dict[str, float]]:
@@ -139,11 +139,11 @@ def main() -> None:
         print(json.dumps({"cores": cores, "load": os.getloadavg()[0], "rows": table}, indent=2))
         return
     ours = table["fedmesh, float32"]
-    print(f"{'':34}{'clients/s':>10}{'best':>8}{'fedmesh is':>12}{'first round':>13}   ({cores} cores)")
+    print(f"{f'{cores} cores':34}{'clients/s':>10}{'best':>8}{'fedmesh is':>12}{'first round':>13}")
     for label, row in table.items():
         ratio = ours["clients_per_s"] / row["clients_per_s"]
-        numbers = f"{row['clients_per_s']:>10.1f}{row['best_clients_per_s']:>8.1f}{ratio:>11.2f}x{row['first_round_s']:>11.1f} s"
-        print(f"{label:34}{numbers}")
+        speed = f"{row['clients_per_s']:>10.1f}{row['best_clients_per_s']:>8.1f}{ratio:>11.2f}x"
+        print(f"{label:34}{speed}{row['first_round_s']:>11.1f} s")
 
 
 if __name__ == "__main__":

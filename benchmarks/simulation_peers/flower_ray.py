@@ -1,4 +1,4 @@
-"""The benchmark's work under Flower's own simulation (Ray), as in its PyTorch quickstart. Run by `benchmarks.simulation`."""
+"""The benchmark's work under Flower's own simulation (Ray), written as its PyTorch quickstart is."""
 
 import json
 import os

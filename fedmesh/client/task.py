@@ -18,7 +18,7 @@ class Task:
         name: names the task in ledgers.
         model: entry point of the group ``fedmesh.models``; `model_options` are its keyword arguments.
         input_shape: shape of one example, float32; classes: number of logits.
-        ranges: activation quantizer -> (scale, zero point), frozen public constants; empty when `training` is ``float``.
+        ranges: activation quantizer -> (scale, zero point), frozen public constants; empty if `training` is ``float``.
         training: ``qat`` or ``float``; scales: ``power-of-two`` or ``free``.
         codec: ``integer`` (b-bit stochastic rounding) or ``float32``.
         keyed_noise_seed: None on a device (noise from the operating system); a simulation's seed makes it repeatable.

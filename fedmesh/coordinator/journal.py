@@ -29,7 +29,7 @@ _SCHEMA = """
 CREATE TABLE journal (format INTEGER NOT NULL, run_id INTEGER NOT NULL);
 CREATE TABLE round (number INTEGER PRIMARY KEY, record TEXT NOT NULL, checkpoint BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE model (one INTEGER PRIMARY KEY CHECK (one = 1), arrays BLOB NOT NULL, strategy BLOB NOT NULL);
-CREATE TABLE node (id INTEGER PRIMARY KEY, state BLOB NOT NULL);
+CREATE TABLE node (id TEXT PRIMARY KEY, state BLOB NOT NULL);
 """
 
 
@@ -96,8 +96,8 @@ class Journal:
         states = {} if states is None else states
         model = encode_arrays(arrays)
         digests = {node_id: hashlib.sha256(state).digest() for node_id, state in states.items()}
-        changed = [(i, states[i]) for i in states if self._digests.get(i) != digests[i]]
-        gone = [(i,) for i in self._digests if i not in digests]
+        changed = [(str(i), states[i]) for i in states if self._digests.get(i) != digests[i]]
+        gone = [(str(i),) for i in self._digests if i not in digests]
         checkpoint = _checkpoint_digest(model, strategy, digests)
         text = record.to_json()
         with self._explained("written"), self._transaction():
@@ -119,10 +119,11 @@ class Journal:
             return None
         with self._explained("read"):
             model = self._db.execute("SELECT arrays, strategy FROM model").fetchone()
-            states = dict(self._db.execute("SELECT id, state FROM node ORDER BY id").fetchall())
+            nodes = self._db.execute("SELECT id, state FROM node").fetchall()
             (checkpoint,) = self._db.execute("SELECT checkpoint FROM round ORDER BY number DESC LIMIT 1").fetchone()
-        if model is None or not all(isinstance(value, bytes) for value in (*model, *states.values())):
+        if model is None or not all(isinstance(value, bytes) for value in (*model, *(state for _, state in nodes))):
             raise self._damaged("the model or a node's state is missing")
+        states = dict(sorted((_node_id(name), state) for name, state in nodes))
         digests = {node_id: hashlib.sha256(state).digest() for node_id, state in states.items()}
         if _checkpoint_digest(model[0], model[1], digests) != checkpoint:
             raise self._damaged("the model or a node's state is not what was committed")
@@ -224,6 +225,11 @@ class Journal:
         )
 
 
+def _node_id(name: object) -> int:
+    """Node ids are unsigned 64-bit numbers, which SQLite does not have: they are kept as text. -1 if it is none."""
+    return int(name) if isinstance(name, str) and name.isdecimal() and len(name) <= 20 else -1
+
+
 def _chained(before: bytes, record: str, checkpoint: bytes) -> bytes:
     return hashlib.sha256(before + checkpoint + record.encode()).digest()
 
@@ -231,7 +237,7 @@ def _chained(before: bytes, record: str, checkpoint: bytes) -> bytes:
 def _checkpoint_digest(model: bytes, strategy: bytes, states: Mapping[int, bytes]) -> bytes:
     digest = hashlib.sha256(hashlib.sha256(model).digest() + hashlib.sha256(strategy).digest())
     for node_id in sorted(states):
-        digest.update(node_id.to_bytes(8, "big") + states[node_id])
+        digest.update(node_id.to_bytes(9, "big", signed=True) + states[node_id])
     return digest.digest()
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 __all__ = ["MaxPool2x2"]
 
-_WORTH_IT = 16_000  # elements of the input, from which the search by index costs more than a Python autograd node
+_WORTH_IT = 30_000  # elements of the input, from which the search by index costs more than a Python autograd node
 
 
 class MaxPool2x2(nn.MaxPool2d):
@@ -56,6 +56,6 @@ class _Pool(torch.autograd.Function):
 
 def _split(grad: Tensor, difference: Tensor, first: Tensor, second: Tensor) -> None:
     """Writes `grad` to `second` where `difference` > 0, else to `first`; the other gets 0."""
-    taken = torch.ops.aten.hardtanh_backward(grad, difference, 0.0, math.inf)  # a vectorized select
-    second.copy_(taken)
-    torch.sub(grad, taken, out=first)
+    select = torch.ops.aten.hardtanh_backward.grad_input  # a vectorized select, straight into its strided place
+    select(grad, difference, 0.0, math.inf, grad_input=second)
+    torch.sub(grad, second, out=first)

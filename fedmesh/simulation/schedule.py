@@ -95,7 +95,7 @@ class Schedule:
 
     def _grouped(self, wave: Sequence[Item], size: int) -> Iterable[Bundle]:
         items = sorted(wave, key=lambda item: -self._cost(item[0]))
-        # Few devices are spread over a few cores rather than trained all at once: a number that every machine agrees on.
+        # Few devices are spread over a few cores, not trained all at once: over a number that all machines agree on.
         groups = (
             max(math.ceil(len(items) / size), min(_CORES, len(items) // _SMALLEST_GROUP)) if size > 1 else len(items)
         )

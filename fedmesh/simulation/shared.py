@@ -47,7 +47,7 @@ class Block:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if size > memory:  # the system would promise it, and kill somebody when it is used
             raise ConfigError(
-                f"{size} bytes of shared memory were wanted, this machine has {memory} bytes in all: use a smaller data set"
+                f"{size} bytes of shared memory were wanted, this machine has {memory} bytes in all: use less data"
             )
         try:
             fd = _anonymous_file()

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +95,7 @@ def test_workers_of_a_zygote_compute_what_one_process_computes() -> None:
 
 
 @pytest.fixture
-def deadly(tmp_path: Path) -> Iterator[tuple[ClientApp, Path]]:
+def deadly(tmp_path: Path) -> tuple[ClientApp, Path]:
     """An app that kills its process for partition 1 as often as the file says, and counts its visits."""
     app, fuse = ClientApp(), tmp_path / "fuse"
 
@@ -108,7 +107,7 @@ def deadly(tmp_path: Path) -> Iterator[tuple[ClientApp, Path]]:
             os.kill(os.getpid(), signal.SIGKILL)
         return Message(message.content, reply_to=message)
 
-    yield app, fuse
+    return app, fuse
 
 
 def ask_all(fleet: Fleet) -> dict[int, Message]:
@@ -202,7 +201,7 @@ def test_closing_ends_workers_that_are_busy_and_frees_what_they_shared() -> None
         time.sleep(60)
         return Message(RecordDict(), reply_to=message)
 
-    files = len(os.listdir("/proc/self/fd"))
+    files = len(list(Path("/proc/self/fd").iterdir()))
     fleet = WorkerFleet(app, 4, workers=2)
     for node_id in fleet.node_ids:
         fleet.submit(training.train_message(node_id, np.zeros(10_000, np.float32)))
@@ -213,7 +212,7 @@ def test_closing_ends_workers_that_are_busy_and_frees_what_they_shared() -> None
     fleet.close()
     assert time.monotonic() - start < 5
     assert all(map(gone, pids))
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(list(Path("/proc/self/fd").iterdir())) == files
 
 
 SCRIPT = """
@@ -234,7 +233,7 @@ with WorkerFleet(ClientSpec("vision", task, data), 4, workers=2) as fleet:
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda ending: ending.name)
 def test_no_process_and_no_shared_memory_outlives_the_engine(ending: signal.Signals) -> None:
-    shared_names = set(os.listdir("/dev/shm"))
+    shared_names = set(Path("/dev/shm").iterdir())
     environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
     engine = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SCRIPT)],
@@ -251,6 +250,6 @@ def test_no_process_and_no_shared_memory_outlives_the_engine(ending: signal.Sign
     _, errors = engine.communicate(timeout=20)
     assert engine.returncode == -ending
     assert all(map(gone, pids))
-    assert set(os.listdir("/dev/shm")) <= shared_names
+    assert set(Path("/dev/shm").iterdir()) <= shared_names
     # Only the engine speaks: its KeyboardInterrupt, and nothing of the workers.
     assert errors.count("Traceback") == (1 if ending == signal.SIGINT else 0)

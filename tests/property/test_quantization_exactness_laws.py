@@ -19,7 +19,9 @@ class _Block(nn.Module):
 
     def __init__(self, kernel: int, groups: int, norm: bool, rectifier: str, pool: str, residual: bool) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(CHANNELS, CHANNELS, kernel, padding=kernel // 2, groups=groups, bias=not norm)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(CHANNELS, CHANNELS, kernel, padding=kernel // 2, groups=groups, bias=not norm)
+        ]
         if norm:
             layers.append(nn.BatchNorm2d(CHANNELS))
         self.body = nn.Sequential(*layers)

@@ -121,7 +121,7 @@ def test_weights_of_another_model_are_refused(weights: Float32) -> None:
 
 
 def test_only_float32_parameters_on_the_cpu_are_trained() -> None:
-    with pytest.raises(ConfigError, match="weight is torch.float64"):
+    with pytest.raises(ConfigError, match=r"weight is torch\.float64"):
         FlatParameters(nn.Linear(2, 2).double())
     with pytest.raises(ConfigError, match="nothing to train"):
         FlatParameters(nn.ReLU())

@@ -9,7 +9,6 @@ import training
 
 from fedmesh.client.ledgers import ledger_path, open_ledger
 from fedmesh.client.randomness import noise_of, release_of, rounding
-from fedmesh.client.task import Task
 from fedmesh.client.trainer import Assignment, Trainer
 from fedmesh.errors import BudgetError, ConfigError, DecodeError, LedgerError, RoundError
 from fedmesh.privacy.noise import KeyedNoise, SystemNoise
@@ -191,6 +190,6 @@ def test_training_leaves_the_global_generators_alone() -> None:
     import torch
 
     state = torch.get_rng_state()
-    task: Task = training.task(dp=training.DP)
+    task = training.task(dp=training.DP)
     Trainer.of(task).train(assignment(), training.examples(0), ledger=Recorder())
     assert torch.equal(torch.get_rng_state(), state)

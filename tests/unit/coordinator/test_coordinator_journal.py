@@ -49,11 +49,11 @@ def test_what_was_committed_is_found_again(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with filled(path) as journal:
         run_id = journal.run_id
-        journal.commit(RECORD, arrays(9.5), strategy=b"last", states={3: b"x", 4: b"y"})
+        journal.commit(RECORD, arrays(9.5), strategy=b"last", states={3: b"x", 2**64 - 1: b"y"})
     with Journal(path) as journal:
         last = journal.last()
         assert last is not None
-        assert (last.record, last.strategy, last.states) == (RECORD, b"last", {3: b"x", 4: b"y"})
+        assert (last.record, last.strategy, last.states) == (RECORD, b"last", {3: b"x", 2**64 - 1: b"y"})
         assert [a.numpy().tolist() for a in last.arrays.values()] == [a.numpy().tolist() for a in arrays(9.5).values()]
         assert [record.round for record in journal.records()] == [0, 1, 2, 3]
         assert journal.run_id == run_id > 0
@@ -139,6 +139,8 @@ def test_a_read_only_directory_is_named(tmp_path: Path) -> None:
         "UPDATE node SET state = x'00' WHERE id = 2",
         "DELETE FROM node WHERE id = 3",
         "INSERT INTO node VALUES (9, x'00')",
+        "INSERT INTO node VALUES ('nobody', x'00')",
+        "UPDATE node SET id = '-3' WHERE id = '3'",
         "DELETE FROM round WHERE number = 1",
         "DELETE FROM round WHERE number = 2",
         "UPDATE round SET record = replace(record, '\"clients\": 1', '\"clients\": 9')",

@@ -2,12 +2,12 @@
 
 import pytest
 import training
+from flower_apps import instruction, plain_app
 
 from fedmesh.errors import PeerError
 from fedmesh.flower import InlineFleet
 from fedmesh.simulation.faults import FaultyFleet
 from fedmesh.simulation.scenario import FailuresSection
-from flower_apps import instruction, plain_app
 
 NODES = 40
 

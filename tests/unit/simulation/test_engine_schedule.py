@@ -66,3 +66,10 @@ def test_what_has_to_run_again_runs_before_what_came_later() -> None:
     assert first is not None
     schedule.again(first)
     assert schedule.next() is first
+
+
+def test_few_devices_are_spread_and_many_are_not() -> None:
+    for nodes, sizes in ((10, [5, 5]), (64, [16] * 4), (3, [3]), (20, [5] * 4)):
+        schedule = make({}, list(range(2, 2 + nodes)))
+        schedule.group(16)
+        assert [len(bundle) for bundle in drain(schedule)] == sizes

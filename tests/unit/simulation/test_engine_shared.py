@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,11 +40,11 @@ def test_a_private_block_keeps_its_changes_to_itself() -> None:
 
 def test_blocks_have_no_name_and_are_gone_with_their_holder() -> None:
     def open_files() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
-    names, files = sorted(os.listdir("/dev/shm")), open_files()
+    names, files = sorted(Path("/dev/shm").iterdir()), open_files()
     block = Block.create(1 << 16)
-    assert sorted(os.listdir("/dev/shm")) == names
+    assert sorted(Path("/dev/shm").iterdir()) == names
     assert open_files() > files
     block.close()
     del block
