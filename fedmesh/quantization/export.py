@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fedmesh.errors import ConfigError
-from fedmesh.quantization.files import write_atomically
+from fedmesh.files import write_atomically
 from fedmesh.quantization.float_writer import FloatWriter
 from fedmesh.quantization.int8_writer import Int8Writer
 from fedmesh.quantization.layers import Quantizer

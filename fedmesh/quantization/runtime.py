@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cpu_flags", "products_saturate", "session_options"]
+__all__ = ["cpu_flags", "keep_products_exact", "products_saturate", "session_options"]
 
 _VNNI = {"avx_vnni", "avx512_vnni"}
 
@@ -38,6 +38,11 @@ def session_options(*, threads: int = 1) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    keep_products_exact(options)
+    return options
+
+
+def keep_products_exact(options: Any) -> None:
+    """Switches the precision mode of an `onnxruntime.SessionOptions` on where this CPU needs it."""
     if products_saturate(platform.machine(), cpu_flags()):
         options.add_session_config_entry("session.x64quantprecision", "1")
-    return options

@@ -57,7 +57,9 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             occupied = any(path.iterdir())
         except OSError as error:
-            raise ConfigError(f"the run directory {path} cannot be made: {error.strerror}; choose another --out") from error
+            raise ConfigError(
+                f"the run directory {path} cannot be made: {error.strerror}; choose another --out"
+            ) from error
         if occupied:
             raise ConfigError(f"{path} is not empty: choose another --out, or go on with that run by --resume {path}")
         directory = cls(path, scenario, digest)
@@ -78,7 +80,9 @@ class RunDirectory:
             content = json.loads(file.read_text(encoding="utf-8"))
             tables, digest = content["scenario"], str(content["data_sha256"])
         except FileNotFoundError as error:
-            raise ConfigError(f"{path} holds no run (no run.json): nothing to resume; start it with --out {path}") from error
+            raise ConfigError(
+                f"{path} holds no run (no run.json): nothing to resume; start it with --out {path}"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file} is damaged ({error}): this run cannot be resumed, start a new one") from error
         return cls(path, Scenario.parse(tables, source=str(file)), digest)

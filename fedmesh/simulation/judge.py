@@ -47,7 +47,9 @@ class Judge:
         layout: of its arrays.
     """
 
-    def __init__(self, model: torch.fx.GraphModule, layout: Layout, data: FederatedData, directory: RunDirectory) -> None:
+    def __init__(
+        self, model: torch.fx.GraphModule, layout: Layout, data: FederatedData, directory: RunDirectory
+    ) -> None:
         self._model = model
         self._layout = layout
         self._data = data

@@ -15,7 +15,14 @@ from fedmesh.simulation.datasets import FederatedData
 from fedmesh.simulation.directory import RunDirectory
 from fedmesh.simulation.judge import Verdict
 
-__all__ = ["describe_devices", "describe_final", "describe_privacy", "describe_versions", "measure_latency", "without_nan"]
+__all__ = [
+    "describe_devices",
+    "describe_final",
+    "describe_privacy",
+    "describe_versions",
+    "measure_latency",
+    "without_nan",
+]
 
 _LATENCY_SAMPLES = 200
 _KEYED = "keyed by the seed, so that the run can be repeated: for simulation only, it protects nobody"

@@ -17,7 +17,6 @@ from flwr.app import ArrayRecord
 from fedmesh.client.ledgers import ledger_path, open_ledger
 from fedmesh.client.task import Task
 from fedmesh.coordinator import Coordinator, Journal, RoundRecord
-from fedmesh.errors import ConfigError
 from fedmesh.events import EventSink, ModelChecked, RunFinished, RunStarted, StepDone, ignore
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.flower.fleet import Fleet
@@ -122,7 +121,7 @@ def _run(
         stack.callback(fleet.close)
         records, weights = _train(federation, FaultyFleet(fleet, scenario.failures, scenario.seed), journal, events)
     with _timed("final model and figures", events):
-        result = outcome.without_nan(_conclude(federation, records, weights, time.monotonic() - begun))
+        result: dict[str, Any] = outcome.without_nan(_conclude(federation, records, weights, time.monotonic() - begun))
         directory.save_result(result)
     events(RunFinished(result["seconds"]))
     return result

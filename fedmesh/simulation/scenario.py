@@ -71,7 +71,7 @@ class QuantizationSection(_Section):
     """How the int8 model comes about."""
 
     training: Literal["qat", "float"] = "qat"
-    """``qat``: devices train through fake quantization. ``float``: in float32, and the model is quantized afterwards."""
+    """``qat``: devices train through fake quantization. ``float``: in float32; the model is quantized afterwards."""
     scales: Literal["power-of-two", "free"] = "power-of-two"
     calibration_examples: Annotated[int, Field(ge=1)] = 512
 

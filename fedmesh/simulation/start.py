@@ -1,7 +1,7 @@
 """The public start: a model pre-trained, folded, prepared and calibrated on public data alone.
 
-Nothing here sees a private example. Activation ranges are fixed here and never change again, because a range learned on a
-device would be a function of its data that DP-SGD does not cover.
+Nothing here sees a private example. Activation ranges are fixed here and never change again, because a range learned on
+a device would be a function of its data that DP-SGD does not cover.
 """
 
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def make_start(scenario: Scenario, public: Examples, classes: int) -> tuple[torc
     pretrain(model, public, scenario.model, rng)
     prepared = prepare(model.eval(), torch.from_numpy(public.x[:1]), scales=scenario.quantization.scales)
     chosen = rng.permutation(len(public))[: scenario.quantization.calibration_examples]
-    ranges = calibrate(prepared, torch.from_numpy(public.x[chosen]).split(_CALIBRATION_BATCH))
+    ranges = calibrate(prepared, torch.split(torch.from_numpy(public.x[chosen]), _CALIBRATION_BATCH))
     arrays = arrays_of(prepared)
     return prepared, PublicStart(Layout.of(arrays).flatten(arrays), ranges)
 
@@ -64,12 +64,12 @@ def pretrain(model: nn.Module, public: Examples, settings: ModelSection, rng: np
     for _ in range(settings.pretrain_epochs):
         for batch in _batches(len(public), settings.pretrain_batch_size, rng):
             optimizer.zero_grad()
-            F.cross_entropy(model(x[batch]), y[batch]).backward()
+            torch.autograd.backward(F.cross_entropy(model(x[batch]), y[batch]))
             optimizer.step()
 
 
 def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:
     """A random order in batches of `size`; a last single example is left out, batch norm cannot use it."""
-    for batch in torch.from_numpy(rng.permutation(count)).split(size):
+    for batch in torch.split(torch.from_numpy(rng.permutation(count)), size):
         if len(batch) > 1 or count == 1:
             yield batch

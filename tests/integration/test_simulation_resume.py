@@ -6,11 +6,11 @@ import sqlite3
 import time
 
 import pytest
+from small_runs import arguments, cli, finish, kill_group, small_digits, start, steady, wait_for_round
 
 from fedmesh.errors import ConfigError
 from fedmesh.privacy import FileLedger
 from fedmesh.simulation.run import resume, simulate
-from small_runs import arguments, cli, finish, kill_group, small_digits, start, steady, wait_for_round
 
 ROUNDS = 6
 

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from small_runs import small_digits, steady
 
 from fedmesh.errors import ConfigError
 from fedmesh.events import DeviceReplied, ModelChecked, RoundFinished
@@ -12,7 +13,6 @@ from fedmesh.inference import Engine, evaluate
 from fedmesh.quantization import integer_kernels
 from fedmesh.simulation import datasets
 from fedmesh.simulation.run import resume, simulate
-from small_runs import small_digits, steady
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,9 @@ def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
 def test_dropouts_cost_devices_not_rounds(tmp_path):
     result = simulate(small_digits(failures__dropout=0.5, rounds=4), tmp_path / "run", workers=2)
     survivors = [entry["survivors"] for entry in result["rounds"]]
-    assert all(entry["clients"] == 4 and entry["failed"] is None or entry["survivors"] == 0 for entry in result["rounds"])
+    assert all(
+        (entry["clients"] == 4 and entry["failed"] is None) or entry["survivors"] == 0 for entry in result["rounds"]
+    )
     assert min(survivors) < 4
     assert len(result["failures"]) == sum(4 - count for count in survivors)
 

@@ -1,4 +1,4 @@
-"""The law of the exporter: with power-of-two scales the int8 file is the trained function, whatever the architecture."""
+"""The law of the exporter: with power-of-two scales the int8 file is the trained function."""
 
 import tempfile
 from pathlib import Path
@@ -17,7 +17,7 @@ CHANNELS = 4
 class _Block(nn.Module):
     """Convolution, perhaps normalized, rectified, pooled, and added to its input."""
 
-    def __init__(self, kernel: int, groups: int, norm: bool, rectifier: str, pool: str, residual: bool) -> None:
+    def __init__(self, *, kernel: int, groups: int, norm: bool, rectifier: str, pool: str, residual: bool) -> None:
         super().__init__()
         layers: list[nn.Module] = [
             nn.Conv2d(CHANNELS, CHANNELS, kernel, padding=kernel // 2, groups=groups, bias=not norm)
