@@ -25,6 +25,8 @@ class MaxPool2x2(nn.MaxPool2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name of the argument
         """[B, C, H, W] -> [B, C, H // 2, W // 2]."""
         odd = input.shape[-1] % 2 or input.shape[-2] % 2
+        if input.is_contiguous(memory_format=torch.channels_last):  # torch's own kernel is vectorized for these
+            return F.max_pool2d(input, 2)
         # What Function.apply itself asks. A node that torch.func can transform costs as much again as the pooling.
         if input.numel() < _WORTH_IT or odd or torch._C._are_functorch_transforms_active():  # noqa: SLF001
             return F.max_pool2d(input, 2)
