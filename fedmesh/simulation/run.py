@@ -34,7 +34,7 @@ from fedmesh.simulation.plan import make_strategy, make_task
 from fedmesh.simulation.scenario import Scenario
 from fedmesh.simulation.shared import SharedExamples
 from fedmesh.simulation.start import make_start, restore
-from fedmesh.simulation.zygote import Zygote
+from fedmesh.simulation.zygote import Zygote, preload_of
 from fedmesh.types import Float32, Layout
 
 __all__ = ["resume", "simulate"]
@@ -103,7 +103,7 @@ def _run(
 ) -> dict[str, Any]:
     begun = time.monotonic()
     with ExitStack() as stack:
-        zygote = stack.enter_context(_early_zygote())  # imports torch while the data is read
+        zygote = stack.enter_context(_early_zygote(scenario))  # imports torch while the data is read
         stack.enter_context(_one_thread())
         stack.enter_context(quiet_flower())
         with _timed(f"data: {scenario.data.name}", events):
@@ -261,8 +261,8 @@ def _timed(what: str, events: EventSink) -> Iterator[None]:
 
 
 @contextmanager
-def _early_zygote() -> Iterator[Zygote]:
-    zygote = Zygote()
+def _early_zygote(scenario: Scenario) -> Iterator[Zygote]:
+    zygote = Zygote(preload_of(scenario.client.name, private=scenario.privacy.enabled))
     try:
         yield zygote
     finally:
