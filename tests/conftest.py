@@ -1,4 +1,4 @@
-"""One thread for every test process: floating-point sums depend on the number of threads, and tests run side by side."""
+"""One thread for every test process: sums of floats depend on the number of threads, and tests run side by side."""
 
 import os
 

@@ -19,7 +19,18 @@ from fedmesh.quantization.runtime import session_options
 
 __all__ = ["Agreement", "compare", "integer_kernels", "verify"]
 
-_BETWEEN = {"Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Clip", "MaxPool", "NhwcMaxPool"}
+_BETWEEN = {
+    "Flatten",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "Clip",
+    "MaxPool",
+    "NhwcMaxPool",
+    "SpaceToDepth",
+}
 """Move or select values of any type; they are on uint8 when no DequantizeLinear stands before them."""
 
 

@@ -38,7 +38,7 @@ def export_int8(model: nn.Module, path: str | Path, *, example: Tensor, residual
     """
     if residual not in ("add", "sum"):
         raise ConfigError(f"residual is {residual!r}: use 'add' or 'sum'")
-    _write(Int8Writer("Add" if residual == "add" else "Sum"), model, Path(path), example)
+    _write(Int8Writer("Add" if residual == "add" else "Sum", tuple(example.shape[1:])), model, Path(path), example)
 
 
 def export_float(model: nn.Module, path: str | Path, *, example: Tensor) -> None:

@@ -15,6 +15,7 @@ from fedmesh.errors import ConfigError
 from fedmesh.quantization.grids import LEVELS, ActivationGrid
 from fedmesh.quantization.layers import QuantizedConv, Quantizer, WeightedLayer
 from fedmesh.quantization.onnx_graph import INPUT, OnnxGraph, scalar
+from fedmesh.quantization.stem import BLOCK, blocked
 from fedmesh.quantization.writer import average, convolution_attributes
 
 __all__ = ["Int8Writer"]
@@ -25,12 +26,13 @@ class _Value:
     """A tensor: uint8 on `grid`, or float32 accumulators without one.
 
     `pending`: max pools and flattenings that stand before the quantizer in the training graph; they commute with it,
-    and are written behind it, on uint8.
+    and are written behind it, on uint8. `image`: height and width, as long as it is the model's input.
     """
 
     tensor: str
     grid: ActivationGrid | None = None
     pending: tuple[tuple[str, dict[str, Any]], ...] = ()
+    image: tuple[int, int] | None = None
 
 
 class Int8Writer:
@@ -40,13 +42,14 @@ class Int8Writer:
         onnx: the graph so far. addition_op: ``Add`` (becomes QLinearAdd) or ``Sum``.
     """
 
-    def __init__(self, addition_op: str) -> None:
+    def __init__(self, addition_op: str, input_shape: tuple[int, ...]) -> None:
         self.onnx = OnnxGraph()
         self.addition_op = addition_op
+        self._image = (input_shape[1], input_shape[2]) if len(input_shape) == 3 else None
 
     def start(self) -> _Value:
         """The float32 input."""
-        return _Value(INPUT)
+        return _Value(INPUT, image=self._image)
 
     def layer(self, name: str, layer: WeightedLayer, x: _Value) -> _Value:
         """Conv or Gemm over dequantized input, weights and bias."""
@@ -54,6 +57,11 @@ class Int8Writer:
         assert weight is not None
         assert scale is not None
         linear = not isinstance(layer, QuantizedConv)
+        attributes = convolution_attributes(layer) if isinstance(layer, QuantizedConv) else {}
+        if isinstance(layer, QuantizedConv) and (stem := blocked(layer, weight, x.image)) is not None:
+            x = self.selection("SpaceToDepth", {"blocksize": BLOCK}, x)
+            weight = stem.weight
+            attributes |= {"kernel_shape": weight.shape[2:], "strides": (1, 1), "pads": stem.pads}
         names = [
             self.onnx.constant(f"{name}.weight", weight.T.copy() if linear else weight),
             self.onnx.constant(f"{name}.weight_scale", scale),
@@ -64,9 +72,7 @@ class Int8Writer:
             step = scale * np.float32(layer.input_grid.step)
             names = [self.onnx.constant(f"{name}.bias", bias), self.onnx.constant(f"{name}.bias_scale", step)]
             inputs.append(self.onnx.node("DequantizeLinear", names, axis=0))
-        if isinstance(layer, QuantizedConv):
-            return _Value(self.onnx.node("Conv", inputs, **convolution_attributes(layer)))
-        return _Value(self.onnx.node("Gemm", inputs))
+        return _Value(self.onnx.node("Gemm" if linear else "Conv", inputs, **attributes))
 
     def quantizer(self, quantizer: Quantizer, x: _Value) -> _Value:
         """QuantizeLinear, the bound of ReLU6 where the grid reaches beyond it, and what was pending."""
@@ -75,7 +81,7 @@ class Int8Writer:
         top = round(quantizer.high / grid.step) + grid.zero_point
         if top < LEVELS:
             tensor = self.onnx.node("Clip", [tensor, "", self._level(top)])
-        value = _Value(tensor, grid)
+        value = _Value(tensor, grid, image=x.image if not x.pending else None)
         for op, attributes in x.pending:
             value = self.selection(op, attributes, value)
         return value
@@ -87,8 +93,8 @@ class Int8Writer:
     def selection(self, op: str, attributes: dict[str, Any], x: _Value) -> _Value:
         """On uint8; put off while there is no grid."""
         if x.grid is None:
-            return replace(x, pending=(*x.pending, (op, attributes)))
-        return replace(x, tensor=self.onnx.node(op, [x.tensor], **attributes))
+            return replace(x, pending=(*x.pending, (op, attributes)), image=None)
+        return replace(x, tensor=self.onnx.node(op, [x.tensor], **attributes), image=None)
 
     def addition(self, x: _Value, y: _Value) -> _Value:
         """A sum of dequantized values."""
