@@ -23,8 +23,6 @@ DEVICES = 64
 EXAMPLES = 64
 REPEATS = 5
 MODELS = {
-    "softmax 650": ("softmax", (1, 8, 8), 10, {}),
-    "mlp 4k": ("mlp", (1, 8, 8), 10, {"hidden": 48}),
     "digits_cnn 1.4k": ("digits_cnn", (1, 8, 8), 10, {"width": 3}),
     "digits_cnn 6.6k": ("digits_cnn", (1, 8, 8), 10, {}),
     "har_cnn 9k": ("har_cnn", (9, 128), 6, {"width": 8}),
@@ -80,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--models", nargs="*", default=list(MODELS))
-    parser.add_argument("--sizes", nargs="*", type=int, default=[8, 16, 64])
+    parser.add_argument("--sizes", nargs="*", type=int, default=[8, 16, 32, 64])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     table = {

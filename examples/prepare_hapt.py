@@ -23,8 +23,7 @@ def low_pass(signal: np.ndarray, cutoff_hz: float) -> np.ndarray:
 
 def channels(acc_g: np.ndarray, gyro_rad_s: np.ndarray) -> np.ndarray:
     """[T, 3] twice -> int16 [T, 9]: total acceleration, the body's part of it, angular velocity."""
-    clean = low_pass(medfilt(np.concatenate([acc_g, gyro_rad_s], axis=1), (3, 1)), 20)
-    total, gyro = clean[:, :3], clean[:, 3:]
+    total, gyro = (low_pass(medfilt(signal, (3, 1)), 20) for signal in (acc_g, gyro_rad_s))
     body = total - low_pass(total, 0.3)  # what stays below 0.3 Hz is gravity
     return np.round(np.concatenate([total, body, gyro], axis=1) / SCALE).astype(np.int16)
 

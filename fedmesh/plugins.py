@@ -5,7 +5,7 @@ from typing import Any
 
 from fedmesh.errors import ConfigError
 
-__all__ = ["CLIENTS", "MODELS", "STRATEGIES", "available", "load"]
+__all__ = ["CLIENTS", "MODELS", "STRATEGIES", "available", "find", "load"]
 
 STRATEGIES = "fedmesh.strategies"
 CLIENTS = "fedmesh.clients"
@@ -17,17 +17,27 @@ def available(group: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
 
 
+def find(group: str, name: str) -> EntryPoint:
+    """Entry point `name` of `group`, not imported yet.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    found = available(group)
+    if name not in found:
+        kind = group.rpartition(".")[2]
+        raise ConfigError(f"{name!r} is not one of the {kind} installed: {', '.join(found) or 'none'}")
+    return found[name]
+
+
 def load(group: str, name: str) -> Any:
     """The object that entry point `name` of `group` names.
 
     Raises:
         ConfigError: there is none of that name, or importing it fails.
     """
-    found = available(group)
-    if name not in found:
-        kind = group.rpartition(".")[2]
-        raise ConfigError(f"{name!r} is not one of the {kind} installed: {', '.join(found) or 'none'}")
+    point = find(group, name)
     try:
-        return found[name].load()
+        return point.load()
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"the entry point {name!r} of {group} cannot be loaded: {error}") from error

@@ -1,6 +1,8 @@
 """The central types: the currency between parts, and the seams where parts can be exchanged.
 
 Facts are frozen dataclasses, seams are Protocols of one to three methods. Nothing here imports more than numpy.
+`Update` and `Mechanism` (noise around the secure sum) and `Transport` (MQTT, the mesh) are settled ahead of the parts
+that use them.
 """
 
 import hashlib
@@ -164,8 +166,8 @@ class Mechanism(Protocol):
 class Ledger(Protocol):
     """A device's record of privacy spent."""
 
-    def charge(self, event: PrivacyEvent) -> None:
-        """Durable before it returns. Raises: BudgetError when the budget does not cover it."""
+    def charge(self, event: PrivacyEvent, *, release_id: str | None = None) -> None:
+        """Durable before it returns; a release that was paid for already costs nothing. Raises: BudgetError."""
         ...
 
     def epsilon(self, delta: float) -> float:

@@ -58,7 +58,13 @@ class TrainingApp(ClientApp):
         self.train()(self._train)
 
     def train_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[RecordDict | Exception]:
-        """The replies' contents of several devices that are trained together; a device that failed has an exception."""
+        """The replies' contents of several devices that are trained together; a device that failed has an exception.
+
+        Raises:
+            ConfigError: the task is private: a cohort is trained by plain SGD, and nobody would pay.
+        """
+        if self.task.dp is not None:
+            raise ConfigError(f"task {self.task.name} is private: its devices train one at a time, under their ledgers")
         outcomes: list[RecordDict | Exception] = []
         prepared: list[tuple[int, Assignment, Member]] = []
         for index, (message, context) in enumerate(zip(messages, contexts, strict=True)):

@@ -43,7 +43,7 @@ def find(scenario: str) -> Path:
     if scenario in names:
         return names[scenario]
     near = difflib.get_close_matches(scenario, names, n=3, cutoff=0.5)
-    advice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names) or 'none installed'};"
+    advice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names) or 'none installed'}."
     raise ConfigError(
         f"there is no scenario {scenario!r}: {advice} A file is given by its path, as in ./{scenario}.toml"
     )

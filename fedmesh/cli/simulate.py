@@ -2,10 +2,11 @@
 
 import datetime as dt
 import json
+import signal
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -139,7 +140,8 @@ def _run(
 
     _refuse_without("matplotlib")  # is needed last: learn it first
     try:
-        with progress(quiet=quiet) as events:  # shown before torch is imported, which takes seconds
+        # The progress is shown before torch is imported, which takes seconds.
+        with _stopped_as_by_ctrl_c(), progress(quiet=quiet) as events:
             from fedmesh.dashboard import write_report
             from fedmesh.simulation import run
 
@@ -152,15 +154,41 @@ def _run(
             events(StepDone("report", time.monotonic() - begun))
             return result
     except ImportError as error:
-        if (error.name or "").partition(".")[0] == "fedmesh":
+        if _is_interrupt(error):
+            raise typer.Abort(_how_to_go_on(folder)) from error
+        if not isinstance(error, ModuleNotFoundError) or (error.name or "").partition(".")[0] == "fedmesh":
             raise
         raise _missing(error.name or str(error)) from error
     except (FedMeshError, OSError) as error:
         if plan is not None and _resumable(folder):
-            error.add_note(f"What was finished is kept. Once this is put right: fedmesh simulate --resume {folder}")
+            error.add_note(
+                f"What was finished is kept. Once this is put right: fedmesh simulate --resume {folder}\n"
+                "(a mistake in the scenario itself needs a new run)"
+            )
         raise
     except KeyboardInterrupt as error:
         raise typer.Abort(_how_to_go_on(folder)) from error
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the bottom of it: one that falls into the import of a compiled module comes wrapped."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+@contextmanager
+def _stopped_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM, of `kill` or a service manager, ends a run as Ctrl-C does: with the terminal as it was, and a word."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_without(module: str) -> None:

@@ -1,13 +1,15 @@
-"""Several devices of one small model trained at once, by torch.func: one batched operation where there would be many.
+"""Several devices of one small model trained at once: one batched operation where there would be many.
 
-The weights of K devices are the rows of one matrix; ``vmap(grad(loss))`` gives the K gradients. Devices hold different
-numbers of examples: batches are padded with examples of weight zero, and a device that is done no longer moves. Each
-device follows the same steps as under `LocalSgd`, up to float32 rounding (sums are taken in another order).
+The weights of K devices are the rows of one matrix, and every layer works on K blocks of examples, each with its own
+weights (`fedmesh.quantization.stacked`): torch.func.functional_call puts them in. vmap(grad) takes 1.2 to 1.7 times
+as long, since a convolution with K weights is a grouped one then. Devices hold different numbers of examples:
+batches are padded with examples of weight zero, and a device that is done is no longer computed on. Each follows the
+same steps as under `LocalSgd`, up to float32 rounding (gradients are summed in another order).
 
 It pays where a step is mostly the cost of launching operations: see `cohort_size` for the rule and its measurements.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +24,16 @@ from fedmesh.types import Examples, Float32
 
 __all__ = ["Cohort", "Member", "cohort_size"]
 
+Turn = tuple[Examples, NDArray[np.int64]]
+"""A device's examples, and which of them are in its next batch."""
+
 LARGEST_MODEL = 20_000
-"""Parameters. Measured on one core (benchmarks/cohort.py), cohorts of 16 against one after another, float / int8:
-digits_cnn 1.4k 2.1x / 2.5x, digits_cnn 6.6k 1.3x / 1.65x, har_cnn 9k 2.0x / 2.8x, but lenet 62k 0.6x / 0.7x."""
-SIZE = 16
-"""Of the gain of 64 at once, 16 reach nine tenths, and leave something for the other cores."""
+"""Parameters. Measured on one core (benchmarks/cohort.py), cohorts of 32 against one after another, float / int8:
+digits_cnn 1.4k 3.2x / 4.1x, digits_cnn 6.6k 2.0x / 2.4x, har_cnn 9k 3.3x / 3.8x, but lenet 62k 0.9x / 1.1x."""
+SIZE = 32
+"""Of the speed of 64 at once, 32 have nine tenths or, where memory is the limit, more; 16 have 1.9x / 2.3x of 6.6k."""
+_KEPT = 31 << 20
+"""Bytes; glibc takes no block for a hint from 32 MiB up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class Cohort:
 
     Args:
         task: says epochs, batch size, learning rate and momentum.
-        model: its forward maps [B, *input_shape] to logits [B, classes].
+        model: prepared for quantization (`build_model`), so that its layers take the weights of several models.
         parameters: the model's.
     """
 
@@ -60,7 +67,9 @@ class Cohort:
         self._task = task
         self._model = model
         self._parameters = parameters
-        self._gradient = torch.func.vmap(torch.func.grad(self._loss))
+        # glibc keeps freed memory for reuse up to twice the largest block that was ever freed, and gives the rest back:
+        # without this block, of which no byte is ever touched, each step would fault in its memory anew (a tenth more).
+        torch.empty(_KEPT, dtype=torch.uint8)
 
     def fit(self, members: Sequence[Member]) -> list[Float32]:
         """The change of each member's weights, float32 [P], in order; each as by `LocalSgd.fit`.
@@ -70,44 +79,62 @@ class Cohort:
         """
         for member in members:
             self._parameters.check(member.weights)
-        start = torch.from_numpy(np.stack([member.weights for member in members]))
+        schedules = [_schedule(self._task, member) for member in members]
+        # Longest first: those that still train are the first rows, and those that are done are not computed on.
+        ranking = sorted(range(len(members)), key=lambda index: -len(schedules[index]))
+        start = torch.from_numpy(np.stack([members[index].weights for index in ranking]))
         weights, velocity = start.clone(), torch.zeros_like(start)
-        schedule = [_schedule(self._task, member) for member in members]
-        for step in range(max(len(batches) for batches in schedule)):
-            x, y, share = self._batch(members, schedule, step)
-            gradient = self._gradient(weights, x, y, share)
+        for step in range(len(schedules[ranking[0]])):
+            turns = [(members[i].examples, schedules[i][step]) for i in ranking if step < len(schedules[i])]
+            self._step(weights[: len(turns)], velocity[: len(turns)], turns)
+        changes = weights.sub_(start).numpy()
+        return [changes[row] for row in np.argsort(ranking)]
+
+    def _step(self, weights: Tensor, velocity: Tensor, turns: Sequence[Turn]) -> None:
+        """Moves weights [K, P] by one step, each row on its batch."""
+        stacks, speeds = self._stacks(weights), self._stacks(velocity)
+        for name, gradient in self._gradients(stacks, *_batch(turns)).items():
+            step = gradient
             if self._task.momentum:
-                gradient = velocity.mul_(self._task.momentum).add_(gradient)
-            active = (share.amax(1, keepdim=True) > 0).float()  # velocity must not carry a device on that is done
-            weights.addcmul_(gradient, active, value=-self._task.learning_rate)
-        return list((weights - start).numpy())
+                step = speeds[name].mul_(self._task.momentum).add_(gradient)
+            stacks[name].sub_(step, alpha=self._task.learning_rate)
 
-    def _loss(self, weights: Tensor, x: Tensor, y: Tensor, share: Tensor) -> Tensor:
-        logits = torch.func.functional_call(self._model, self._parameters.split(weights), (x,))
-        return F.cross_entropy(logits, y, reduction="none") @ share
+    def _gradients(self, stacks: Mapping[str, Tensor], x: Tensor, y: Tensor, share: Tensor) -> dict[str, Tensor]:
+        """Of each row's mean loss, [K, *shape]; the rows have no weights in common, so their sum's gradient will do."""
+        leaves = {name: stack.detach().requires_grad_() for name, stack in stacks.items()}
+        logits = torch.func.functional_call(self._model, leaves, (x,))
+        loss = F.cross_entropy(logits, y, reduction="none") @ share
+        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
-    def _batch(
-        self, members: Sequence[Member], schedule: Sequence[Sequence[NDArray[np.int64]]], step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of one step: x [K, B, ...], y [K, B], and the share of each example in its device's mean loss [K, B]."""
-        size = self._task.batch_size
-        x = np.zeros((len(members), size, *self._task.input_shape), np.float32)
-        y = np.zeros((len(members), size), np.int64)
-        share = np.zeros((len(members), size), np.float32)
-        for row, (member, batches) in enumerate(zip(members, schedule, strict=True)):
-            if step < len(batches):
-                chosen = batches[step]
-                x[row, : len(chosen)] = member.examples.x[chosen]
-                y[row, : len(chosen)] = member.examples.y[chosen]
-                share[row, : len(chosen)] = 1 / len(chosen)
-        return torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(share)
+    def _stacks(self, vectors: Tensor) -> dict[str, Tensor]:
+        """Views [K, *shape] into vectors [K, P], by parameter name."""
+        layout = self._parameters.layout
+        parts = torch.split(vectors, list(layout.sizes), dim=1)
+        return {
+            name: part.view(len(vectors), *shape)
+            for name, part, shape in zip(layout.names, parts, layout.shapes, strict=True)
+        }
+
+
+def _batch(turns: Sequence[Turn]) -> tuple[Tensor, Tensor, Tensor]:
+    """K batches as one: x [K * B, ...], y [K * B], and the share of each example in its device's mean loss [K * B]."""
+    size = max(len(chosen) for _, chosen in turns)
+    shape = turns[0][0].x.shape[1:]
+    x = np.zeros((len(turns), size, *shape), np.float32)
+    y = np.zeros((len(turns), size), np.int64)
+    share = np.zeros((len(turns), size), np.float32)
+    for row, (examples, chosen) in enumerate(turns):
+        count = len(chosen)
+        x[row, :count] = examples.x[chosen]
+        y[row, :count] = examples.y[chosen]
+        share[row, :count] = 1 / count
+    return torch.from_numpy(x).flatten(0, 1), torch.from_numpy(y).flatten(), torch.from_numpy(share).flatten()
 
 
 def _schedule(task: Task, member: Member) -> list[NDArray[np.int64]]:
     """Indices of each batch: the order in which `LocalSgd` would take them."""
-    count = len(member.examples)
+    count, size = len(member.examples), task.batch_size
     if not count:
         return []
     epochs = [member.order.permutation(count) for _ in range(task.local_epochs)]
-    cuts = list(range(task.batch_size, count, task.batch_size))
-    return [batch for epoch in epochs for batch in np.split(epoch, cuts)]
+    return [epoch[first : first + size] for epoch in epochs for first in range(0, count, size)]

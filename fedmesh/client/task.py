@@ -1,7 +1,7 @@
 """What a device must know to take part: public, plain data, the same in simulation and deployment."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 from fedmesh.errors import ConfigError
@@ -22,6 +22,7 @@ class Task:
         training: ``qat`` or ``float``; scales: ``power-of-two`` or ``free``.
         codec: ``integer`` (b-bit stochastic rounding) or ``float32``.
         keyed_noise_seed: None on a device (noise from the operating system); a simulation's seed makes it repeatable.
+            A device takes a task `as_deployed`.
     """
 
     name: str
@@ -43,6 +44,10 @@ class Task:
     batching: Literal["auto", "always", "never"] = "auto"
     dp: DpSettings | None = None
     keyed_noise_seed: int | None = None
+
+    def as_deployed(self) -> Self:
+        """The task without a seed: whoever sends a task would otherwise choose the noise, and could subtract it."""
+        return replace(self, keyed_noise_seed=None)
 
     def to_plain(self) -> dict[str, Any]:
         """Nested dicts of numbers, strings and lists: what CBOR, JSON and TOML can carry."""

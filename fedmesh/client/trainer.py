@@ -5,7 +5,7 @@ The trainer holds the model and is used for round after round and, in a simulati
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,20 +19,12 @@ from fedmesh.errors import ConfigError, LedgerError
 from fedmesh.plugins import MODELS, load
 from fedmesh.privacy.settings import DpSettings
 from fedmesh.quantization.codec import DeltaCodec, ErrorFeedback, FloatCodec
-from fedmesh.types import Examples, Float32, Layout, PrivacyEvent
+from fedmesh.types import Examples, Float32, Layout, Ledger
 
 if TYPE_CHECKING:
     from fedmesh.privacy.dpsgd import DpSgd
 
-__all__ = ["Assignment", "PayingLedger", "Trained", "Trainer", "build_model", "check_examples", "encode"]
-
-
-class PayingLedger(Protocol):
-    """The part of a device's privacy ledger that training needs."""
-
-    def charge(self, event: PrivacyEvent, *, release_id: str | None = None) -> None:
-        """Durable before it returns; a release that was paid for already costs nothing. Raises: BudgetError."""
-        ...
+__all__ = ["Assignment", "Trained", "Trainer", "build_model", "check_examples", "encode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +82,7 @@ class Trainer:
         """Names and shapes of the model's arrays."""
         return self.parameters.layout
 
-    def train(self, assignment: Assignment, examples: Examples, *, ledger: PayingLedger | None = None) -> Trained:
+    def train(self, assignment: Assignment, examples: Examples, *, ledger: Ledger | None = None) -> Trained:
         """Trains and encodes.
 
         Args:
@@ -108,7 +100,7 @@ class Trainer:
         delta = self.change(assignment, examples, ledger=ledger)
         return encode(self.task, self.layout, assignment, delta)
 
-    def change(self, assignment: Assignment, examples: Examples, *, ledger: PayingLedger | None = None) -> Float32:
+    def change(self, assignment: Assignment, examples: Examples, *, ledger: Ledger | None = None) -> Float32:
         """The trained weights minus the assignment's, float32 [P], before quantization; raises as `train`."""
         task, number, device = self.task, assignment.round, assignment.device
         if self._dp is None:

@@ -12,6 +12,7 @@ from flwr.app import Message
 
 from fedmesh.coordinator.stage import Outcome, Script, Stage
 from fedmesh.errors import QuorumError, RoundError
+from fedmesh.flower.records import excerpt
 
 __all__ = ["Abandon", "Begin", "Effect", "Finish", "Input", "Replied", "Round", "Send", "Tick"]
 
@@ -107,7 +108,7 @@ class Round:
         self._replies[event.index] = event.message
         if event.message.has_error():
             node_id = self._stage.messages[event.index].metadata.dst_node_id
-            self.failures[node_id] = event.message.error.reason or f"error {event.message.error.code}"
+            self.failures[node_id] = excerpt(event.message.error.reason) or f"error {event.message.error.code}"
 
     def _over(self, now: float) -> bool:
         if len(self._replies) == len(self._stage.messages) or (self.wake_at is not None and now >= self.wake_at):
@@ -121,7 +122,7 @@ class Round:
         if isinstance(following, Outcome):
             self._running = False
             self.wake_at = None
-            self.failures.update(following.refused)
+            self.failures.update({node_id: excerpt(reason) for node_id, reason in following.refused.items()})
             return [Finish(following)]
         self._number += 1
         self._stage, self._replies, self._running = following, {}, True

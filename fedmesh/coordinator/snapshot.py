@@ -121,7 +121,10 @@ def _write_pairs(value: Mapping[Any, Any], where: str) -> list[Any]:
 
 def _read_generator(state: Any) -> np.random.Generator:
     plain = _read(state)
-    bits: np.random.BitGenerator = getattr(np.random, plain["bit_generator"])()
+    kind = getattr(np.random, plain["bit_generator"])
+    if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
+        raise DecodeError(f"{plain['bit_generator']!r} is not one of numpy's generators")
+    bits = kind()
     bits.state = plain
     return np.random.Generator(bits)
 

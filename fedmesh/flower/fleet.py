@@ -43,7 +43,10 @@ class Fleet(Protocol):
         ...
 
     def states(self) -> Mapping[int, bytes]:
-        """The state of every node that holds any (`Node.state`)."""
+        """The state of every node of this machine that holds any (`Node.state`), for the server's journal.
+
+        A device of its own keeps its state to itself: it is a function of its data. A fleet of such devices has none.
+        """
         ...
 
     def restore(self, states: Mapping[int, bytes]) -> None:

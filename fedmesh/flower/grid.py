@@ -22,7 +22,7 @@ from fedmesh.flower.envelope import payload_bytes
 from fedmesh.flower.fleet import Fleet
 from fedmesh.flower.identity import SERVER_NODE_ID, adopt
 from fedmesh.flower.node import error_reply
-from fedmesh.flower.records import new_message_id, round_of
+from fedmesh.flower.records import excerpt, new_message_id, round_of
 
 __all__ = ["FleetGrid", "Traffic", "wait"]
 
@@ -181,7 +181,7 @@ class FleetGrid(Grid):
         node_id, size = reply.metadata.src_node_id, payload_bytes(reply)
         _add(self._traffic(sent.round).up, node_id, size)
         if reply.has_error():
-            self._fail(sent, reply.error.reason or f"error {reply.error.code}")
+            self._fail(sent, excerpt(reply.error.reason) or f"error {reply.error.code}")
         else:
             stage = sent.message.metadata.message_type
             self._events(DeviceReplied(sent.round, stage, self._device_of(node_id), size))

@@ -16,9 +16,12 @@ __all__ = [
     "decode_values",
     "encode_arrays",
     "encode_values",
+    "excerpt",
     "new_message_id",
     "round_of",
 ]
+
+MAX_EXCERPT = 500
 
 
 def new_message_id() -> str:
@@ -47,6 +50,12 @@ def round_of(message: Message) -> int:
             if isinstance(value, int):
                 return value
     return 0
+
+
+def excerpt(text: str | None) -> str:
+    """What a device says, fit to be journaled and shown: at most 500 characters, none of which a terminal obeys."""
+    kept = (text or "")[:MAX_EXCERPT]
+    return "".join(character if character.isprintable() else " " for character in kept)
 
 
 def encode_arrays(arrays: ArrayRecord) -> bytes:

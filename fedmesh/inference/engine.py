@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmesh.errors import ConfigError, DataError
-from fedmesh.quantization.runtime import keep_products_exact
+from fedmesh.quantization.runtime import session_options
 from fedmesh.types import Float32
 
 __all__ = ["Engine"]
@@ -129,12 +129,10 @@ def _read(path: Path) -> bytes:
 def _session(data: bytes, threads: int, path: Path) -> Any:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = session_options(threads=threads)
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # errors arrive as exceptions; a library does not write to stderr
-    keep_products_exact(options)
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except _onnxruntime_errors() as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedmesh.quantization import per_sample
+from fedmesh.quantization import per_sample, stacked
 from fedmesh.quantization.grids import ActivationGrid
 from fedmesh.quantization.rounding_ops import quantize_activation, quantize_weights, weight_scales
 
@@ -89,6 +89,9 @@ class Quantizer(QuantizedModule):
 class WeightedLayer(QuantizedModule):
     """Weights int8 per output channel, bias int32 on the accumulator's grid; subclasses apply them.
 
+    Called through `torch.func.functional_call` with weights [K, out, ...] and bias [K, out], a layer is that of K
+    models: its batch is K equal blocks, one for each (see `stacked`).
+
     Attributes:
         weight: float32 master weights [out, ...]; bias: float32 [out] or None.
         input_grid: grid of the input.
@@ -102,6 +105,7 @@ class WeightedLayer(QuantizedModule):
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.input_grid = input_grid
+        self._rank = weight.dim()
 
     def scales(self) -> Tensor:
         """Weight scale of each output channel, [out]."""
@@ -123,11 +127,27 @@ class WeightedLayer(QuantizedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output, exact accumulator values times their scale."""
+        if self.weight.dim() > self._rank:
+            return self._stacked(x)
         weight, bias = self.quantized() if self.enabled else (self.weight, self.bias)
         return self.apply_to(x, weight, bias)
 
+    def _stacked(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return self.apply_stacked(x, self.weight, self.bias)
+        grid, shape = self.input_grid, self.weight.shape
+        # To the grid of an output channel it is all one which model the channel is of.
+        master, offset = self.weight.flatten(0, 1), None if self.bias is None else self.bias.flatten()
+        scales = weight_scales(master, offset, grid.step, grid.scales)
+        weight, bias = quantize_weights(master, offset, scales, grid.step, grid.scales)
+        return self.apply_stacked(x, weight.view(shape), None if bias is None else bias.view(shape[:2]))
+
     def apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's linear map."""
+        raise NotImplementedError
+
+    def apply_stacked(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The linear maps of K models, weights [K, out, ...], each on its block of the batch [K * B, ...]."""
         raise NotImplementedError
 
     def per_sample_gradients(self, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
@@ -157,6 +177,10 @@ class QuantizedLinear(WeightedLayer):
         """[B, in] -> [B, out]."""
         return F.linear(x, weight, bias)
 
+    def apply_stacked(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """[K * B, in] -> [K * B, out]."""
+        return stacked.linear(x, weight, bias)
+
     def sample_gradients(self, x: Tensor, backprops: Tensor) -> tuple[Tensor, Tensor]:
         """[B, out, in] and [B, out]."""
         return per_sample.linear(x, backprops)
@@ -178,6 +202,12 @@ class QuantizedConv(WeightedLayer):
     ) -> None:
         super().__init__(weight, bias, input_grid)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+
+    def apply_stacked(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """[K * B, in, ...] -> [K * B, out, ...]."""
+        return stacked.convolution(
+            x, weight, bias, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
+        )
 
     def sample_gradients(self, x: Tensor, backprops: Tensor) -> tuple[Tensor, Tensor]:
         """[B, *weight] and [B, out]."""

@@ -26,12 +26,23 @@ class MaxPool2x2(nn.MaxPool2d):
         """[B, C, H, W] -> [B, C, H // 2, W // 2]."""
         odd = input.shape[-1] % 2 or input.shape[-2] % 2
         if input.is_contiguous(memory_format=torch.channels_last):  # torch's own kernel is vectorized for these
-            return F.max_pool2d(input, 2)
+            return _kept_innermost(F.max_pool2d(input, 2))
         # What Function.apply itself asks. A node that torch.func can transform costs as much again as the pooling.
         if input.numel() < _WORTH_IT or odd or torch._C._are_functorch_transforms_active():  # noqa: SLF001
             return F.max_pool2d(input, 2)
         pooled: Tensor = _Pool.apply(input)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return pooled
+
+
+def _kept_innermost(pooled: Tensor) -> Tensor:
+    """`pooled`, whose gradient has its channels innermost too: else torch's kernel copies the whole input's twice."""
+    if pooled.requires_grad and pooled.numel() >= _WORTH_IT // 4:
+        pooled.register_hook(_channels_innermost)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return pooled
+
+
+def _channels_innermost(grad: Tensor) -> Tensor:
+    return grad.contiguous(memory_format=torch.channels_last)
 
 
 class _Pool(torch.autograd.Function):

@@ -11,6 +11,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -56,6 +57,8 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             occupied = any(path.iterdir())
+            if not occupied:  # before run.json: a run that can be resumed has its ledgers, or has lost them
+                (path / "ledgers").mkdir()
         except OSError as error:
             raise ConfigError(
                 f"the run directory {path} cannot be made: {error.strerror}; choose another --out"
@@ -64,8 +67,12 @@ class RunDirectory:
             raise ConfigError(f"{path} is not empty: choose another --out, or go on with that run by --resume {path}")
         directory = cls(path, scenario, digest)
         content = {"format": 1, "scenario": scenario.model_dump(mode="json"), "data_sha256": digest}
-        write_atomically(directory._run_file, json.dumps(content, indent=2).encode())
-        directory.ledgers.mkdir()
+        content["sha256"] = _checksum(content)
+        try:
+            write_atomically(directory._run_file, json.dumps(content, indent=2).encode())
+        except ConfigError:
+            directory.ledgers.rmdir()  # the folder is empty again: the same --out can be tried once more
+            raise
         return directory
 
     @classmethod
@@ -78,13 +85,18 @@ class RunDirectory:
         file = path / "run.json"
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            tables, digest = content["scenario"], str(content["data_sha256"])
-        except FileNotFoundError as error:
+            tables, digest, checksum = content["scenario"], str(content["data_sha256"]), content["sha256"]
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(
                 f"{path} holds no run (no run.json): nothing to resume; start it with --out {path}"
             ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file} is damaged ({error}): this run cannot be resumed, start a new one") from error
+        if checksum != _checksum(content):  # half a run of one scenario and half of another would be neither
+            raise ConfigError(
+                f"{file} is not what the run was started with (its SHA-256 differs): put it back, or start a "
+                "new run with the other scenario"
+            )
         return cls(path, Scenario.parse(tables, source=str(file)), digest)
 
     @property
@@ -133,6 +145,8 @@ class RunDirectory:
             data = self._start_file.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ConfigError(f"{self._start_file} cannot be read: {error.strerror}") from error
         checksum, body = data[:32], data[32:]
         if hashlib.sha256(body).digest() != checksum:
             raise ConfigError(f"{self._start_file} is damaged (its SHA-256 differs): this run cannot be resumed")
@@ -162,6 +176,12 @@ class RunDirectory:
     @property
     def _start_file(self) -> Path:
         return self.path / "start.cbor"
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 over all of run.json but itself, in hexadecimal."""
+    covered = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
 
 
 def data_digest(data: FederatedData) -> str:

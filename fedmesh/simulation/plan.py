@@ -1,17 +1,17 @@
 """What a scenario and a public start come to: the task that devices get, and the strategy that asks them."""
 
-from collections.abc import Callable
 from typing import Any
 
 from fedmesh.client.task import Task
+from fedmesh.errors import ConfigError
 from fedmesh.plugins import STRATEGIES, load
 from fedmesh.privacy.settings import DpSettings
-from fedmesh.quantization.codec import dp_ranges, public_ranges
+from fedmesh.quantization.codec import RangePolicy, constant_ranges, dp_ranges, relative_ranges
 from fedmesh.simulation.directory import PublicStart
 from fedmesh.simulation.scenario import PrivacySection, Scenario
-from fedmesh.types import Arrays, Float32, Layout
+from fedmesh.types import Layout
 
-__all__ = ["make_strategy", "make_task"]
+__all__ = ["check_needs", "make_strategy", "make_task"]
 
 
 def make_task(scenario: Scenario, start: PublicStart, input_shape: tuple[int, ...], classes: int) -> Task:
@@ -41,26 +41,59 @@ def make_task(scenario: Scenario, start: PublicStart, input_shape: tuple[int, ..
 
 
 def make_strategy(scenario: Scenario, layout: Layout, task: Task) -> Any:
-    """The scenario's strategy, built by its entry point."""
+    """The scenario's strategy, built by its entry point.
+
+    Raises:
+        ConfigError: there is none of that name, it refuses its settings, or `check_needs` refuses it.
+    """
     section = scenario.strategy
-    return load(STRATEGIES, section.name)(
-        layout=layout,
-        codec=scenario.delta.codec,
-        bits=scenario.delta.bits,
-        ranges=_delta_ranges(task, layout, scenario.delta.range_fraction),
-        fraction=section.fraction,
-        quorum=section.quorum,
-        weighting=section.weighting,
-        seed=scenario.seed,
-        **section.options,
-    )
+    settings = {
+        "layout": layout,
+        "codec": scenario.delta.codec,
+        "bits": scenario.delta.bits,
+        "ranges": _delta_ranges(task, layout, scenario.delta.range_fraction),
+        "fraction": section.fraction,
+        "quorum": section.quorum,
+        "weighting": section.weighting,
+        "seed": scenario.seed,
+    }
+    if twice := sorted(settings.keys() & section.options.keys()):
+        raise ConfigError(
+            f"strategy.options has {', '.join(twice)}, which the scenario has a key of its own for: use that"
+        )
+    strategy = load(STRATEGIES, section.name)(**settings, **section.options)
+    check_needs(strategy, section.name, only_sums=scenario.secure_aggregation.enabled)
+    return strategy
 
 
-def _delta_ranges(task: Task, layout: Layout, fraction: float) -> Callable[[Arrays], Float32]:
-    """Global weights -> largest change of each tensor that a packet can carry, from public state alone."""
+def check_needs(strategy: object, name: str, *, only_sums: bool) -> None:
+    """Whether the rule can be run on what the server gets to see; asked before the first round.
+
+    Args:
+        strategy: of the entry point `name`.
+        only_sums: secure aggregation is on: no update is ever seen by itself.
+
+    Raises:
+        ConfigError: the strategy does not say what it needs, or needs what there is not.
+    """
+    needs = getattr(strategy, "needs", None)
+    if needs not in ("sum", "each"):
+        raise ConfigError(
+            f"the strategy {name!r} says needs = {needs!r}: set it to 'sum' if the rule is content with the sum of all "
+            "updates, or to 'each' if it looks at single ones"
+        )
+    if only_sums and needs == "each":
+        raise ConfigError(
+            f"the strategy {name!r} looks at each update by itself, and secure aggregation shows only their sum: "
+            "choose a strategy that needs the sum, or turn secure_aggregation.enabled off"
+        )
+
+
+def _delta_ranges(task: Task, layout: Layout, fraction: float) -> RangePolicy:
+    """Largest change of each tensor that a packet can carry."""
     if task.dp is None:
-        return lambda weights: public_ranges(weights, fraction)
-    fixed = dp_ranges(
+        return relative_ranges(fraction)
+    ranges = dp_ranges(
         layout,
         learning_rate=task.learning_rate / (1 - task.momentum),
         clip=task.dp.clip,
@@ -68,7 +101,7 @@ def _delta_ranges(task: Task, layout: Layout, fraction: float) -> Callable[[Arra
         expected_batch=task.dp.expected_batch,
         steps=task.dp.steps,
     )
-    return lambda weights: fixed  # noqa: ARG005 - one signature for both policies
+    return constant_ranges(ranges)
 
 
 def _dp_settings(privacy: PrivacySection, rounds: int) -> DpSettings | None:

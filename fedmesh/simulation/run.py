@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord
 
-from fedmesh.client.ledgers import ledger_path, open_ledger
 from fedmesh.client.task import Task
 from fedmesh.coordinator import Coordinator, Journal, RoundRecord
 from fedmesh.events import EventSink, ModelChecked, RunFinished, RunStarted, StepDone, ignore
@@ -31,8 +30,10 @@ from fedmesh.simulation.engine import ClientSpec, WorkerFleet
 from fedmesh.simulation.faults import FaultyFleet
 from fedmesh.simulation.judge import Judge
 from fedmesh.simulation.plan import make_strategy, make_task
+from fedmesh.simulation.preflight import check_fit, check_plugins
 from fedmesh.simulation.scenario import Scenario
 from fedmesh.simulation.shared import SharedExamples
+from fedmesh.simulation.spending import check_spent, spent_by_device
 from fedmesh.simulation.start import make_start, restore
 from fedmesh.simulation.zygote import Zygote, preload_of
 from fedmesh.types import Float32, Layout
@@ -102,12 +103,14 @@ def _run(
     events: EventSink,
 ) -> dict[str, Any]:
     begun = time.monotonic()
+    check_plugins(scenario)
     with ExitStack() as stack:
         zygote = stack.enter_context(_early_zygote(scenario))  # imports torch while the data is read
         stack.enter_context(_one_thread())
         stack.enter_context(quiet_flower())
         with _timed(f"data: {scenario.data.name}", events):
             data = _load(scenario, data_dir)
+            check_fit(scenario, data)  # before the run directory: a scenario that cannot run leaves none to resume
             directory = directory_for(data_digest(data))
         with _timed("public start", events):
             federation = _prepare(scenario, directory, data)
@@ -168,6 +171,8 @@ def _train(
     )
     last = journal.last()
     first = 1 if last is None else last.record.round + 1
+    if last is not None and federation.task.dp is not None:
+        check_spent(journal.records(), _epsilons(federation), len(federation.data.devices))
     events(RunStarted(scenario.name, scenario.rounds, first, len(federation.data.devices)))
     run = coordinator.run(vector_record("model", federation.start.weights), scenario.rounds)
     return run.records, _weights(federation, run.arrays)
@@ -192,15 +197,10 @@ def _weights(federation: _Federation, arrays: ArrayRecord) -> Float32:
 
 def _epsilons(federation: _Federation) -> dict[int, float]:
     """Device -> epsilon spent so far, for devices that ever trained under a budget."""
-    settings, folder = federation.task.dp, federation.directory.ledgers
+    settings = federation.task.dp
     if settings is None:
         return {}
-    spent = {}
-    for device in range(len(federation.data.devices)):
-        if ledger_path(folder, device).exists():
-            with open_ledger(folder, device, settings) as ledger:
-                spent[device] = ledger.epsilon()
-    return spent
+    return spent_by_device(federation.directory.ledgers, len(federation.data.devices), settings)
 
 
 def _conclude(

@@ -4,12 +4,13 @@ A scenario is read once, at the edge; unknown keys and wrong types are refused w
 deploys.
 """
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedmesh.errors import ConfigError
 
@@ -144,6 +145,15 @@ class SecureAggregationSection(_Section):
 
     enabled: Literal[False] = False
 
+    @field_validator("enabled", mode="before")
+    @classmethod
+    def _not_yet(cls, enabled: object) -> object:
+        if enabled is True:
+            raise ValueError(
+                "secure aggregation is not built yet, and the strategy would see every delta: leave it off"
+            )
+        return enabled
+
 
 class Scenario(_Section):
     """A federation."""
@@ -151,7 +161,7 @@ class Scenario(_Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    rounds: Annotated[int, Field(ge=1)] = 10
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     data: DataSection = DataSection()
     partition: PartitionSection = PartitionSection()
     model: ModelSection = ModelSection()
@@ -223,10 +233,40 @@ def _put(tables: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    lines = []
+    """Every fault with its key, in one paragraph."""
+    faults = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "scenario"
+        path = tuple(str(part) for part in item["loc"])
         got = "" if item["type"] in {"missing", "value_error"} else f" (got {item['input']!r})"
-        reason = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
-        lines.append(f"{key}: {reason}{got}")
-    return "; ".join(lines)
+        place = f"{'.'.join(path)}: " if path else ""
+        faults.append(f"{place}{_reason(item['type'], item['msg'], path)}{got}")
+    return "; ".join(faults)
+
+
+def _reason(kind: str, message: str, path: tuple[str, ...]) -> str:
+    if kind == "extra_forbidden":
+        return f"unknown key, {_advice(path)}"
+    if kind in {"model_type", "dict_type"}:
+        return f"wanted a table, as [{'.'.join(path)}]"
+    return message.removeprefix("Value error, ").replace("Input should be", "should be", 1)
+
+
+def _advice(path: tuple[str, ...]) -> str:
+    """The nearest key of the same table, else keys of that name elsewhere, else every key of the table."""
+    table, last = ".".join(path[:-1]), path[-1]
+    known = [dotted.rpartition(".") for dotted in _dotted_keys()]
+    siblings = [key for parent, _, key in known if parent == table]
+    if near := difflib.get_close_matches(last, siblings, n=1):
+        return f"did you mean {'.'.join((*path[:-1], near[0]))}?"
+    if elsewhere := [f"{parent}{dot}{key}" for parent, dot, key in known if key == last]:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    return f"there are {', '.join(siblings)}"
+
+
+def _dotted_keys() -> list[str]:
+    keys = []
+    for name, field in Scenario.model_fields.items():
+        keys.append(name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
+            keys += [f"{name}.{key}" for key in field.annotation.model_fields]
+    return keys

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fedmesh.errors import ConfigError
 from fedmesh.plugins import MODELS, load
 from fedmesh.quantization import arrays_of, calibrate, load_arrays, load_ranges, prepare
 from fedmesh.simulation.directory import PublicStart
@@ -24,10 +25,21 @@ _CALIBRATION_BATCH = 64
 
 
 def build_model(section: ModelSection, input_shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
-    """The scenario's float model, freshly initialised from `seed` without touching torch's global generator."""
+    """The scenario's float model, freshly initialised from `seed` without touching torch's global generator.
+
+    Raises:
+        ConfigError: there is no such model, or it does not take its options or examples of this shape.
+    """
+    factory = load(MODELS, section.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = load(MODELS, section.name)(input_shape, classes, **section.options)
+        try:
+            model: nn.Module = factory(input_shape, classes, **section.options)
+        except (TypeError, ValueError, RuntimeError) as error:  # torch and the call itself; ours are ConfigErrors
+            raise ConfigError(
+                f"the model {section.name!r} cannot be built for examples of shape {list(input_shape)} with options "
+                f"{section.options}: {error}; choose another [model] name, or correct its options"
+            ) from error
     return model
 
 

@@ -7,7 +7,7 @@ order, and moves the weights by the mean. It needs nothing but that sum, so secu
 A packet that is malformed, oversized or made for other ranges costs its device the round, not the round.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -19,26 +19,13 @@ from numpy.typing import NDArray
 from fedmesh.clock import Clock, SystemClock
 from fedmesh.errors import ConfigError, DecodeError, QuorumError, RoundError
 from fedmesh.flower.arrays import unpack, vector, vector_record
-from fedmesh.quantization.codec import DeltaCodec, FloatCodec, PacketSum, dequantize_sum, public_ranges
-from fedmesh.types import Arrays, Float32, Layout
+from fedmesh.flower.records import excerpt
+from fedmesh.quantization.codec import DeltaCodec, FloatCodec, PacketSum, RangePolicy, dequantize_sum
+from fedmesh.types import Float32, Layout
 
-__all__ = ["FedAvg", "RangePolicy", "build", "constant_ranges", "relative_ranges"]
+__all__ = ["FedAvg", "build"]
 
 POLL_S = 0.1
-
-RangePolicy = Callable[[Arrays], Float32]
-"""Global weights -> largest reported change of each tensor, float32 [tensors]. A function of public state only."""
-
-
-def constant_ranges(ranges: Float32) -> RangePolicy:
-    """The same ranges in every round: under DP, where they follow from the mechanism's parameters."""
-    fixed = np.array(ranges, dtype=np.float32)
-    return lambda weights: fixed  # noqa: ARG005 - the policy's signature
-
-
-def relative_ranges(fraction: float) -> RangePolicy:
-    """A share of each tensor's largest magnitude in the global weights: without DP."""
-    return lambda weights: public_ranges(weights, fraction)
 
 
 class FedAvg(Strategy):
@@ -145,7 +132,7 @@ class FedAvg(Strategy):
                 total.add(self._packet(reply), self._weight(reply))
                 used.add(node_id)
             except DecodeError as error:
-                self.refused[node_id] = str(error)
+                self.refused[node_id] = excerpt(str(error))
         if len(used) < self.quorum:
             raise self._below_quorum(server_round, len(used))
         arrays = self.apply_sum(total.total, total.weight)

@@ -13,6 +13,8 @@ import pytest
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
+from fedmesh import wire
+from fedmesh.client.task import Task
 from fedmesh.flower import quiet_flower, run_simulation
 from fedmesh.inference import Engine
 
@@ -52,6 +54,13 @@ def test_it_learns_over_our_grid(
     assert found[-1] > 0.9
     assert found[-1] > found[0] + 0.1
     assert Engine(out) is not None
+
+
+def test_a_device_takes_no_seed_of_its_randomness_from_the_server(apps: tuple[ServerApp, ClientApp]) -> None:
+    from fedmesh_digits.client_app import trainer
+
+    task = Task("digits", "digits_cnn", (1, 8, 8), 10, training="float", keyed_noise_seed=7)
+    assert trainer(wire.dumps(task.to_plain()), 5).task.keyed_noise_seed is None
 
 
 def test_the_app_is_one_that_flower_accepts() -> None:

@@ -8,8 +8,9 @@ import time
 import pytest
 from small_runs import arguments, cli, finish, kill_group, small_digits, start, steady, wait_for_round
 
-from fedmesh.errors import ConfigError
+from fedmesh.errors import ConfigError, LedgerError
 from fedmesh.privacy import FileLedger
+from fedmesh.simulation import run
 from fedmesh.simulation.run import resume, simulate
 
 ROUNDS = 6
@@ -100,10 +101,22 @@ def test_a_round_edited_in_the_journal_is_noticed(interrupted):
         resume(interrupted, workers=1)
 
 
-def test_other_data_than_the_run_was_started_on(interrupted):
+def test_other_data_than_the_run_was_started_on(interrupted, monkeypatch):
+    monkeypatch.setattr(run, "data_digest", lambda _: "0" * 64)
+    with pytest.raises(ConfigError, match="has changed"):
+        resume(interrupted, workers=1)
+
+
+def test_an_edited_scenario_is_noticed(interrupted):
     file = interrupted / "run.json"
     content = json.loads(file.read_text())
-    content["data_sha256"] = "0" * 64
+    content["scenario"]["client"]["learning_rate"] *= 2
     file.write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match="has changed"):
+    with pytest.raises(ConfigError, match=r"run\.json is not what the run was started with"):
+        resume(interrupted, workers=1)
+
+
+def test_a_lost_ledger_is_noticed(interrupted):
+    (interrupted / "ledgers" / "device-1.ledger").unlink()
+    with pytest.raises(LedgerError, match=r"device 1 .* entries are lost"):
         resume(interrupted, workers=1)

@@ -22,7 +22,8 @@ from flwr.serverapp.strategy import FedAdam
 from fedmesh.coordinator import Coordinator, Journal, RunResult
 from fedmesh.flower import FleetGrid, InlineFleet, quiet_flower
 from fedmesh.flower.arrays import vector_record
-from fedmesh_strategies.fedavg import FedAvg, relative_ranges
+from fedmesh.quantization.codec import relative_ranges
+from fedmesh_strategies.fedavg import FedAvg
 
 NODES = 3
 

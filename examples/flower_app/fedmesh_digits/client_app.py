@@ -1,6 +1,7 @@
 """The devices: fedmesh's vision client, built from the public task that comes with the first message.
 
-A deployed device would hold the task against a policy of its own before it trains on private data.
+A server must not choose a device's randomness: the task is taken `as_deployed`. A device with private data would also
+hold it against a policy of its own before it trains.
 """
 
 from functools import lru_cache
@@ -26,4 +27,4 @@ def train(message: Message, context: Context) -> Message:
 def trainer(task: bytes, devices: int) -> ClientApp:
     """One resident model a process, whatever the number of devices that it plays."""
     plain = wire.loads(task, max_bytes=1 << 20)
-    return build(Task.from_plain(plain), lambda partition: federation.data(devices).devices[partition])
+    return build(Task.from_plain(plain).as_deployed(), lambda partition: federation.data(devices).devices[partition])

@@ -6,7 +6,7 @@ them in integers. The packet is described byte by byte in docs/packet.md.
 
 from fedmesh.quantization.codec.feedback import ErrorFeedback
 from fedmesh.quantization.codec.packets import HEADER_BYTES, DeltaCodec, FloatCodec
-from fedmesh.quantization.codec.ranges import dp_ranges, public_ranges
+from fedmesh.quantization.codec.ranges import RangePolicy, constant_ranges, dp_ranges, public_ranges, relative_ranges
 from fedmesh.quantization.codec.sums import PacketSum, dequantize_sum, sum_packets
 
 __all__ = [
@@ -15,8 +15,11 @@ __all__ = [
     "ErrorFeedback",
     "FloatCodec",
     "PacketSum",
+    "RangePolicy",
+    "constant_ranges",
     "dequantize_sum",
     "dp_ranges",
     "public_ranges",
+    "relative_ranges",
     "sum_packets",
 ]

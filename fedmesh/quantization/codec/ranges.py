@@ -1,11 +1,27 @@
 """Delta ranges from public state: the model's weights without DP, the hyper-parameters with it."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fedmesh.errors import ConfigError
 from fedmesh.types import Arrays, Float32, Layout
 
-__all__ = ["dp_ranges", "public_ranges"]
+__all__ = ["RangePolicy", "constant_ranges", "dp_ranges", "public_ranges", "relative_ranges"]
+
+RangePolicy = Callable[[Arrays], Float32]
+"""Global weights -> largest reported change of each tensor, float32 [tensors]. A function of public state only."""
+
+
+def constant_ranges(ranges: Float32) -> RangePolicy:
+    """The same ranges in every round: under DP, where they follow from the mechanism's parameters."""
+    fixed = np.array(ranges, dtype=np.float32)
+    return lambda weights: fixed  # noqa: ARG005 - the policy's signature
+
+
+def relative_ranges(fraction: float) -> RangePolicy:
+    """A share of each tensor's largest magnitude in the global weights: without DP."""
+    return lambda weights: public_ranges(weights, fraction)
 
 
 def public_ranges(weights: Arrays, fraction: float) -> Float32:

@@ -24,6 +24,7 @@ FASHION_CLASSES = (
 )  # fmt: skip
 HAR_FILE = "uci-har/hapt_windows.npz"
 HAR_CLASSES = ("walking", "upstairs", "downstairs", "sitting", "standing", "laying")
+MOST_CLASSES = 65_536  # one label of a billion must not come to a billion names
 # Public constants that bring g, g and rad/s to a common range of about +-4: one activation scale serves all channels.
 HAR_GAIN = np.array([2, 2, 2, 4, 4, 4, 2, 2, 2], np.float32)
 
@@ -143,6 +144,10 @@ def _file(path: Path) -> Dataset:
     if "test_x" in stored:
         test = Examples(_floats(path, stored["test_x"]), _labels(path, stored["test_y"]))
     top = max([-1, *(int(labels.max()) for labels in (y, *([test.y] if test else [])) if labels.size)])
+    if top >= MOST_CLASSES:
+        raise DataError(
+            f"{path}: labels run up to {top}, wanted 0 to {MOST_CLASSES - 1} at most: number the classes from 0"
+        )
     given = stored.get("classes", np.arange(top + 1))
     if given.ndim != 1:
         raise DataError(f"{path}: classes has shape {given.shape}, wanted one name for each class")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -98,9 +99,9 @@ def test_an_option_that_is_not_one(capsys: Capture) -> None:
         (["simulate", "digits", "--set", "=3"], "is not an assignment"),
         (["simulate", "digits", "--set", "rounds="], "has no value"),
         (["simulate", "digits", "--set", "rounds=[1"], "is not TOML"),
-        (["simulate", "digits", "--set", "rounds=1.5"], "rounds: Input should be a valid integer"),
+        (["simulate", "digits", "--set", "rounds=1.5"], "rounds: should be a valid integer"),
         (["simulate", "digits", "--set", "partition.devices=3"], "partition.devices: unknown key"),
-        (["simulate", "digits", "--set", "partition.clients=0"], "partition.clients: Input should be greater"),
+        (["simulate", "digits", "--set", "partition.clients=0"], "partition.clients: should be greater"),
         (["simulate", "digits", "--set", "rounds.x=0"], "'rounds' is a value, not a table"),
         (["simulate", "digits", "--set", "privacy.epsilon=nan"], "privacy.epsilon: "),
         (["simulate", "digits", "--data", "/no/such"], "the data directory /no/such is not there"),
@@ -197,3 +198,26 @@ def test_a_terminal_without_utf8_shows_something() -> None:
     )
     assert done.returncode == 0
     assert b"simulate" in done.stdout
+
+
+def test_ctrl_c_inside_the_import_of_a_compiled_module_is_still_ctrl_c(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def importing(*_: object, **__: object) -> None:
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr("fedmesh.simulation.run.simulate", importing)
+    assert main(["simulate", "digits", "--out", str(tmp_path / "run"), "--quiet"]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def running(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("fedmesh.simulation.run.simulate", running)
+    assert main(["simulate", "digits", "--out", str(tmp_path / "run"), "--quiet"]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -74,6 +74,13 @@ def test_one_bad_member_of_a_cohort_does_not_harm_the_others() -> None:
     assert [type(content) for content in contents] == [RecordDict, DecodeError, RecordDict]
 
 
+def test_private_devices_are_never_trained_as_a_cohort(tmp_path: Path) -> None:
+    app = vision.build(training.task(dp=training.DP), training.examples, ledgers=tmp_path)
+    assert app.cohort_size == 1
+    with pytest.raises(ConfigError, match="one at a time"):
+        app.train_cohort([message(0)], [context(0)])
+
+
 def test_a_fleet_of_devices_trains_through_the_app() -> None:
     fleet = InlineFleet(make(), 3)
     for node_id in fleet.node_ids:

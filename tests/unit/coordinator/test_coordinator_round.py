@@ -34,6 +34,13 @@ class Chain:
         return self.stages.pop(0) if self.stages else Outcome(None, survivors=1)
 
 
+class RefusingScript(Chain):
+    """Does not use what node 3 sent, and quotes it."""
+
+    def _next(self) -> Stage | Outcome:
+        return self.stages.pop(0) if self.stages else Outcome(None, refused={3: "sent \x1b]0;" + "y" * 10_000})
+
+
 def stage(name: str = "train", nodes: Sequence[int] = NODES, **options: object) -> Stage:
     return Stage(name, tuple(instruction(node) for node in nodes), **options)  # type: ignore[arg-type]
 
@@ -44,6 +51,16 @@ def good(sent: Stage, index: int) -> Message:
 
 def bad(sent: Stage, index: int, reason: str = "broke") -> Message:
     return error_reply(sent.messages[index], 2, reason)
+
+
+def test_what_a_device_says_is_bounded_and_harmless_to_a_terminal() -> None:
+    only = stage(nodes=(2, 3))
+    machine = Round(RefusingScript(only))
+    machine.handle(Begin(), 0.0)
+    machine.handle(Replied(0, 0, bad(only, 0, "\x1b[2J\n" + "x" * 10_000)), 1.0)
+    machine.handle(Replied(0, 1, good(only, 1)), 1.0)
+    assert set(machine.failures) == {2, 3}
+    assert all(reason.isprintable() and 0 < len(reason) <= 500 for reason in machine.failures.values())
 
 
 def test_a_stage_ends_when_all_have_answered_and_replies_come_in_order_of_nodes() -> None:

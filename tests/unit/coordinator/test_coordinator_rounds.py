@@ -17,7 +17,8 @@ from fedmesh.errors import ConfigError, QuorumError, RoundError
 from fedmesh.events import DeviceFailed, Event, RoundFinished, RoundStarted, StageStarted
 from fedmesh.flower import FleetGrid, InlineFleet, partition_of, quiet_flower
 from fedmesh.flower.arrays import vector_record
-from fedmesh_strategies.fedavg import FedAvg, relative_ranges
+from fedmesh.quantization.codec import relative_ranges
+from fedmesh_strategies.fedavg import FedAvg
 
 START = ArrayRecord([np.zeros((3, 2), np.float32), np.ones(4, np.float32)])
 WEIGHTS = vector_record("model", np.linspace(-1, 1, LAYOUT.size, dtype=np.float32))

@@ -132,5 +132,13 @@ def test_a_damaged_state_is_refused(state: bytes) -> None:
         restore(FedAvg(), state)
 
 
+@pytest.mark.parametrize("name", ["seed", "get_printoptions", "ndarray"])
+def test_a_state_names_no_other_callable_of_numpy_than_a_generator(name: str) -> None:
+    generator = {"t": "generator", "v": {"t": "dict", "v": [["bit_generator", name]]}}
+    state = wire.dumps({"class": "Rich", "attributes": [["rng", generator]]})
+    with pytest.raises(ConfigError, match=f"{name}.*not one of numpy's generators|no attribute '{name}'"):
+        restore(Rich(), state)
+
+
 def test_equal_strategies_have_equal_snapshots() -> None:
     assert snapshot(FedAdam()) == snapshot(FedAdam())

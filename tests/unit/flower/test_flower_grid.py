@@ -84,6 +84,18 @@ def test_events_tell_who_replied_and_who_failed() -> None:
     assert "ValueError" in failed.reason
 
 
+def test_an_event_quotes_no_more_of_a_devices_reason_than_is_fit_to_be_shown() -> None:
+    events: list[Event] = []
+    fleet = SilentFleet()
+    grid = FleetGrid(fleet, events=events.append)
+    ids = grid.push_messages([instruction(2)])
+    fleet.ready = [error_reply(fleet.submitted[0], 5, "\x1b[31m" + "x" * 10_000)]
+    grid.pull_messages(ids)
+    (failed,) = [event for event in events if isinstance(event, DeviceFailed)]
+    assert failed.reason.isprintable()
+    assert len(failed.reason) == 500
+
+
 def test_an_unknown_node_is_reported_as_unavailable() -> None:
     grid = FleetGrid(InlineFleet(plain_app(), 2))
     replies = grid.send_and_receive([train(77), train(2)])

@@ -142,6 +142,11 @@ class TestFiles:
         with pytest.raises(DataError, match=why):
             load(self.write(tmp_path, **{"x": np.zeros((4, 2)), "y": np.zeros(4, int), **change}))
 
+    def test_one_label_of_a_billion_is_not_a_billion_classes(self, tmp_path):
+        path = self.write(tmp_path, x=np.zeros((2, 4), np.float32), y=np.array([0, 10**9]))
+        with pytest.raises(DataError, match="labels run up to 1000000000"):
+            load(path)
+
     def test_missing_arrays_and_files(self, tmp_path):
         with pytest.raises(DataError, match="lacks y"):
             load(self.write(tmp_path, x=np.zeros((4, 2))))

@@ -1,10 +1,13 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from fedmesh.errors import ConfigError
 from fedmesh.quantization import arrays_of, ranges_of
-from fedmesh.simulation import datasets
-from fedmesh.simulation.plan import make_strategy, make_task
+from fedmesh.simulation import datasets, plan
+from fedmesh.simulation.plan import check_needs, make_strategy, make_task
 from fedmesh.simulation.scenario import Scenario
 from fedmesh.simulation.start import build_model, make_start, restore
 from fedmesh.types import Layout
@@ -77,3 +80,19 @@ def test_delta_ranges_depend_on_weights_only_without_privacy(scenario, public, p
     once = strategy.ranges(layout.unflatten(start.weights))
     twice = strategy.ranges(layout.unflatten(2 * start.weights))
     assert np.array_equal(once, twice) == private
+
+
+@pytest.mark.parametrize("needs", [None, "all", ["sum"], True])
+def test_a_strategy_that_does_not_say_what_it_needs_is_refused(scenario, public, monkeypatch, needs):
+    model, start = make_start(scenario, public, 10)
+    monkeypatch.setattr(plan, "load", lambda *_: lambda **_: SimpleNamespace(needs=needs))
+    with pytest.raises(ConfigError, match=r"fedavg.*needs"):
+        make_strategy(scenario, Layout.of(arrays_of(model)), make_task(scenario, start, (1, 8, 8), 10))
+
+
+def test_a_rule_over_single_updates_and_secure_aggregation_are_an_impossible_pair():
+    each, total = SimpleNamespace(needs="each"), SimpleNamespace(needs="sum")
+    check_needs(each, "median", only_sums=False)
+    check_needs(total, "fedavg", only_sums=True)
+    with pytest.raises(ConfigError, match=r"median.*secure"):
+        check_needs(each, "median", only_sums=True)

@@ -13,9 +13,9 @@ from fedmesh.coordinator import Coordinator, Journal
 from fedmesh.errors import ConfigError, DecodeError, QuorumError, RoundError
 from fedmesh.flower import FleetGrid, InlineFleet, adopt, fold, unfold
 from fedmesh.flower.arrays import pack, vector, vector_record
-from fedmesh.quantization.codec import DeltaCodec, FloatCodec
+from fedmesh.quantization.codec import DeltaCodec, FloatCodec, constant_ranges, relative_ranges
 from fedmesh.types import Float32
-from fedmesh_strategies.fedavg import FedAvg, build, constant_ranges, relative_ranges
+from fedmesh_strategies.fedavg import FedAvg, build
 
 START = np.linspace(-1, 1, LAYOUT.size, dtype=np.float32)
 RANGES = np.float32([0.5, 0.25])
@@ -111,6 +111,17 @@ def test_uniform_weighting_does_not_look_at_counts() -> None:
     replies = [reply(m, p, n) for m, p, n in zip(messages, sent, (1, 100, -7), strict=True)]
     _, metrics = rule.aggregate_train(1, replies)
     assert metrics == MetricRecord({"survivors": 3, "weight": 3})
+
+
+def test_of_what_a_hostile_reply_says_little_is_quoted() -> None:
+    rule = strategy()
+    messages = configured(rule)
+    _, (packet, *_) = packets(1)
+    named = RecordDict({"\x1b[2J" + "x" * 100_000: vector_record("delta", np.zeros(1, np.uint8))})
+    rule.aggregate_train(1, [reply(messages[0], packet), Message(named, reply_to=messages[1])])
+    (reason,) = rule.refused.values()
+    assert reason.isprintable()
+    assert len(reason) <= 500
 
 
 def test_the_servers_learning_rate_scales_the_step() -> None:

@@ -11,7 +11,9 @@ from flower_apps import LAYOUT, delta_app
 from fedmesh.coordinator import Coordinator, Journal
 from fedmesh.flower import FleetGrid, InlineFleet
 from fedmesh.flower.arrays import vector_record
-from fedmesh_strategies.fedavg import FedAvg, relative_ranges
+from fedmesh.quantization.codec import relative_ranges
+from fedmesh.types import Float32
+from fedmesh_strategies.fedavg import FedAvg
 
 README = Path(__file__).parents[3] / "strategies" / "README.md"
 START = vector_record("model", np.linspace(-1, 1, LAYOUT.size, dtype=np.float32))
@@ -19,7 +21,7 @@ START = vector_record("model", np.linspace(-1, 1, LAYOUT.size, dtype=np.float32)
 
 def run(rounds: int, journal: Journal) -> bytes:
     (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    names: dict[str, Any] = {"FedAvg": FedAvg, "np": np}
+    names: dict[str, Any] = {"FedAvg": FedAvg, "np": np, "Any": Any, "Float32": Float32}
     exec(textwrap.dedent(block), names)
     strategy = names["Momentum"](momentum=0.5, layout=LAYOUT, ranges=relative_ranges(0.5))
     result = Coordinator(strategy, FleetGrid(InlineFleet(delta_app(), 4)), journal).run(START, rounds)

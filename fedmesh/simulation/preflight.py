@@ -1,0 +1,50 @@
+"""What can be known to be wrong before anything is trained or written.
+
+A scenario is kept in its run directory and does not change any more: a mistake in it must be found before there is one.
+"""
+
+import numpy as np
+import torch
+
+from fedmesh.errors import ConfigError
+from fedmesh.plugins import CLIENTS, MODELS, STRATEGIES, find
+from fedmesh.simulation.datasets import FederatedData
+from fedmesh.simulation.directory import PublicStart
+from fedmesh.simulation.plan import make_strategy, make_task
+from fedmesh.simulation.scenario import Scenario
+from fedmesh.simulation.start import build_model
+from fedmesh.types import Layout
+
+__all__ = ["check_fit", "check_plugins"]
+
+_ANY_LAYOUT = Layout(("weights",), ((1,),))
+
+
+def check_plugins(scenario: Scenario) -> None:
+    """Raises: ConfigError when the model, client or strategy that the scenario names is not installed."""
+    for group, section in ((MODELS, scenario.model), (CLIENTS, scenario.client), (STRATEGIES, scenario.strategy)):
+        find(group, section.name)
+
+
+def check_fit(scenario: Scenario, data: FederatedData) -> None:
+    """Builds the model and the strategy once, and shows the model an example.
+
+    Raises:
+        ConfigError: one of them refuses its options, or the model does not turn an example into a logit for each class.
+    """
+    classes, shape = len(data.classes), data.public.x.shape[1:]
+    model = build_model(scenario.model, shape, classes, scenario.seed).eval()
+    try:
+        with torch.no_grad():
+            got = tuple(model(torch.from_numpy(data.public.x[:1])).shape)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"the model {scenario.model.name!r} does not take examples of shape {list(shape)}: {error}"
+        ) from error
+    if got != (1, classes):
+        raise ConfigError(
+            f"the model {scenario.model.name!r} answers one example with an output of shape {list(got)}, wanted "
+            f"[1, {classes}]: a logit for each class"
+        )
+    task = make_task(scenario, PublicStart(np.zeros(1, np.float32), {}), shape, classes)
+    make_strategy(scenario, _ANY_LAYOUT, task)

@@ -1,0 +1,60 @@
+"""What the devices of a run have spent, and whether their ledgers hold all that the journal says was spent.
+
+A ledger is hash-chained, but whoever loses one, or its end, loses entries without a trace: a device would be given its
+budget anew. The journal remembers how far each round had come.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedmesh.client.ledgers import ledger_path, open_ledger
+from fedmesh.coordinator import RoundRecord
+from fedmesh.errors import LedgerError
+from fedmesh.privacy.settings import DpSettings
+
+__all__ = ["check_spent", "spent_by_device"]
+
+_ROUNDING = 1e-6
+
+
+def spent_by_device(folder: Path, devices: int, settings: DpSettings) -> dict[int, float]:
+    """Device -> epsilon spent so far, for those of `devices` that ever trained under the budget.
+
+    Raises:
+        LedgerError: a ledger is damaged.
+    """
+    spent = {}
+    for device in range(devices):
+        if ledger_path(folder, device).exists():
+            with open_ledger(folder, device, settings) as ledger:
+                spent[device] = ledger.epsilon()
+    return spent
+
+
+def check_spent(records: Sequence[RoundRecord], spent: Mapping[int, float], devices: int) -> None:
+    """Holds the ledgers against the journal.
+
+    A device that was asked in a round and did not fall out of it trained; after as many rounds as it surely trained in,
+    it has spent at least what the most any device can have spent by then was recorded to be.
+
+    Raises:
+        LedgerError: entries are missing.
+    """
+    recorded = [record.evaluation.get("epsilon") or 0.0 for record in records]
+    least = dict.fromkeys(range(devices), 0)  # rounds that a device surely trained in
+    for record in records[1:]:
+        if record.clients == devices:
+            fallen = {device for device, _ in record.failures}
+            for device in least.keys() - fallen:
+                least[device] += 1
+    for device, rounds in least.items():
+        _compare(f"the privacy ledger of device {device} says", spent.get(device, 0.0), recorded[rounds])
+    _compare("the privacy ledgers together say", max(spent.values(), default=0.0), max(recorded))
+
+
+def _compare(who: str, found: float, wanted: float) -> None:
+    if found < wanted - _ROUNDING:
+        raise LedgerError(
+            f"{who} that epsilon {found:.3g} is spent, the journal that it was at least {wanted:.3g}: entries are "
+            "lost, and the budget would be given out twice. Put the ledgers of this run back, or start a new run"
+        )

@@ -1,0 +1,73 @@
+"""A scenario that cannot run is refused before anything is trained, and before there is a run directory."""
+
+import numpy as np
+import pytest
+from torch import nn
+
+from fedmesh.errors import ConfigError
+from fedmesh.simulation import preflight, run, start
+from fedmesh.simulation.datasets import FederatedData
+from fedmesh.simulation.preflight import check_fit, check_plugins
+from fedmesh.simulation.scenario import Scenario
+from fedmesh.types import Examples
+
+
+def scenario(**tables):
+    return Scenario.parse({"name": "small", **tables}, source="test")
+
+
+@pytest.fixture
+def data() -> FederatedData:
+    examples = Examples(np.zeros((4, 1, 8, 8), np.float32), np.arange(4))
+    return FederatedData(examples, (examples,), (examples,), examples, tuple("0123456789"), (0,))
+
+
+@pytest.mark.parametrize("kind", ["model", "client", "strategy"])
+def test_a_plugin_that_is_not_installed(kind):
+    with pytest.raises(ConfigError, match=f"'nope' is not one of the {kind.rstrip('y')}.*installed"):
+        check_plugins(scenario(**{kind: {"name": "nope"}}))
+    check_plugins(scenario())
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"model": {"options": {"foo": 1}}}, "unexpected keyword argument 'foo'"),
+        ({"model": {"name": "lenet"}}, r"'lenet' cannot be built for examples of shape \[1, 8, 8\]"),
+        ({"model": {"name": "har_cnn"}}, r"takes examples of shape \[channels, samples\]"),
+        ({"strategy": {"options": {"foo": 1}}}, "does not take these settings"),
+        ({"strategy": {"options": {"seed": 1}}}, "strategy.options has seed"),
+    ],
+)
+def test_options_and_shapes_that_do_not_fit(data, tables, said):
+    with pytest.raises(ConfigError, match=said):
+        check_fit(scenario(**tables), data)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), r"output of shape \[1, 3\], wanted \[1, 10\]"),
+        (nn.Linear(5, 10), r"does not take examples of shape \[1, 8, 8\]"),
+    ],
+)
+def test_a_model_of_somebody_else_that_does_not_fit(data, monkeypatch, model, said):
+    monkeypatch.setattr(preflight, "build_model", lambda *_: model)
+    with pytest.raises(ConfigError, match=said):
+        check_fit(scenario(), data)
+
+
+def test_what_fits_passes(data):
+    check_fit(scenario(), data)
+    check_fit(scenario(privacy={"enabled": True}), data)
+
+
+def test_a_refusal_leaves_no_run_directory(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(start, "pretrain", lambda *_: trained.append(1))
+    out = tmp_path / "run"
+    for tables in ({"client": {"name": "nope"}}, {"model": {"name": "lenet"}}):
+        with pytest.raises(ConfigError):
+            run.simulate(scenario(**tables), out)
+        assert not out.exists()
+    assert not trained
