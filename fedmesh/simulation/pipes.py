@@ -13,6 +13,8 @@ from collections.abc import Sequence
 __all__ = ["Pipe", "PipeClosedError"]
 
 _HEAD = struct.Struct("<II")  # parts, descriptors
+_BUFFER_BYTES = 1 << 20  # as far as the system allows: a worker need not wait until the engine has read its reply
+_MAX_BUFFERS = 1000  # of one sendmsg; Linux's IOV_MAX is 1024
 _MAX_DESCRIPTORS = 253  # Linux's SCM_MAX_FD
 
 
@@ -30,6 +32,8 @@ class Pipe:
     def pair() -> "tuple[Pipe, Pipe]":
         """Two connected ends; neither is inherited by a program that is executed."""
         left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        for end in (left, right):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         return Pipe(left), Pipe(right)
 
     @classmethod
@@ -52,7 +56,7 @@ class Pipe:
         try:
             # The descriptors ride on the frame's first byte.
             sent = socket.send_fds(self._socket, [head], list(fds)) if fds else self._socket.send(head)
-            self._socket.sendall(b"".join([head[sent:], *parts]))
+            self._send_all([head[sent:], *parts])
         except OSError as error:
             raise PipeClosedError(str(error)) from error
 
@@ -79,14 +83,17 @@ class Pipe:
         with contextlib.suppress(OSError):  # the other end may have gone first
             self._socket.close()
 
+    def _send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
+        sent = self._socket.sendmsg(buffers) if len(buffers) <= _MAX_BUFFERS else 0
+        if sent < sum(len(buffer) for buffer in buffers):  # too many for one call, or a signal came in between
+            self._socket.sendall(memoryview(b"".join(buffers))[sent:])
+
     def _exactly(self, size: int) -> bytes:
-        if not size:
-            return b""
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            got = self._socket.recv_into(view)
-            if not got:
+        chunks = []
+        while size:
+            chunk = self._socket.recv(size, socket.MSG_WAITALL)
+            if not chunk:
                 raise PipeClosedError("end of file inside a frame")
-            view = view[got:]
-        return bytes(data)
+            chunks.append(chunk)
+            size -= len(chunk)
+        return b"".join(chunks)  # of one chunk, that chunk itself
