@@ -1,0 +1,39 @@
+"""A small convolutional model, random images for it, and the settings of its DP-SGD."""
+
+import torch
+from torch import Tensor, nn
+
+from fedmesh.privacy import DpSettings
+
+
+def settings(**changes: float) -> DpSettings:
+    values = {
+        "epsilon": 8.0,
+        "delta": 1e-5,
+        "clip": 0.5,
+        "noise_multiplier": 1.5,
+        "sample_rate": 0.5,
+        "steps": 3,
+        "expected_batch": 8.0,
+    }
+    return DpSettings(**{**values, **changes})
+
+
+def cnn() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 8, 3, stride=2, groups=4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
+
+
+def images(count: int = 20) -> tuple[Tensor, Tensor]:
+    return torch.randn(count, 1, 8, 8), torch.randint(0, 5, (count,))
+
+
+def vector(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().reshape(-1).clone() for p in model.parameters()])
