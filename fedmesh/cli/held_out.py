@@ -24,7 +24,7 @@ def held_out(data: str, model: Path, data_dir: Path | None) -> tuple[Examples, s
     Raises:
         ConfigError: unknown, missing or malformed data, or no way to tell what was held out.
     """
-    from fedmesh.simulation.datasets import load, split
+    from fedmesh.simulation.datasets import load, split_as
 
     if data_dir is not None and not data_dir.is_dir():
         raise ConfigError(f"the data directory {data_dir} is not there: correct --data-dir or FEDMESH_DATA")
@@ -39,14 +39,7 @@ def held_out(data: str, model: Path, data_dir: Path | None) -> tuple[Examples, s
     else:
         run = _shipped_scenario(data)
         origin = f"held out of {data} by the scenario {run.name} as it comes (seed {run.seed}): no run beside the model"
-    cut = split(
-        dataset,
-        public_fraction=run.data.public_fraction,
-        local_held_out_fraction=run.data.local_held_out_fraction,
-        partition=run.partition,
-        seed=run.seed,
-    )
-    return cut.held_out, origin
+    return split_as(dataset, run).held_out, origin
 
 
 def _scenario_beside(model: Path) -> "Scenario | None":

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedmesh.quantization.runtime import cpu_flags
+
 __all__ = ["CpuFacts", "cpu_facts", "memory_bytes"]
 
 # Flag in /proc/cpuinfo -> the name that processor manuals use. In order of interest.
@@ -48,7 +50,7 @@ def cpu_facts(cpuinfo: Path = Path("/proc/cpuinfo")) -> CpuFacts:
     for line in text.splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
-    flags = set(fields.get("flags", fields.get("Features", "")).split())  # x86 and Arm spell it differently
+    flags = cpu_flags(cpuinfo)
     model = fields.get("model name") or fields.get("Model") or platform.processor() or platform.machine()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     features = tuple(name for flag, name in _FEATURES.items() if flag in flags)

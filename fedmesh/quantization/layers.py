@@ -4,6 +4,7 @@ They hold float32 master weights and no buffers (what DP-SGD can train), and gri
 without an int8 kernel are not here: `prepare` refuses them by name.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,7 +87,7 @@ class Quantizer(QuantizedModule):
         return f"{grid.name}, scale={grid.scale}, zero_point={grid.zero_point}, rectifier={self.rectifier}"
 
 
-class WeightedLayer(QuantizedModule):
+class WeightedLayer(QuantizedModule, ABC):
     """Weights int8 per output channel, bias int32 on the accumulator's grid; subclasses apply them.
 
     Called through `torch.func.functional_call` with weights [K, out, ...] and bias [K, out], a layer is that of K
@@ -142,13 +143,13 @@ class WeightedLayer(QuantizedModule):
         weight, bias = quantize_weights(master, offset, scales, grid.step, grid.scales)
         return self.apply_stacked(x, weight.view(shape), None if bias is None else bias.view(shape[:2]))
 
+    @abstractmethod
     def apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's linear map."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply_stacked(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The linear maps of K models, weights [K, out, ...], each on its block of the batch [K * B, ...]."""
-        raise NotImplementedError
 
     def per_sample_gradients(self, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
         """Gradient of each sample, as an Opacus grad sampler returns it.
@@ -165,9 +166,9 @@ class WeightedLayer(QuantizedModule):
             found[self.bias] = bias
         return found
 
+    @abstractmethod
     def sample_gradients(self, x: Tensor, backprops: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and bias gradients [B, ...]."""
-        raise NotImplementedError
 
 
 class QuantizedLinear(WeightedLayer):

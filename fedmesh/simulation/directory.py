@@ -6,7 +6,8 @@
     DIR/start.cbor        the public start: weights and activation ranges
     DIR/journal.sqlite3   every committed round
     DIR/ledgers/          one privacy ledger per device
-    DIR/model.int8.onnx   of the last committed round      DIR/model.float.onnx, result.json, report.html   at the end
+    DIR/model.int8.onnx   of the newest round, which a kill may keep out of the journal
+    DIR/model.float.onnx, result.json, report.html   at the end
 """
 
 import hashlib

@@ -131,14 +131,7 @@ def _run(
 
 
 def _load(scenario: Scenario, data_dir: Path | None) -> FederatedData:
-    section = scenario.data
-    return datasets.split(
-        datasets.load(section.name, data_dir),
-        public_fraction=section.public_fraction,
-        local_held_out_fraction=section.local_held_out_fraction,
-        partition=scenario.partition,
-        seed=scenario.seed,
-    )
+    return datasets.split_as(datasets.load(scenario.data.name, data_dir), scenario)
 
 
 def _prepare(scenario: Scenario, directory: RunDirectory, data: FederatedData) -> _Federation:

@@ -6,7 +6,7 @@ import sqlite3
 import time
 
 import pytest
-from small_runs import arguments, cli, finish, kill_group, small_digits, start, steady, wait_for_round
+from small_runs import arguments, cli, finish, send_signal, small_digits, start, steady, wait_for_round
 
 from fedmesh.errors import ConfigError, LedgerError
 from fedmesh.privacy import FileLedger
@@ -29,7 +29,7 @@ def test_kill_9_again_and_again_ends_in_the_same_run(reference, tmp_path):
     for number in (1, 3, 4):
         wait_for_round(process, number)
         time.sleep(0.02 * number)  # somewhere inside the next round
-        kill_group(process)
+        send_signal(process)
         finish(process)
         process = start(["simulate", "--resume", str(out), "--workers", "1"])
     status, _, errors = finish(process)
@@ -44,7 +44,7 @@ def test_ctrl_c_says_how_to_go_on_and_going_on_works(reference, tmp_path):
     out = tmp_path / "run"
     process = start(arguments(out, rounds=ROUNDS))
     wait_for_round(process, 2)
-    kill_group(process, signal.SIGINT)
+    send_signal(process, signal.SIGINT)
     status, _, errors = finish(process)
     assert status == 130
     assert f"fedmesh simulate --resume {out}" in errors.replace("\n", " ").replace("  ", " ")

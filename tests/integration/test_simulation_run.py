@@ -38,13 +38,7 @@ def test_result_json_is_what_was_returned_and_has_every_promised_key(finished):
 def test_the_model_that_is_left_is_the_model_that_was_judged(finished):
     out, result, _ = finished
     scenario = small_digits()
-    data = datasets.split(
-        datasets.load("digits", None),
-        public_fraction=scenario.data.public_fraction,
-        local_held_out_fraction=scenario.data.local_held_out_fraction,
-        partition=scenario.partition,
-        seed=scenario.seed,
-    )
+    data = datasets.split_as(datasets.load("digits", None), scenario)
     engine = Engine(out / result["final"]["model"])
     assert engine.sha256 == result["final"]["sha256"]
     assert evaluate(engine, data.held_out).accuracy == result["final"]["accuracy_int8"]

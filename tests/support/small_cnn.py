@@ -1,7 +1,8 @@
-"""A small convolutional model, random images for it, and the settings of its DP-SGD."""
+"""A small convolutional model, random images for it, the settings of its DP-SGD, and the slow twin of its gradients."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fedmesh.privacy import DpSettings
 
@@ -37,3 +38,12 @@ def images(count: int = 20) -> tuple[Tensor, Tensor]:
 
 def vector(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().reshape(-1).clone() for p in model.parameters()])
+
+
+def micro_batches(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Per-example gradients one example at a time: the slow twin, [B, P]."""
+    rows = []
+    for one_x, one_y in zip(x.split(1), y.split(1), strict=True):
+        gradients = torch.autograd.grad(F.cross_entropy(model(one_x), one_y), list(model.parameters()))
+        rows.append(torch.cat([g.reshape(-1) for g in gradients]))
+    return torch.stack(rows)

@@ -48,7 +48,7 @@ def cli(*args: str) -> tuple[int, str, str]:
     return finish(start(list(args)))
 
 
-def kill_group(process: subprocess.Popen[str], number: signal.Signals = signal.SIGKILL) -> None:
+def send_signal(process: subprocess.Popen[str], number: signal.Signals = signal.SIGKILL) -> None:
     """Signals the command's own process; its workers must notice by themselves."""
     os.kill(process.pid, number)
 

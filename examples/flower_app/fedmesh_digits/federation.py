@@ -23,11 +23,4 @@ def scenario(devices: int, pretrain_epochs: int = 6, learning_rate: float = 0.2,
 @lru_cache(maxsize=4)
 def data(devices: int) -> FederatedData:
     """The same split in every process: it follows from the scenario's seed."""
-    chosen = scenario(devices)
-    return datasets.split(
-        datasets.load("digits", None),
-        public_fraction=chosen.data.public_fraction,
-        local_held_out_fraction=chosen.data.local_held_out_fraction,
-        partition=chosen.partition,
-        seed=chosen.seed,
-    )
+    return datasets.split_as(datasets.load("digits", None), scenario(devices))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from fedmesh.errors import ConfigError
 from fedmesh.simulation import partition as deal
 from fedmesh.simulation.datasets.catalog import Dataset
-from fedmesh.simulation.scenario import PartitionSection
+from fedmesh.simulation.scenario import PartitionSection, Scenario
 from fedmesh.types import Examples
 
-__all__ = ["FederatedData", "split"]
+__all__ = ["FederatedData", "split", "split_as"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,17 @@ def split(
     if partition.kind == "natural" and dataset.groups is not None:
         ids = tuple(int(dataset.groups[hand[0]]) for hand in hands)
     return FederatedData(everything[public], devices, local, held_out, dataset.classes, ids)
+
+
+def split_as(dataset: Dataset, scenario: Scenario) -> FederatedData:
+    """`dataset` as `scenario` cuts it; raises as `split`."""
+    return split(
+        dataset,
+        public_fraction=scenario.data.public_fraction,
+        local_held_out_fraction=scenario.data.local_held_out_fraction,
+        partition=scenario.partition,
+        seed=scenario.seed,
+    )
 
 
 def _public(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from small_cnn import cnn, images, settings, vector
+from small_cnn import cnn, images, micro_batches, settings, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,15 +22,6 @@ class Silence:
 
     def uniform(self, size: int) -> NDArray[np.float64]:
         return np.zeros(size)
-
-
-def micro_batches(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Per-example gradients one example at a time: the slow twin, [B, P]."""
-    rows = []
-    for one_x, one_y in zip(x.split(1), y.split(1), strict=True):
-        gradients = torch.autograd.grad(F.cross_entropy(model(one_x), one_y), list(model.parameters()))
-        rows.append(torch.cat([g.reshape(-1) for g in gradients]))
-    return torch.stack(rows)
 
 
 class Residual(nn.Module):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from small_cnn import micro_batches
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,14 +70,6 @@ def prepared(name: str, *, scales: str = "power-of-two") -> tuple[nn.Module, Ten
     model = prepare(build().eval(), x[:1], scales=scales)
     calibrate(model, [torch.randn(64, 1, *shape)])
     return model, x, y
-
-
-def micro_batches(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    rows = []
-    for one_x, one_y in zip(x.split(1), y.split(1), strict=True):
-        gradients = torch.autograd.grad(F.cross_entropy(model(one_x), one_y), list(model.parameters()))
-        rows.append(torch.cat([g.reshape(-1) for g in gradients]))
-    return torch.stack(rows)
 
 
 def batched(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

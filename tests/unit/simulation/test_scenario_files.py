@@ -7,7 +7,7 @@ import pytest
 
 from fedmesh.errors import DataError
 from fedmesh.plugins import CLIENTS, MODELS, STRATEGIES, available
-from fedmesh.simulation.datasets import load, split
+from fedmesh.simulation.datasets import load, split_as
 from fedmesh.simulation.scenario import Scenario
 
 ROOT = Path(__file__).parents[3]
@@ -38,13 +38,7 @@ def test_its_data_can_be_cut_as_it_says(path):
         if " is not at " not in str(error):
             raise
         pytest.skip(str(error))
-    parts = split(
-        dataset,
-        public_fraction=scenario.data.public_fraction,
-        local_held_out_fraction=scenario.data.local_held_out_fraction,
-        partition=scenario.partition,
-        seed=scenario.seed,
-    )
+    parts = split_as(dataset, scenario)
     assert len(parts.devices) == scenario.partition.clients
     assert len(parts.held_out) > 100
     assert set(parts.public.y) == set(range(len(parts.classes)))
