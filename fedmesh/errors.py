@@ -6,7 +6,8 @@
     ├── PeerError      drop the peer: what it sent is malformed, oversized or out of turn
     │   └── DecodeError    bytes that are not a valid message
     ├── RoundError     this round failed; the next may not
-    │   └── QuorumError    too few survivors
+    │   ├── QuorumError    too few survivors
+    │   └── SecAggError    secure aggregation was refused, or cannot go on; nobody learned anything
     ├── TrustError     stop: a promise would be broken
     │   ├── BudgetError    the privacy budget does not cover the step
     │   ├── LedgerError    the privacy ledger is damaged, or cannot be written
@@ -30,6 +31,7 @@ __all__ = [
     "PeerError",
     "QuorumError",
     "RoundError",
+    "SecAggError",
     "TrustError",
     "UnsupportedLayerError",
 ]
@@ -58,6 +60,19 @@ class QuorumError(RoundError):
         super().__init__(message)
         self.arrived = arrived
         self.wanted = wanted
+
+
+class SecAggError(RoundError):
+    """Secure aggregation was refused by a device, or cannot go on: whatever the reason, no input was revealed.
+
+    Attributes:
+        code: what it is about: ``malformed``, ``signature``, ``identity``, ``policy``, ``ring``, ``weight``, ``input``,
+            ``replay``, ``turn``, ``session``, ``consistency``, ``threshold``, ``shares`` or ``store``.
+    """
+
+    def __init__(self, message: str, *, code: str = "malformed") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class TrustError(FedMeshError):
