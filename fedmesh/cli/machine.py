@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedmesh.machine import cores
 from fedmesh.quantization.runtime import cpu_flags
 
 __all__ = ["CpuFacts", "cpu_facts", "memory_bytes"]
@@ -52,9 +53,8 @@ def cpu_facts(cpuinfo: Path = Path("/proc/cpuinfo")) -> CpuFacts:
         fields.setdefault(key.strip(), value.strip())
     flags = cpu_flags(cpuinfo)
     model = fields.get("model name") or fields.get("Model") or platform.processor() or platform.machine()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     features = tuple(name for flag, name in _FEATURES.items() if flag in flags)
-    return CpuFacts(model, os.cpu_count() or 1, usable, features)
+    return CpuFacts(model, os.cpu_count() or 1, cores(), features)
 
 
 def memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> tuple[int | None, int | None]:

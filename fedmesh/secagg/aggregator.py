@@ -5,12 +5,11 @@ step; a message that is refused changes nothing; masked inputs are added as they
 shares, which are O(n^2). Nobody has to trust it: everything that a device accepts from it, the device checks.
 """
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fedmesh import wire
 from fedmesh.errors import SecAggError
 from fedmesh.secagg import shares as sharing
 from fedmesh.secagg import unmasking
@@ -19,6 +18,7 @@ from fedmesh.secagg.identity import Identity, Roster, verify
 from fedmesh.secagg.messages import (
     Envelope,
     Kind,
+    byte_string,
     bytes_map,
     open_envelope,
     ring_vector,
@@ -26,7 +26,7 @@ from fedmesh.secagg.messages import (
     unpack_body,
     verify_body,
 )
-from fedmesh.secagg.pairwise import KEY_BYTES, require_distinct
+from fedmesh.secagg.pairwise import KEY_BYTES, require_distinct, require_sound
 from fedmesh.secagg.result import SumResult, sign_result
 from fedmesh.secagg.session import binding, input_context, survivors_digest
 from fedmesh.secagg.survivors import in_order, require_enough
@@ -49,12 +49,13 @@ class Aggregator:
         header: what was announced to the cohort.
         identity: the aggregator's, under any name on the roster.
         roster: the identity keys of cohort and aggregator.
+        threads: that take masks off a long vector; each but one takes memory for another vector.
 
     Raises:
-        SecAggError: the header is none, or somebody is not on the roster.
+        SecAggError: the header is none, somebody is not on the roster, or a sum of its length has no room in memory.
     """
 
-    def __init__(self, header: SessionHeader, identity: Identity, roster: Roster) -> None:
+    def __init__(self, header: SessionHeader, identity: Identity, roster: Roster, *, threads: int = 1) -> None:
         header.check()
         name = roster.name_of(identity.public)
         if name is None:
@@ -68,9 +69,10 @@ class Aggregator:
         self._identity, self._roster = identity, roster
         self._sid, self._session = header.sid, binding(header, roster)
         self._step = 0
+        self._threads = threads
         self._aborted = False
         self._expected = header.cohort
-        self._heard: dict[str, bytes] = {}  # SHA-256 of what was taken in this step
+        self._heard: dict[str, bytes] = {}  # signature of what was taken in this step
         self._adverts: dict[str, bytes] = {}
         self._shares: dict[str, Mapping[str, bytes]] = {}
         self._commitments: dict[str, bytes] = {}
@@ -78,7 +80,7 @@ class Aggregator:
         self._survivors: tuple[str, ...] = ()
         self._signatures: dict[str, bytes] = {}
         self._revealed: dict[str, tuple[Mapping[str, bytes], Mapping[str, bytes]]] = {}
-        self._total = np.zeros(header.length + 1, header.ring.dtype)
+        self._total = _zeros(header)
         self._context = b""
         if header.model_hash is not None and header.scale_hash is not None:
             self._context = input_context(self._session, header.model_hash, header.scale_hash)
@@ -131,16 +133,15 @@ class Aggregator:
             raise SecAggError(f"a message of {envelope.sender!r:.80} came from {sender!r:.80}", code="identity")
         if envelope.kind is not _KINDS[self._step]:
             return []  # of a step that is over
-        digest = hashlib.sha256(message).digest()
-        if self._heard.get(sender) == digest:
-            return []
+        if self._heard.get(sender) == envelope.signature:
+            return []  # a copy of what was verified
         if sender not in self._expected or sender in self._heard:
             raise SecAggError(
                 f"{sender!r:.80} sent a second message, or one in a step that it is not in", code="replay"
             )
         verify_body(envelope, self._session, self._roster)
         self._take(sender, envelope)
-        self._heard[sender] = digest
+        self._heard[sender] = envelope.signature
         return self._close() if not self.awaiting else []
 
     def advance(self) -> Outgoing:
@@ -197,7 +198,8 @@ class Aggregator:
         match self.step:
             case "advertise":
                 body: dict[str, Any] = {name: self._adverts[name] for name in heard}
-                return [(name, self._signed(Kind.KEYS, body)) for name in heard]
+                message = self._signed(Kind.KEYS, body)
+                return [(name, message) for name in heard]
             case "share":
                 self._sharers = heard
                 return self._deliveries(heard)
@@ -219,10 +221,9 @@ class Aggregator:
         )
 
     def _take_keys(self, sender: str, envelope: Envelope) -> None:
-        """R0. Two devices with one key are refused here, so that one of them does not end the round for all."""
-        keys = wire.loads(envelope.body, max_bytes=len(envelope.body))
-        if not isinstance(keys, bytes) or len(keys) != 2 * KEY_BYTES:
-            raise SecAggError(f"{sender!r} advertised something else than two keys")
+        """R0. Keys that the devices would refuse are refused here: one device does not end the round for all."""
+        keys = byte_string(envelope.body, length=2 * KEY_BYTES)
+        require_sound(keys)
         require_distinct({**self._adverts, sender: keys + envelope.signature})
         self._adverts[sender] = keys + envelope.signature
 
@@ -276,10 +277,23 @@ class Aggregator:
         masks = {v: {places[u]: both[1][v] for u, both in self._revealed.items()} for v in dropped}
         total, threshold = self._total, header.threshold
         unmasking.remove_own(
-            total, seeds, self._commitments, threshold=threshold, session=self._session, context=self._context
+            total,
+            seeds,
+            self._commitments,
+            threshold=threshold,
+            session=self._session,
+            context=self._context,
+            threads=self._threads,
         )
         unmasking.remove_dropped(
-            total, masks, self._adverts, self._survivors, header.cohort, threshold=threshold, context=self._context
+            total,
+            masks,
+            self._adverts,
+            self._survivors,
+            header.cohort,
+            threshold=threshold,
+            context=self._context,
+            threads=self._threads,
         )
         lifted = header.ring.centre(total)
         weight = int(lifted[-1])
@@ -299,3 +313,10 @@ class Aggregator:
         """Lets go of what is not needed any more: shares most of all."""
         self._shares, self._revealed, self._commitments = {}, {}, {}
         self._total = np.zeros(0, self.header.ring.dtype)
+
+
+def _zeros(header: SessionHeader) -> NDArray[np.unsignedinteger[Any]]:
+    try:
+        return np.zeros(header.length + 1, header.ring.dtype)
+    except (MemoryError, ValueError, OverflowError) as error:
+        raise SecAggError(f"there is no room for a sum of {header.length} elements", code="policy") from error

@@ -13,10 +13,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedmesh.errors import SecAggError
 
-__all__ = ["KEY_BYTES", "KeyPair", "derive"]
+__all__ = ["KEY_BYTES", "KeyPair", "check_public", "derive"]
 
 KEY_BYTES = 32
 _FIELD = (1 << 255) - 19
+_LOW_ORDER = {  # u of the points on the curve or its twist whose order divides eight: every secret with them is zero
+    0,
+    1,
+    _FIELD - 1,
+    0x00B8495F16056286FDB1329CEB8D09DA6AC49FF1FAE35616AEB8413B7C7AEBE0,
+    0x57119FD0DD4E22D8868E1C58C45C44045BEF839C55B1D0B1248C50A3BC959C5F,
+}
 
 
 class KeyPair:
@@ -50,7 +57,7 @@ class KeyPair:
         Raises:
             SecAggError: ``identity``: the key is not 32 canonical bytes, is this device's own, or is of low order.
         """
-        _require_canonical(peer_public)
+        check_public(peer_public)
         if peer_public == self.public:
             raise SecAggError("a device was handed its own agreement key as a peer's (reflection)", code="identity")
         try:
@@ -70,8 +77,17 @@ def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> byte
     return HKDF(SHA256(), length, salt, info).derive(secret)
 
 
-def _require_canonical(public: bytes) -> None:
-    if len(public) != KEY_BYTES:
-        raise SecAggError(f"an agreement key has {KEY_BYTES} bytes, not {len(public)}", code="identity")
-    if int.from_bytes(public, "little") >= _FIELD:
+def check_public(public: bytes) -> None:
+    """Whether a public key is fit to agree with.
+
+    Raises:
+        SecAggError: ``identity``: it is not 32 bytes in their canonical form, or it is of low order.
+    """
+    if not isinstance(public, bytes) or len(public) != KEY_BYTES:
+        kind = f"{len(public)} bytes" if isinstance(public, bytes) else type(public).__name__
+        raise SecAggError(f"an agreement key is {KEY_BYTES} bytes, not {kind}", code="identity")
+    u = int.from_bytes(public, "little")
+    if u >= _FIELD:
         raise SecAggError("an agreement key is not in its canonical form", code="identity")
+    if u in _LOW_ORDER:
+        raise SecAggError("a peer's agreement key is of low order", code="identity")

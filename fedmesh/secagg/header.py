@@ -31,7 +31,7 @@ class SessionHeader:
     Nothing is judged here: `check` refuses what is no header at all, a device's `Policy` what it takes no part in.
 
     Attributes:
-        task: what is learned. round: from 0. attempt: of the round, from 1; another attempt has other keys.
+        task: what is learned. round: from 0. attempt: of the round, from 0; another attempt has other keys.
         cohort: names of the devices, in the order that their shares are numbered by.
         threshold: shares that reconstruct a secret, and signatures that stand for a set of survivors.
         min_cohort: fewest inputs in a sum.
@@ -128,13 +128,13 @@ class SessionHeader:
         for name in _INTEGERS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
-                raise SecAggError(f"a header says {name} = {value!r}; wanted a whole number, 0 or more")
+                raise SecAggError(f"a header says {name} = {value!r:.80}; wanted a whole number, 0 or more")
         for name in _HASHES:
             self._check_hash(name, getattr(self, name))
         if (self.scale_hash is None) != (self.model_hash is None):
             raise SecAggError("a header leaves one of scale_hash and model_hash open: leave both, or neither")
         if isinstance(self.deadline, bool) or not isinstance(self.deadline, int | float | None):
-            raise SecAggError(f"a header's deadline is {self.deadline!r}; wanted Unix seconds or None")
+            raise SecAggError(f"a header's deadline is {self.deadline!r:.80}; wanted Unix seconds or None")
         self._check_numbers()
 
     def _check_names(self) -> None:
@@ -152,10 +152,9 @@ class SessionHeader:
                 f"a cohort of {members} cannot have the threshold {self.threshold} and sums of {self.min_cohort}",
                 code="policy",
             )
-        if min(self.length, self.weight_cap, self.attempt) < 1:
+        if min(self.length, self.weight_cap) < 1:
             raise SecAggError(
-                f"a header says length {self.length}, weight_cap {self.weight_cap}, attempt {self.attempt}: all of "
-                "them are at least 1",
+                f"a header says length {self.length} and weight_cap {self.weight_cap}: both are at least 1",
                 code="policy",
             )
         _ = self.ring  # refuses an impossible width

@@ -28,10 +28,11 @@ def check_input(header: SessionHeader, vector: NDArray[np.int64], weight: int) -
     """
     if isinstance(weight, bool) or not isinstance(weight, int | np.integer) or not 1 <= weight <= header.weight_cap:
         raise SecAggError(f"the weight is not a whole number from 1 to the cap of {header.weight_cap}", code="weight")
-    if not isinstance(vector, np.ndarray) or vector.dtype.kind not in "iu":
-        got = vector.dtype if isinstance(vector, np.ndarray) else type(vector).__name__
+    # Of a masked array the hidden elements would pass the bound below unseen, and go into the sum all the same.
+    if not isinstance(vector, np.ndarray) or isinstance(vector, np.ma.MaskedArray) or vector.dtype.kind not in "iu":
+        got = vector.dtype if type(vector) is np.ndarray else type(vector).__name__
         raise SecAggError(
-            f"the input is of {got}; wanted a numpy array of whole numbers: quantize it first", code="input"
+            f"the input is of {got}; wanted a dense numpy array of whole numbers: quantize it first", code="input"
         )
     if vector.shape != (header.length,):
         raise SecAggError(
@@ -47,6 +48,7 @@ def check_input(header: SessionHeader, vector: NDArray[np.int64], weight: int) -
     ring = header.ring
     lifted = np.empty(header.length + 1, ring.dtype)
     lifted[:-1] = vector  # congruent modulo the type's width, and so modulo the ring's
-    lifted[:-1] *= ring.dtype.type(weight & ((1 << ring.bits) - 1))
-    lifted[-1] = weight & ((1 << ring.bits) - 1)
+    factor = ring.dtype.type(int(weight) & ((1 << ring.bits) - 1))
+    lifted[:-1] *= factor
+    lifted[-1] = factor
     return lifted

@@ -8,9 +8,12 @@ With ``digest = SHA-256("fedmesh/secagg/mask/1" | seed)`` the stream is AES-128 
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from itertools import chain, islice, pairwise, repeat
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -27,12 +30,14 @@ SEED_BYTES = 32
 MAX_VECTOR_BYTES = (1 << 36) - 64  # SP 800-38D 5.2.1.1 allows 2^36 - 32 in one message; then the counter wraps
 _LABEL = b"fedmesh/secagg/mask/1"
 _CHUNK_BYTES = 1 << 17  # the chunk, its stream and the zeros share the second-level cache
-_ZEROS = bytes(_CHUNK_BYTES)
-_STREAMS = 256  # ciphers held at a time
+_THREAD_CHUNK_BYTES = 1 << 19  # threads pass the interpreter's lock between chunks: with small ones they only wait
+_ZEROS = bytes(_THREAD_CHUNK_BYTES)
+_STREAMS = 128  # ciphers held at a time: a cohort of the largest size in one pass
 
 Unsigned = NDArray[np.unsignedinteger[Any]]
 _Mode = Callable[[bytes, bytes], CipherContext]
 _Operation = np.ufunc
+_Batch = list[tuple[_Operation, CipherContext]]
 
 
 def add_mask(accumulator: Unsigned, seed: bytes, *, subtract: bool = False) -> None:
@@ -40,15 +45,17 @@ def add_mask(accumulator: Unsigned, seed: bytes, *, subtract: bool = False) -> N
     add_masks(accumulator, () if subtract else (seed,), (seed,) if subtract else ())
 
 
-def add_masks(accumulator: Unsigned, plus: Iterable[bytes], minus: Iterable[bytes] = ()) -> None:
+def add_masks(accumulator: Unsigned, plus: Iterable[bytes], minus: Iterable[bytes] = (), *, threads: int = 1) -> None:
     """Adds the masks of the seeds in `plus` to `accumulator` and subtracts those in `minus`, in place.
 
-    Memory beside the accumulator is constant: the seeds may be an iterator, and no mask is ever whole.
+    Memory beside the accumulator is constant, one more vector for each further thread: the seeds may be an iterator,
+    and no mask is ever whole.
 
     Args:
         accumulator: unsigned [d], writable; sums wrap at the width of its type.
         plus: seeds of 32 bytes.
         minus: likewise.
+        threads: at most; a short vector is not worth more than one.
 
     Raises:
         SecAggError: ``malformed``: a seed is not 32 bytes (what came before it may have been added); ``input``: the
@@ -57,8 +64,12 @@ def add_masks(accumulator: Unsigned, plus: Iterable[bytes], minus: Iterable[byte
     """
     _require_vector(accumulator)
     seeds: Iterator[tuple[_Operation, bytes]] = chain(zip(repeat(np.add), plus), zip(repeat(np.subtract), minus))
-    while batch := [(operation, _stream(seed)) for operation, seed in islice(seeds, _STREAMS)]:
-        _apply(accumulator, batch)
+    batches = iter(lambda: [(operation, _stream(seed)) for operation, seed in islice(seeds, _STREAMS)], [])
+    if threads > 1 and accumulator.nbytes >= 2 * _THREAD_CHUNK_BYTES:
+        _apply_across(accumulator, batches, threads)
+        return
+    for batch in batches:
+        _apply(accumulator, batch, _CHUNK_BYTES)
 
 
 def expand(seed: bytes, count: int, dtype: DTypeLike) -> Unsigned:
@@ -68,9 +79,33 @@ def expand(seed: bytes, count: int, dtype: DTypeLike) -> Unsigned:
     return mask
 
 
-def _apply(accumulator: Unsigned, streams: list[tuple[_Operation, CipherContext]]) -> None:
+def _apply_across(accumulator: Unsigned, batches: Iterator[_Batch], threads: int) -> None:
+    """Each thread adds to a vector of its own; the seeds, and so the key agreements, are made in this one."""
+    vectors = [accumulator, *(np.zeros_like(accumulator) for _ in range(threads - 1))]
+    free: SimpleQueue[Unsigned] = SimpleQueue()
+    for vector in vectors:
+        free.put(vector)
+
+    def work(batch: _Batch) -> None:
+        vector = free.get()
+        _apply(vector, batch, _THREAD_CHUNK_BYTES)
+        free.put(vector)
+
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[Future[None]] = deque()
+        for batch in batches:
+            pending.append(pool.submit(work, batch))
+            if len(pending) > 2 * threads:
+                pending.popleft().result()
+        for future in pending:
+            future.result()
+    for vector in vectors[1:]:
+        accumulator += vector
+
+
+def _apply(accumulator: Unsigned, streams: _Batch, chunk_bytes: int) -> None:
     """Chunk by chunk, all streams over one chunk before the next: the accumulator crosses memory once."""
-    buffer = bytearray(_CHUNK_BYTES)
+    buffer = bytearray(chunk_bytes)
     words = np.frombuffer(buffer, accumulator.dtype.newbyteorder("<"))
     for start in range(0, len(accumulator), len(words)):
         part = accumulator[start : start + len(words)]
@@ -117,8 +152,9 @@ def _fastest_mode() -> _Mode:
 def _seconds_per_chunk(mode: _Mode) -> float:
     buffer = bytearray(_CHUNK_BYTES)
     stream = mode(bytes(16), bytes(12))
+    zeros = bytes(_CHUNK_BYTES)
     moments = []
     for _ in range(5):  # the first warms up
-        stream.update_into(_ZEROS, buffer)
+        stream.update_into(zeros, buffer)
         moments.append(time.perf_counter())
     return min(after - before for before, after in pairwise(moments))

@@ -24,6 +24,7 @@ from fedmesh.secagg.session import digest
 __all__ = [
     "Envelope",
     "Kind",
+    "byte_string",
     "bytes_map",
     "decode_masked",
     "largest",
@@ -136,7 +137,16 @@ def unpack_body(body: bytes, *, keys: frozenset[str] | None = None) -> dict[str,
     if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
         raise SecAggError("a message came whose body is no map")
     if keys is not None and plain.keys() != keys:
-        raise SecAggError(f"a message came whose body holds {sorted(plain)[:8]}; wanted {sorted(keys)}")
+        held = [key[:40] for key in sorted(plain)[:8]]
+        raise SecAggError(f"a message came whose body holds {held}; wanted {sorted(keys)}")
+    return plain
+
+
+def byte_string(body: bytes, *, length: int) -> bytes:
+    """A body that is a byte string of `length`. Raises: SecAggError: it is something else."""
+    plain = _loads(body)
+    if not isinstance(plain, bytes) or len(plain) != length:
+        raise SecAggError(f"a message came whose body is not {length} bytes")
     return plain
 
 
@@ -161,7 +171,7 @@ def bytes_map(value: Any, *, length: int) -> Mapping[str, bytes]:
 
 
 def masked_body(ring: Ring, vector: NDArray[np.unsignedinteger[Any]]) -> dict[str, Any]:
-    """The body of a masked input: ring width, number of elements, and the elements packed to their bits."""
+    """The body of a masked input: ring width, number of elements, and the elements reduced and packed to their bits."""
     return {"bits": ring.bits, "length": len(vector), "packed": ring.pack(vector)}
 
 
@@ -169,14 +179,11 @@ def ring_vector(body: bytes) -> tuple[Ring, NDArray[np.unsignedinteger[Any]]]:
     """Ring and elements of a masked input. Raises: SecAggError: the body is something else."""
     plain = unpack_body(body, keys=frozenset({"bits", "length", "packed"}))
     bits, length, packed = plain["bits"], plain["length"], plain["packed"]
-    if (
-        isinstance(bits, bool)
-        or not isinstance(bits, int)
-        or not isinstance(length, int)
-        or not isinstance(packed, bytes)
-    ):
+    if type(bits) is not int or type(length) is not int or not isinstance(packed, bytes):
         raise SecAggError("a masked input came whose width, length or elements are of another type")
     ring = Ring(bits)
+    if length < 1:  # of -1 elements of few bits the packing takes no byte either
+        raise SecAggError(f"a masked input of {length} elements came: there is one at least, the weight")
     try:
         return ring, ring.unpack(packed, length)
     except DecodeError as error:

@@ -84,4 +84,4 @@ class MetricCodec:
 def _fixed_point(field: str, value: float | None) -> int:
     if value is None or not math.isfinite(value) or not 0 <= value < _LIMIT:
         raise SecAggError(f"the metric {field!r} is {value}: wanted a number from 0 to {_LIMIT}", code="input")
-    return min(round(Fraction(value) * (1 << _FRACTION_BITS)), (1 << _METRIC_BITS) - 1)
+    return min(round(Fraction(float(value)) * (1 << _FRACTION_BITS)), (1 << _METRIC_BITS) - 1)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fedmesh import wire
 from fedmesh.errors import SecAggError
-from fedmesh.secagg.agreement import KeyPair, derive
+from fedmesh.secagg.agreement import KeyPair, check_public, derive
 from fedmesh.secagg.header import SessionHeader
 from fedmesh.secagg.identity import Roster
 from fedmesh.secagg.messages import Envelope, Kind, verify_body
@@ -21,6 +21,7 @@ __all__ = [
     "own_seed",
     "pair_seed",
     "require_distinct",
+    "require_sound",
 ]
 
 KEY_BYTES = 32
@@ -47,8 +48,8 @@ def checked_adverts(
         own: name and keys of the device that checks.
 
     Raises:
-        SecAggError: a signature is not by the pinned identity for this session, a key appears twice, this device's own
-            entry is not its own, or there are too few.
+        SecAggError: a signature is not by the pinned identity for this session, a key is weak or appears twice, this
+            device's own entry is not its own, or there are too few.
     """
     name, keys = own
     if name not in adverts or adverts[name][: 2 * KEY_BYTES] != keys:
@@ -57,9 +58,16 @@ def checked_adverts(
     found = {member: adverts[member][: 2 * KEY_BYTES] for member in members}
     require_distinct(found)
     for member in members:
+        require_sound(found[member])
         body, signature = wire.dumps(found[member]), adverts[member][2 * KEY_BYTES :]
         verify_body(Envelope(Kind.ADVERTISE, header.sid, member, body, signature), session, roster)
     return found
+
+
+def require_sound(keys: bytes) -> None:
+    """Raises: SecAggError: one of a device's two public keys is malformed or of low order."""
+    check_public(cipher_key(keys))
+    check_public(mask_key(keys))
 
 
 def require_distinct(adverts: Mapping[str, bytes]) -> None:

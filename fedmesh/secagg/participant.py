@@ -12,7 +12,7 @@ import hashlib
 import secrets
 import weakref
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ class Participant:
         store_path: where it remembers what it has signed; in memory, as long as this object lives, if None.
 
     Raises:
-        SecAggError: `identity` is not the one that the roster has for `name`, or the store is damaged.
+        SecAggError: the store is damaged.
     """
 
     def __init__(
@@ -74,14 +74,12 @@ class Participant:
         policy: Policy | None = None,
         store_path: str | Path | None = None,
     ) -> None:
-        if roster.key(name) != identity.public:
-            raise SecAggError(f"the roster has another identity key for {name!r} than this device's", code="identity")
         self.name = name
         self._identity = identity
         self._roster = roster
         self._policy = Policy() if policy is None else policy
-        self._store = Store(store_path)
-        self._close = weakref.finalize(self, self._store.close)
+        self._store_path = store_path
+        self._opened_store: Store | None = None
         self._state: State | None = None
         self._last: tuple[bytes, bytes | None] = (b"", None)
 
@@ -104,7 +102,9 @@ class Participant:
     def close(self) -> None:
         """Forgets the session and lets go of the store; idempotent."""
         self._forget()
-        self._close()
+        if self._opened_store is not None:
+            self._opened_store.close()
+            self._opened_store = None
 
     def begin(self, header: SessionHeader, vector: NDArray[np.int64], weight: int = 1) -> bytes:
         """The advertise message of a new session; a session that was under way is forgotten.
@@ -115,8 +115,8 @@ class Participant:
             weight: its integer weight, 1 to header.weight_cap: the sum is over weight * vector.
 
         Raises:
-            SecAggError: the policy, the roster or the round's monotonicity refuses the header; the input does not fit
-                it, or could overflow its ring.
+            SecAggError: the policy, the roster or the round's monotonicity refuses the header; the roster has another
+                identity for this device; the input does not fit the header, or could overflow its ring.
         """
         self._check(header)
         checked = check_input(header, vector, weight)
@@ -127,6 +127,10 @@ class Participant:
 
     def join(self, header: SessionHeader) -> bytes:
         """As `begin`, for an input that `supply` brings later: keys can be exchanged while the device trains."""
+        if self._roster.key(self.name) != self._identity.public:
+            raise SecAggError(
+                f"the roster has another identity key for {self.name!r} than this device's", code="identity"
+            )
         self._policy.check(header, self._roster, self.name)
         self._store.begin(header.task, header.round, header.attempt, header.sid)
         cipher, mask = KeyPair.generate(), KeyPair.generate()
@@ -159,10 +163,11 @@ class Participant:
         checked = check_input(state.header, vector, weight)
         hashes = _bound(state.header, model_hash, scale_hash)
         self._policy.check_input(*hashes)
-        state.input, state.context = checked, input_context(state.session, *hashes)
+        context = input_context(state.session, *hashes)
         if state.step != "delivered":
+            state.input, state.context = checked, context
             return None
-        reply = self._masked(state)
+        reply = self._masked(state, state.sharers, checked, context)
         self._last = (self._last[0], reply)
         return reply
 
@@ -175,6 +180,8 @@ class Participant:
             SecAggError: the message is refused; nothing has changed, and nothing is to be sent.
         """
         state = self._session()
+        if not isinstance(message, bytes):
+            raise SecAggError(f"a message is bytes, not {type(message).__name__}", code="malformed")
         digest = hashlib.sha256(message).digest()
         if digest == self._last[0]:
             return self._last[1]
@@ -209,13 +216,36 @@ class Participant:
     ) -> Self:
         """The participant whose state `seal` gave; an idle one for empty bytes.
 
+        Without a `store_path` it remembers what the state tells: nothing then stops who puts an older state back.
+
         Raises:
             SecAggError: the bytes were not sealed by this device.
         """
         state = open_state(sealed, name, identity) if sealed else None
         participant = cls(name, identity, roster, policy, store_path)
+        if state is not None and store_path is None:
+            participant._remember(state)
         participant._state = state
         return participant
+
+    def _remember(self, state: State) -> None:
+        """Fills a store in memory, which knows nothing after a restart, with what the state itself tells."""
+        header = state.header
+        session = (header.task, header.round, header.attempt)
+        self._store.begin(*session, header.sid)
+        if state.step in {"masked", "signed"}:
+            self._store.mask_once(*session)
+        if state.step == "signed":
+            statement = survivors_digest(state.context, state.survivors)
+            self._store.sign_once(*session, statement, lambda: self._identity.sign(statement))
+
+    @property
+    def _store(self) -> Store:
+        """Opened when it is needed: between two messages a device is often a new process, and one step needs none."""
+        if self._opened_store is None:
+            self._opened_store = Store(self._store_path)
+            weakref.finalize(self, self._opened_store.close)
+        return self._opened_store
 
     def _session(self) -> State:
         if self._state is None:
@@ -270,29 +300,34 @@ class Participant:
     def _delivered(self, state: State, body: bytes) -> bytes | None:
         """Opens the shares that the others have sent here; then masks the input, if it is there."""
         sealed = bytes_map(unpack_body(body), length=shares.SEALED_BYTES)
+        if self.name in sealed:
+            raise SecAggError("shares came that are said to be from this device itself", code="shares")
         sharers = check_members((*sealed, self.name), state.header, among={*state.adverts, self.name})
         opened = {
             name: shares.open_pair(sealed[name], state.channels[name], state.session, name, self.name)
             for name in sealed
         }
-        state.held |= opened
-        state.sharers, state.channels, state.step = sharers, {}, "delivered"
-        return None if state.input is None else self._masked(state)
+        reply = None if state.input is None else self._masked(state, sharers, state.input, state.context)
+        state.held, state.sharers, state.channels = state.held | opened, sharers, {}
+        if reply is None:
+            state.step = "delivered"
+        return reply
 
-    def _masked(self, state: State) -> bytes:
+    def _masked(
+        self, state: State, sharers: tuple[str, ...], values: NDArray[np.unsignedinteger[Any]], context: bytes
+    ) -> bytes:
         """R2: the input under this device's own mask and one shared with each peer. One leaves a device."""
-        if state.input is None:
-            raise SecAggError("there is no input to mask", code="turn")
-        self._store.mask_once(state.header.task, state.header.round, state.header.attempt)
-        vector = state.input.copy()
+        vector = values.copy()
         mask = KeyPair.from_private(state.mask)
         plus, minus = pairwise.mask_seeds(
-            self.name, mask, state.adverts, cohort=state.header.cohort, sharers=state.sharers, context=state.context
+            self.name, mask, state.adverts, cohort=state.header.cohort, sharers=sharers, context=context
         )
-        add_masks(vector, [pairwise.own_seed(state.seed, state.context), *plus], minus)
-        reply = self._signed(Kind.MASKED, masked_body(state.header.ring, state.header.ring.reduce(vector)))
+        add_masks(vector, [pairwise.own_seed(state.seed, context), *plus], minus)
+        reply = self._signed(Kind.MASKED, masked_body(state.header.ring, vector))
+        # Last of what can fail, and before the message can leave: refused, it changes nothing.
+        self._store.mask_once(state.header.task, state.header.round, state.header.attempt)
         state.input, state.seed, state.mask, state.adverts = None, b"", b"", {}
-        state.step = "masked"
+        state.context, state.step = context, "masked"
         return reply
 
     def _signature(self, state: State, body: bytes) -> bytes:

@@ -30,7 +30,7 @@ class Ring:
 
     def __post_init__(self) -> None:
         if type(self.bits) is not int or not MIN_BITS <= self.bits <= MAX_BITS:
-            raise SecAggError(f"a ring of {self.bits!r} bits: wanted {MIN_BITS} to {MAX_BITS}", code="ring")
+            raise SecAggError(f"a ring of {self.bits!r:.40} bits: wanted {MIN_BITS} to {MAX_BITS}", code="ring")
 
     @property
     def dtype(self) -> np.dtype[Any]:

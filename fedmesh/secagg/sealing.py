@@ -29,9 +29,9 @@ def unseal(key: bytes, data: bytes, aad: bytes) -> bytes:
     Raises:
         SecAggError: ``signature``: the key, the binding or the bytes are not those it was sealed with.
     """
+    if not isinstance(data, bytes) or len(data) < OVERHEAD_BYTES:
+        raise SecAggError(f"a sealed message is {OVERHEAD_BYTES} bytes or more: this is none", code="signature")
     nonce, body = data[:_NONCE_BYTES], data[_NONCE_BYTES:]
-    if len(body) < _TAG_BYTES:
-        raise SecAggError(f"{len(data)} bytes are too short for a sealed message", code="signature")
     try:
         return _cipher(key).decrypt(nonce, body, aad)
     except InvalidTag as error:

@@ -62,13 +62,12 @@ def _value(coefficients: list[int], x: int) -> int:
 def _element(holder: int, share: bytes) -> int:
     if not 1 <= holder <= MAX_HOLDERS:
         raise SecAggError(f"there is no holder {holder}: they count from 1", code="shares")
-    value = int.from_bytes(share, "big")
-    if len(share) != SHARE_BYTES or value >= PRIME:
+    if not isinstance(share, bytes) or len(share) != SHARE_BYTES or (value := int.from_bytes(share, "big")) >= PRIME:
         raise SecAggError(f"the share of holder {holder} is not {SHARE_BYTES} bytes of an element", code="shares")
     return value
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # a wrong share makes the caller try every window of the holders
 def _weights_at_zero(holders: tuple[int, ...]) -> tuple[int, ...]:
     """Lagrange: the secret is the sum of weight times share, for these holders."""
     weights = []

@@ -1,10 +1,10 @@
 """What a device must remember about its sessions, so that it never signs twice nor reveals twice: a small SQLite file.
 
-Guarantees, also after ``kill -9``, a power cut or from several processes: a round is begun only above the last one
-that was signed, and an attempt only above the ones begun; one masked input and one unmask reply leave a session; one
-survivor set is signed a round. Every fact is on the disk before the method returns. A file that is damaged, foreign or
-gone while its journal is there is refused, never made anew. It holds no secret, and stays small however many rounds
-there were.
+Guarantees, also after ``kill -9``, a power cut or from several processes: a round is begun only above every one begun
+before, or again if it was begun and nothing is signed in it or above; an attempt only above the ones begun; one masked
+input and one unmask reply leave a session; one survivor set is signed a round. Every fact is on the disk before the
+method returns. A file that is damaged, foreign or gone while its journal is there is refused, never made anew. It holds
+no secret, and stays small however many rounds there were.
 
 Not guaranteed: anything against whoever may write the file, or restores an old copy of it; a disk that acknowledges
 what it has not written.
@@ -60,11 +60,12 @@ class Store:
     def begin(self, task: str, round: int, attempt: int, sid: bytes) -> None:  # noqa: A002  # the protocol's word
         """Remembers that this attempt is under way; an earlier attempt of the round can no longer be signed.
 
-        Rounds may be begun while earlier ones go on; of a task about 16 unsigned ones are kept, the highest.
+        A round may be begun while earlier ones go on, and an earlier one again while it is not signed; of a task about
+        16 unsigned ones are kept, the highest.
 
         Raises:
-            SecAggError: ``replay``: the round is not above the last signed one, or the attempt is not above every
-                one begun for the round.
+            SecAggError: ``replay``: the round is not above the last signed one, or new and not above every one begun;
+                or the attempt is not above every one begun for the round.
         """
         _check(task, round, attempt)
         with self._transaction() as rows:
@@ -82,12 +83,14 @@ class Store:
                     "was begun: only a later attempt can begin",
                     code="replay",
                 )
-            rows.put(task, round, _Session(attempt, bytes(sid)))
-            if round <= rows.close_lowest(task, floor):
+            if not known and round <= (highest := rows.highest(task)):
                 raise SecAggError(
-                    f"round {round} of {task!r} was asked to begin beside {_OPEN_ROUNDS} later ones: finish those",
+                    f"round {round} of {task!r} was asked to begin, but round {highest} was begun: only a later round "
+                    "can begin, or another attempt at one that was begun",
                     code="replay",
                 )
+            rows.put(task, round, _Session(attempt, bytes(sid)))
+            rows.close_lowest(task, floor)
 
     def mask_once(self, task: str, round: int, attempt: int) -> None:  # noqa: A002  # the protocol's word
         """Remembers that the masked input of this session is about to leave.
@@ -214,6 +217,11 @@ class _Rows:
         )
         return None if row is None else _Session(*row[:-1])
 
+    def highest(self, task: str) -> int:
+        """The highest round remembered, -1 if there is none."""
+        (found,) = self._connection.execute("SELECT max(round) FROM sessions WHERE task = ?", (task,)).fetchone()
+        return -1 if found is None else int(found)
+
     def put(self, task: str, number: int, session: _Session) -> None:
         """Writes the session of a round over the one that was there."""
         values = (task, number, *(int(v) if isinstance(v, bool) else v for v in astuple(session)))
@@ -226,11 +234,8 @@ class _Rows:
         self._set_floor(task, number)
         self._connection.execute("DELETE FROM sessions WHERE task = ? AND round < ?", (task, number))
 
-    def close_lowest(self, task: str, floor: int) -> int:
-        """Closes the lowest unsigned rounds beyond those that are remembered: an aggregator may begin any number.
-
-        Returns the new floor.
-        """
+    def close_lowest(self, task: str, floor: int) -> None:
+        """Closes the lowest unsigned rounds beyond those that are remembered: an aggregator may begin any number."""
         (excess,) = self._connection.execute(
             "SELECT count(*) - ? FROM sessions WHERE task = ? AND digest IS NULL", (_OPEN_ROUNDS, task)
         ).fetchone()
@@ -243,7 +248,6 @@ class _Rows:
                 "DELETE FROM sessions WHERE task = ? AND digest IS NULL AND round <= ?", (task, floor)
             )
         self._set_floor(task, floor)
-        return floor
 
     def _set_floor(self, task: str, floor: int) -> None:
         (others,) = self._connection.execute("SELECT count(*) FROM tasks WHERE task <> ?", (task,)).fetchone()

@@ -54,15 +54,19 @@ def remove_own(
     threshold: int,
     session: bytes,
     context: bytes,
+    threads: int,
 ) -> None:
-    """Takes every survivor's own mask off `total`, in place; `shares` by survivor. Raises: as `reconstruct`."""
+    """Takes every survivor's own mask off `total`, in place; `shares` by survivor. Raises: as `reconstruct`.
+
+    After an error `total` is worth nothing.
+    """
 
     def seeds() -> Iterator[bytes]:
         for name, held in shares.items():
             seed = reconstruct(held, threshold, lambda s, n=name: commitment(session, n, s) == commitments[n], name)  # type: ignore[misc]
             yield own_seed(seed, context)
 
-    add_masks(total, (), seeds())
+    add_masks(total, (), seeds(), threads=threads)
 
 
 def remove_dropped(
@@ -74,18 +78,25 @@ def remove_dropped(
     *,
     threshold: int,
     context: bytes,
+    threads: int,
 ) -> None:
     """Takes the masks that survivors share with dropped devices off `total`, in place; `shares` by dropped device.
 
     Raises: as `reconstruct`.
     """
-    places = {name: place for place, name in enumerate(cohort)}
+    keys = []
     for name, held in shares.items():
         published = mask_key(adverts[name])
         private = reconstruct(held, threshold, lambda s, p=published: KeyPair.from_private(s).public == p, name)  # type: ignore[misc]
-        key = KeyPair.from_private(private)
-        earlier = [v for v in survivors if places[v] < places[name]]  # these have added the mask, the others taken away
-        later = [v for v in survivors if places[v] > places[name]]
-        added = [pair_seed(key, mask_key(adverts[v]), context, v, name) for v in earlier]
-        taken = [pair_seed(key, mask_key(adverts[v]), context, name, v) for v in later]
-        add_masks(total, taken, added)
+        keys.append((name, KeyPair.from_private(private)))
+    places = {name: place for place, name in enumerate(cohort)}
+
+    def pairs(*, earlier: bool) -> Iterator[bytes]:
+        """Of two devices the earlier has added the mask, the other taken it away."""
+        for name, key in keys:
+            for survivor in survivors:
+                if (places[survivor] < places[name]) is earlier:
+                    ends = (survivor, name) if earlier else (name, survivor)
+                    yield pair_seed(key, mask_key(adverts[survivor]), context, *ends)
+
+    add_masks(total, pairs(earlier=False), pairs(earlier=True), threads=threads)

@@ -12,7 +12,6 @@ another number of workers.
 
 import json
 import math
-import os
 import selectors
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from fedmesh.errors import ConfigError, PeerError
 from fedmesh.flower.envelope import Envelope, fold, unfold
 from fedmesh.flower.identity import FIRST_NODE_ID, partition_of
 from fedmesh.flower.node import ClientCallable, error_reply
+from fedmesh.machine import cores
 from fedmesh.simulation.pipes import Pipe, PipeClosedError
 from fedmesh.simulation.placement import Placement
 from fedmesh.simulation.schedule import Bundle, Schedule
@@ -37,7 +37,7 @@ from fedmesh.simulation.shared import SharedExamples
 from fedmesh.simulation.worker import serve_app
 from fedmesh.simulation.zygote import Forked, Launcher, WorkerProcess, Zygote
 
-__all__ = ["ClientSpec", "ImportedApp", "WorkerFleet", "cores"]
+__all__ = ["ClientSpec", "ImportedApp", "WorkerFleet"]
 
 _DEPTH = 2  # jobs a worker holds: one that it runs, and one so that it need not wait for the next
 _ATTEMPTS = 2
@@ -47,18 +47,22 @@ _LARGEST_COHORT = 64  # what a frame can carry descriptors for
 
 @dataclass(frozen=True, slots=True)
 class ClientSpec:
-    """A client app by its factory: entry point `client` of the group fedmesh.clients, built once in every worker."""
+    """A client app by its factory: entry point `client` of the group fedmesh.clients, built once in every worker.
+
+    `identities`: folder of the devices' keys; None without secure aggregation.
+    """
 
     client: str
     task: Task
     data: SharedExamples
     ledgers: Path | None = None
+    identities: Path | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """What a worker reads."""
-        ledgers = None if self.ledgers is None else str(self.ledgers.absolute())
-        plain = {"client": self.client, "task": self.task.to_plain(), "ledgers": ledgers}
-        return {**plain, "data": self.data.to_plain()}
+        folders = {"ledgers": self.ledgers, "identities": self.identities}
+        plain = {name: None if folder is None else str(folder.absolute()) for name, folder in folders.items()}
+        return {"client": self.client, "task": self.task.to_plain(), "data": self.data.to_plain(), **plain}
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,13 +297,6 @@ class WorkerFleet:
         for _, envelope in bundle.items:
             reason = f"the worker that ran this device {ending}, and so did the {_ATTEMPTS - 1} before it"
             self._replies.append(error_reply(unfold(envelope), ErrorCode.NODE_UNAVAILABLE, reason))
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _send(pipe: Pipe, parts: Sequence[bytes | memoryview], fds: Sequence[int]) -> None:

@@ -60,23 +60,31 @@ def test_a_second_set_is_refused(stores):
         stores().sign_once("task", 3, 1, OTHER, never)
 
 
-def test_rounds_only_go_up_once_signed(stores):
-    for number in (5, 7):
+def test_rounds_only_go_up(stores):
+    for number in (5, 6, 7):
         stores().begin("task", number, 1, SID)
         stores().mask_once("task", number, 1)
-    stores().sign_once("task", 5, 1, SET, lambda: b"five")  # while 7 is under way
+    for number in (0, 4):
+        with refused("replay", "round 7 was begun: only a later round can begin"):
+            stores().begin("task", number, 9, SID)
+    stores().begin("task", 6, 2, SID)  # another attempt at a round that is under way
+    stores().sign_once("task", 5, 1, SET, lambda: b"five")  # while 6 and 7 are under way
     for number in (0, 4, 5):
         with refused("replay", "round 5 is over"):
             stores().begin("task", number, 9, SID)
-    stores().begin("task", 6, 1, SID)
+    stores().begin("task", 6, 3, SID)
     stores().sign_once("task", 7, 1, SET, lambda: b"seven")
+    for number in (5, 6, 7):
+        with refused("replay", "round 7 is over"):
+            stores().begin("task", number, 9, SID)
     with refused("replay", "is over"):
-        stores().sign_once("task", 6, 1, SET, never)
-    for act in (lambda: stores().sign_once("task", 5, 1, SET, never), lambda: stores().release_once("task", 5, 1)):
-        with refused("replay", "is over"):
-            act()
+        stores().sign_once("task", 6, 3, SET, never)
     with refused("replay", "is over"):
-        stores().mask_once("task", 6, 1)
+        stores().sign_once("task", 5, 1, SET, never)
+    with refused("replay", "is over"):
+        stores().release_once("task", 5, 1)
+    with refused("replay", "is over"):
+        stores().mask_once("task", 6, 3)
     stores().release_once("task", 7, 1)
     stores().begin("other task", 0, 1, SID)
 
@@ -177,17 +185,13 @@ def test_an_aggregator_cannot_fill_the_disk_with_rounds(tmp_path):
         for number in range(1100, 1200):
             store.begin("task", number, 1, SID)
         store.release_once("task", 1090, 1)  # signed, so not among the ones that are closed
-        for number in range(2000, 2016):
-            store.begin("another task", number, 1, SID)
-        with refused("replay", "beside 16 later ones"):
-            store.begin("another task", 1999, 1, SID)
     assert path.stat().st_size <= 20 << 10
 
 
 def test_many_rounds_leave_a_small_file(tmp_path):
     path = tmp_path / "store"
     with Store(path) as store:
-        for number in range(300):
+        for number in range(40):
             store.begin("task", number, 1, SID)
             store.begin("task", number, 2, SID)
             store.mask_once("task", number, 2)
@@ -269,6 +273,10 @@ class Twin:
     def begin(self, number, attempt):
         if number <= max(self.signed, default=-1) or attempt <= self.attempts.get(number, -1):
             return "replay"
+        if number not in self.attempts and number <= max(self.attempts, default=-1):
+            return "replay"
+        if number not in self.attempts and number <= max(self.attempts, default=-1):
+            return "replay"
         self.attempts[number] = attempt
         self.masked.discard(number)
         return None
@@ -320,7 +328,7 @@ def outcome(act, *arguments):
 
 
 @given(st.lists(CALLS, max_size=40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_sequence_of_calls_is_answered_like_by_the_twin(tmp_path_factory, calls):
     path = tmp_path_factory.mktemp("store") / "store"
     twin, store = Twin(), Store(path)

@@ -78,7 +78,7 @@ def test_every_byte_that_is_changed_is_noticed_or_harmless(path, tmp_path):
     damaged, refusals = tmp_path / "damaged", 0
     places = [place for place, byte in enumerate(whole) if byte or place % 97 == 0]
     for place in places:
-        for change in (0x01, 0xFF):
+        for change in (0x01, 0xFF) if place % 5 == 0 else (0x01,):
             damaged.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
             refusals += not still_holds(damaged)
             (tmp_path / "damaged-journal").unlink(missing_ok=True)
