@@ -92,7 +92,7 @@ class ModelChecked(Event):
 
 @dataclass(frozen=True, slots=True)
 class RoundFinished(Event):
-    """A round is committed to the journal."""
+    """A round is committed to the journal; `failed` says why it left the model as it was, None for a good one."""
 
     round: int
     clients: int
@@ -103,6 +103,7 @@ class RoundFinished(Event):
     bytes_up: float
     bytes_down: float
     seconds: float
+    failed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,15 @@
 
 A train message holds ``arrays/model`` (float32 [P], the global weights) and ``config`` with ``server-round`` and, for
 the integer codec, ``delta-ranges``; the reply holds ``update/delta`` (uint8 [n], a packet) and nothing else, except
-``metrics/num-examples`` where the task weights by examples. There is no evaluate handler: a device's metrics are its
-data's. Devices are told apart by ``partition-id`` in the node's configuration.
+``metrics/num-examples`` where the task weights by examples. Where the task is under secure aggregation, a train message
+also belongs to a session (`fedmesh.flower.secure`), and of the reply there is only the masked input. There is no
+evaluate handler: a device's metrics are its data's. Devices are told apart by ``partition-id`` in the node's
+configuration.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +23,28 @@ from fedmesh.client.randomness import batch_order
 from fedmesh.client.task import Task
 from fedmesh.client.trainer import Assignment, Trained, Trainer, check_examples, encode
 from fedmesh.errors import ConfigError, DecodeError
+from fedmesh.flower import SecureClient, Turn
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.privacy import FileLedger
-from fedmesh.types import Examples, Float32
+from fedmesh.quantization.codec import DeltaCodec
+from fedmesh.types import Examples
+from fedmesh_clients.residual import keep_residual, residual_in
+from fedmesh_clients.secure import FolderCredentials, partition_in, terms_of
 
 __all__ = ["DataSource", "TrainingApp"]
 
 DataSource = Callable[[int], Examples]
 """Partition id -> that device's training examples."""
 
-_RESIDUAL = "fedmesh.residual"
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One device's train message, checked: what it is to do, on what, and its turn in the session if there is one."""
+
+    context: Context
+    assignment: Assignment
+    examples: Examples
+    turn: Turn | None
 
 
 class TrainingApp(ClientApp):
@@ -39,12 +54,13 @@ class TrainingApp(ClientApp):
         task: the public task.
         data: where a device's examples come from.
         ledgers: folder of the devices' privacy ledgers; needed if the task is private.
+        identities: folder of the devices' identities; needed if the task is under secure aggregation.
 
     Raises:
-        ConfigError: the task is impossible, or private without a place for ledgers.
+        ConfigError: the task is impossible, or a folder that it needs is missing.
     """
 
-    def __init__(self, task: Task, data: DataSource, *, ledgers: Path | None) -> None:
+    def __init__(self, task: Task, data: DataSource, *, ledgers: Path | None, identities: Path | None = None) -> None:
         super().__init__()
         if task.dp is not None and ledgers is None:
             raise ConfigError(f"task {task.name} trains under a privacy budget: say where its ledgers are kept")
@@ -55,7 +71,10 @@ class TrainingApp(ClientApp):
         self._cohort = Cohort(task, self._trainer.model, self._trainer.parameters)
         self.cohort_size = cohort_size(task, self._trainer.model)
         """Devices that `train_cohort` is best given at once; 1 where training them one by one is as fast."""
+        self._secure = self._secure_client(identities) if task.secure_aggregation else None
         self.train()(self._train)
+        if self._secure is not None:
+            self.query("secagg")(self._steps)
 
     def train_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[RecordDict | Exception]:
         """The replies' contents of several devices that are trained together; a device that failed has an exception.
@@ -66,62 +85,77 @@ class TrainingApp(ClientApp):
         if self.task.dp is not None:
             raise ConfigError(f"task {self.task.name} is private: its devices train one at a time, under their ledgers")
         outcomes: list[RecordDict | Exception] = []
-        prepared: list[tuple[int, Assignment, Member]] = []
+        jobs: dict[int, _Job] = {}
+        members: list[Member] = []
         for index, (message, context) in enumerate(zip(messages, contexts, strict=True)):
             try:
-                assignment, examples = self._assignment(message, context)
-                order = batch_order(self.task, assignment.round, assignment.device)
-                prepared.append((index, assignment, Member(assignment.weights, examples, order)))
+                job = self._job(message, context)
+                order = batch_order(self.task, job.assignment.round, job.assignment.device)
+                members.append(Member(job.assignment.weights, job.examples, order))
+                jobs[index] = job
                 outcomes.append(RecordDict())
             except Exception as error:  # noqa: BLE001 - one device's failure is its own reply, not its neighbours'
                 outcomes.append(error)
-        deltas = self._cohort.fit([member for _, _, member in prepared]) if prepared else []
-        for (index, assignment, member), delta in zip(prepared, deltas, strict=True):
+        results = self._cohort.fit(members) if members else []
+        for (index, job), fitted in zip(jobs.items(), results, strict=True):
             try:
-                outcomes[index] = self._encoded(assignment, delta, len(member.examples), contexts[index])
+                trained = encode(self.task, self._trainer.layout, job.assignment, fitted)
+                outcomes[index] = self._content(job, trained)
             except Exception as error:  # noqa: BLE001 - as above
                 outcomes[index] = error
         return outcomes
 
     def _train(self, message: Message, context: Context) -> Message:
-        assignment, examples = self._assignment(message, context)
-        with self._ledger(assignment.device) as ledger:
-            trained = self._trainer.train(assignment, examples, ledger=ledger)
-        return Message(self._content(trained, len(examples), context), reply_to=message)
+        job = self._job(message, context)
+        with self._ledger(job.assignment.device) as ledger:
+            trained = self._trainer.train(job.assignment, job.examples, ledger=ledger)
+        return Message(self._content(job, trained), reply_to=message)
 
-    def _encoded(self, assignment: Assignment, delta: Float32, examples: int, context: Context) -> RecordDict:
-        trained = encode(self.task, self._trainer.layout, assignment, delta)
-        return self._content(trained, examples, context)
+    def _steps(self, message: Message, context: Context) -> Message:
+        """The steps of secure aggregation besides training."""
+        assert self._secure is not None
+        return Message(self._secure.answer(message, context), reply_to=message)
+
+    def _secure_client(self, identities: Path | None) -> SecureClient:
+        if identities is None:
+            raise ConfigError(f"task {self.task.name} is under secure aggregation: say where its identities are kept")
+        return SecureClient(FolderCredentials(identities), terms_of(self.task, self._trainer.layout))
 
     def _ledger(self, device: int) -> AbstractContextManager[FileLedger | None]:
         if self._ledgers is None or self.task.dp is None:
             return nullcontext()
         return open_ledger(self._ledgers, device, self.task.dp)
 
-    def _assignment(self, message: Message, context: Context) -> tuple[Assignment, Examples]:
-        device = context.node_config.get("partition-id")
-        if not isinstance(device, int):
-            raise ConfigError(
-                'the node\'s configuration has no "partition-id": start it with --node-config partition-id=0'
-            )
+    def _job(self, message: Message, context: Context) -> _Job:
+        """Everything that can be refused about a train message is refused here: nothing is trained or paid for yet."""
+        device = partition_in(context)
         examples = self._data(device)
         check_examples(self.task, examples)
         number, ranges = _instructions(message, integer=self.task.codec == "integer")
         size = self._trainer.parameters.size
         weights = vector(_arrays(message, "arrays"), "model", dtype="float32", max_bytes=4 * size)
         self._trainer.parameters.check(weights)
-        residual = None
-        if self.task.error_feedback and _RESIDUAL in context.state.array_records:
-            residual = vector(context.state.array_records[_RESIDUAL], "residual", dtype="float32", max_bytes=4 * size)
-        return Assignment(number, device, weights, ranges, residual), examples
+        residual = residual_in(context, self.task, number, size)
+        turn = None if self._secure is None else self._secure.open(message, context)
+        return _Job(context, Assignment(number, device, weights, ranges, residual), examples, turn)
 
-    def _content(self, trained: Trained, examples: int, context: Context) -> RecordDict:
+    def _content(self, job: _Job, trained: Trained) -> RecordDict:
+        content = self._clear(job, trained) if job.turn is None else self._masked(job, job.turn, trained)
+        keep_residual(job.context, self.task, job.assignment, trained)
+        return content
+
+    def _clear(self, job: _Job, trained: Trained) -> RecordDict:
         content = RecordDict({"update": vector_record("delta", np.frombuffer(trained.packet, np.uint8))})
         if self.task.weighting == "examples":
-            content["metrics"] = MetricRecord({"num-examples": examples})
-        if trained.residual is not None:
-            context.state[_RESIDUAL] = vector_record("residual", trained.residual)
+            content["metrics"] = MetricRecord({"num-examples": len(job.examples)})
         return content
+
+    def _masked(self, job: _Job, turn: Turn, trained: Trained) -> RecordDict:
+        terms = terms_of(self.task, self._trainer.layout)
+        codec = DeltaCodec(terms.layout, terms.bits, np.asarray(job.assignment.ranges, dtype=np.float32))
+        codes = codec.codes(trained.packet, max_bytes=codec.packet_bytes)
+        weight = terms.weight(len(job.examples)) if self.task.weighting == "examples" else 1
+        return turn.mask(terms.input(codes, trained.metrics), weight)
 
 
 def _arrays(message: Message, name: str) -> ArrayRecord:

@@ -9,7 +9,7 @@ from fedmesh_clients.training import DataSource, TrainingApp
 __all__ = ["build"]
 
 
-def build(task: Task, data: DataSource, *, ledgers: Path | None = None) -> TrainingApp:
+def build(task: Task, data: DataSource, *, ledgers: Path | None = None, identities: Path | None = None) -> TrainingApp:
     """The client app for `task` over windows of signals; see `TrainingApp`.
 
     Raises:
@@ -20,4 +20,4 @@ def build(task: Task, data: DataSource, *, ledgers: Path | None = None) -> Train
             f"the wearable client takes examples of shape [channels, samples], not {list(task.input_shape)}: "
             "choose another [client] name"
         )
-    return TrainingApp(task, data, ledgers=ledgers)
+    return TrainingApp(task, data, ledgers=ledgers, identities=identities)

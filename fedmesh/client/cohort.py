@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmesh.client.parameters import FlatParameters
+from fedmesh.client.sgd import Fitted
 from fedmesh.client.task import Task
 from fedmesh.types import Examples, Float32
 
@@ -71,8 +72,8 @@ class Cohort:
         # without this block, of which no byte is ever touched, each step would fault in its memory anew (a tenth more).
         torch.empty(_KEPT, dtype=torch.uint8)
 
-    def fit(self, members: Sequence[Member]) -> list[Float32]:
-        """The change of each member's weights, float32 [P], in order; each as by `LocalSgd.fit`.
+    def fit(self, members: Sequence[Member]) -> list[Fitted]:
+        """What comes of each member's training, in order; each as by `LocalSgd.fit`.
 
         Raises:
             DecodeError: the weights of some member are not this model's.
@@ -84,27 +85,42 @@ class Cohort:
         ranking = sorted(range(len(members)), key=lambda index: -len(schedules[index]))
         start = torch.from_numpy(np.stack([members[index].weights for index in ranking]))
         weights, velocity = start.clone(), torch.zeros_like(start)
+        losses = [np.zeros(len(schedule)) for schedule in schedules]
         for step in range(len(schedules[ranking[0]])):
             turns = [(members[i].examples, schedules[i][step]) for i in ranking if step < len(schedules[i])]
-            self._step(weights[: len(turns)], velocity[: len(turns)], turns)
+            means = self._step(weights[: len(turns)], velocity[: len(turns)], turns)
+            for index, mean in zip(ranking, means, strict=False):
+                losses[index][step] = mean
         changes = weights.sub_(start).numpy()
-        return [changes[row] for row in np.argsort(ranking)]
+        return [
+            Fitted(changes[row], _metrics(self._task, member, schedule, loss))
+            for row, member, schedule, loss in zip(np.argsort(ranking), members, schedules, losses, strict=True)
+        ]
 
-    def _step(self, weights: Tensor, velocity: Tensor, turns: Sequence[Turn]) -> None:
-        """Moves weights [K, P] by one step, each row on its batch."""
+    def _step(self, weights: Tensor, velocity: Tensor, turns: Sequence[Turn]) -> list[float]:
+        """Moves weights [K, P] by one step, each row on its batch; each row's mean loss before that."""
         stacks, speeds = self._stacks(weights), self._stacks(velocity)
-        for name, gradient in self._gradients(stacks, *_batch(turns)).items():
+        gradients, means = self._gradients(stacks, *_batch(turns))
+        for name, gradient in gradients.items():
             step = gradient
             if self._task.momentum:
                 step = speeds[name].mul_(self._task.momentum).add_(gradient)
             stacks[name].sub_(step, alpha=self._task.learning_rate)
+        return means
 
-    def _gradients(self, stacks: Mapping[str, Tensor], x: Tensor, y: Tensor, share: Tensor) -> dict[str, Tensor]:
-        """Of each row's mean loss, [K, *shape]; the rows have no weights in common, so their sum's gradient will do."""
+    def _gradients(
+        self, stacks: Mapping[str, Tensor], x: Tensor, y: Tensor, share: Tensor
+    ) -> tuple[dict[str, Tensor], list[float]]:
+        """Of each row's mean loss, [K, *shape], and those losses [K].
+
+        The rows have no weights in common, so the gradient of their losses' sum will do.
+        """
         leaves = {name: stack.detach().requires_grad_() for name, stack in stacks.items()}
         logits = torch.func.functional_call(self._model, leaves, (x,))
-        loss = F.cross_entropy(logits, y, reduction="none") @ share
-        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+        losses = F.cross_entropy(logits, y, reduction="none") * share.flatten()
+        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        means: list[float] = losses.detach().view(share.shape).sum(1).tolist()
+        return dict(zip(leaves, gradients, strict=True)), means
 
     def _stacks(self, vectors: Tensor) -> dict[str, Tensor]:
         """Views [K, *shape] into vectors [K, P], by parameter name."""
@@ -117,7 +133,7 @@ class Cohort:
 
 
 def _batch(turns: Sequence[Turn]) -> tuple[Tensor, Tensor, Tensor]:
-    """K batches as one: x [K * B, ...], y [K * B], and the share of each example in its device's mean loss [K * B]."""
+    """K batches as one: x [K * B, ...], y [K * B], and the share of each example in its device's mean loss [K, B]."""
     size = max(len(chosen) for _, chosen in turns)
     shape = turns[0][0].x.shape[1:]
     x = np.zeros((len(turns), size, *shape), np.float32)
@@ -128,7 +144,17 @@ def _batch(turns: Sequence[Turn]) -> tuple[Tensor, Tensor, Tensor]:
         x[row, :count] = examples.x[chosen]
         y[row, :count] = examples.y[chosen]
         share[row, :count] = 1 / count
-    return torch.from_numpy(x).flatten(0, 1), torch.from_numpy(y).flatten(), torch.from_numpy(share).flatten()
+    return torch.from_numpy(x).flatten(0, 1), torch.from_numpy(y).flatten(), torch.from_numpy(share)
+
+
+def _metrics(
+    task: Task, member: Member, schedule: Sequence[NDArray[np.int64]], losses: NDArray[np.float64]
+) -> dict[str, float]:
+    """As `Fitted.metrics`, from each batch's mean loss."""
+    count = len(member.examples)
+    last = len(schedule) - len(schedule) // task.local_epochs  # the first batch of the last epoch
+    total = sum(loss * len(chosen) for loss, chosen in zip(losses[last:], schedule[last:], strict=True))
+    return {"examples": count, "loss": float(total) / max(1, count)}
 
 
 def _schedule(task: Task, member: Member) -> list[NDArray[np.int64]]:

@@ -17,6 +17,8 @@ from fedmesh.types import Float32
 __all__ = ["batch_order", "noise_of", "release_of", "rounding"]
 
 _BATCHES, _ROUNDING = 0, 1
+_AFTERWARDS = {"secure_aggregation", "weight_cap"}
+"""Keys of a task that say what becomes of an update: the release itself is the same with them and without."""
 
 
 def batch_order(task: Task, round_number: int, device: int) -> np.random.Generator:
@@ -44,7 +46,8 @@ def release_of(task: Task, round_number: int, device: int, weights: Float32) -> 
     """
     if task.keyed_noise_seed is None:
         return None
-    public = json.dumps(task.to_plain(), sort_keys=True)
+    plain = {key: value for key, value in task.to_plain().items() if key not in _AFTERWARDS}
+    public = json.dumps(plain, sort_keys=True)
     return release_id(public, round_number, device, np.ascontiguousarray(weights).tobytes())
 
 

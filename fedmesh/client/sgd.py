@@ -4,7 +4,8 @@ The loop touches the model's parameters as one vector and takes its batches as s
 on a 62k-parameter model a step costs what its forward and backward pass cost. The model is resident and reused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,7 +16,21 @@ from fedmesh.client.parameters import FlatParameters
 from fedmesh.client.task import Task
 from fedmesh.types import Examples, Float32
 
-__all__ = ["LocalSgd"]
+__all__ = ["Fitted", "LocalSgd"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What came of training on one device.
+
+    Attributes:
+        delta: the change of the weights, float32 [P].
+        metrics: ``examples``, how many, and ``loss``, their mean cross-entropy in nats, each taken before its batch's
+            step in the last epoch (0 without examples). Empty under DP, which does not cover them.
+    """
+
+    delta: Float32
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class LocalSgd:
@@ -33,33 +48,37 @@ class LocalSgd:
         self._parameters = parameters
         self._velocity = torch.zeros_like(parameters.values)
 
-    def fit(self, weights: Float32, examples: Examples, order: np.random.Generator) -> Float32:
-        """The change of the weights, float32 [P], after `local_epochs` over `examples`, starting from `weights` [P].
+    def fit(self, weights: Float32, examples: Examples, order: np.random.Generator) -> Fitted:
+        """What comes of `local_epochs` over `examples`, starting from `weights`, float32 [P].
 
         `order` shuffles. A device without examples does not move.
         """
         self._parameters.load(weights)
         self._parameters.link_gradients()
         self._velocity.zero_()
-        for x, y in _batches(self._task, examples, order):
-            self._step(x, y)
-        return self._parameters.delta(weights)
+        count, loss = len(examples), 0.0
+        for _ in range(self._task.local_epochs if count else 0):
+            total = sum(self._step(x, y) * len(y) for x, y in _batches(self._task, examples, order))
+            loss = total / count
+        return Fitted(self._parameters.delta(weights), {"examples": count, "loss": loss})
 
-    def _step(self, x: Tensor, y: Tensor) -> None:
+    def _step(self, x: Tensor, y: Tensor) -> float:
+        """Moves the weights by one batch; its mean loss before that."""
         self._parameters.gradients.zero_()
-        F.cross_entropy(self._model(x), y).backward()  # type: ignore[no-untyped-call]  # torch's own
+        loss = F.cross_entropy(self._model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         step = self._parameters.gradients
         if self._task.momentum:
             step = self._velocity.mul_(self._task.momentum).add_(step)
         self._parameters.values.sub_(step, alpha=self._task.learning_rate)
+        return loss.item()
 
 
 def _batches(task: Task, examples: Examples, order: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    x, y = torch.from_numpy(examples.x), torch.from_numpy(examples.y)
-    for _ in range(task.local_epochs if len(examples) else 0):
-        shuffled = torch.from_numpy(order.permutation(len(examples)))
-        images, labels = _channels_last(x[shuffled]), y[shuffled]
-        yield from zip(torch.split(images, task.batch_size), torch.split(labels, task.batch_size), strict=True)
+    """One epoch, shuffled once."""
+    shuffled = torch.from_numpy(order.permutation(len(examples)))
+    images, labels = _channels_last(torch.from_numpy(examples.x)[shuffled]), torch.from_numpy(examples.y)[shuffled]
+    yield from zip(torch.split(images, task.batch_size), torch.split(labels, task.batch_size), strict=True)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ class Task:
         ranges: activation quantizer -> (scale, zero point), frozen public constants; empty if `training` is ``float``.
         training: ``qat`` or ``float``; scales: ``power-of-two`` or ``free``.
         codec: ``integer`` (b-bit stochastic rounding) or ``float32``.
+        secure_aggregation: a device answers inside the secure sum, and refuses to answer outside it.
+        weight_cap: under secure aggregation no device weighs more than this; 1 if the weighting is ``uniform``.
         keyed_noise_seed: None on a device (noise from the operating system); a simulation's seed makes it repeatable.
             A device takes a task `as_deployed`.
     """
@@ -44,6 +46,13 @@ class Task:
     batching: Literal["auto", "always", "never"] = "auto"
     dp: DpSettings | None = None
     keyed_noise_seed: int | None = None
+    secure_aggregation: bool = False
+    weight_cap: int = 1
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """Names of the metrics that travel inside the secure sum: none without one, and none under DP."""
+        return ("examples", "loss") if self.secure_aggregation and self.dp is None else ()
 
     def as_deployed(self) -> Self:
         """The task without a seed: whoever sends a task would otherwise choose the noise, and could subtract it."""

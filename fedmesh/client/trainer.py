@@ -3,8 +3,8 @@
 The trainer holds the model and is used for round after round and, in a simulation, for device after device.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import nn
 
 from fedmesh.client.parameters import FlatParameters
 from fedmesh.client.randomness import batch_order, noise_of, release_of, rounding
-from fedmesh.client.sgd import LocalSgd
+from fedmesh.client.sgd import Fitted, LocalSgd
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError, LedgerError
 from fedmesh.plugins import MODELS, load
@@ -47,10 +47,14 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What comes of an assignment: the packet that is sent, and the residual that stays on the device."""
+    """What comes of an assignment: the packet that is sent, and the residual that stays on the device.
+
+    `metrics` (`Fitted.metrics`; empty under DP) leave the device inside a secure sum, or not at all.
+    """
 
     packet: bytes
     residual: Float32 | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Trainer:
@@ -97,11 +101,14 @@ class Trainer:
             RoundError: training diverged; nothing is sent.
         """
         check_examples(self.task, examples)
-        delta = self.change(assignment, examples, ledger=ledger)
-        return encode(self.task, self.layout, assignment, delta)
+        return encode(self.task, self.layout, assignment, self.fit(assignment, examples, ledger=ledger))
 
     def change(self, assignment: Assignment, examples: Examples, *, ledger: Ledger | None = None) -> Float32:
         """The trained weights minus the assignment's, float32 [P], before quantization; raises as `train`."""
+        return self.fit(assignment, examples, ledger=ledger).delta
+
+    def fit(self, assignment: Assignment, examples: Examples, *, ledger: Ledger | None = None) -> Fitted:
+        """Pays and trains, without encoding; raises as `train`."""
         task, number, device = self.task, assignment.round, assignment.device
         if self._dp is None:
             return self._sgd.fit(assignment.weights, examples, batch_order(task, number, device))
@@ -111,7 +118,7 @@ class Trainer:
             raise LedgerError(f"task {task.name} trains under a privacy budget: give the device a ledger to charge")
         ledger.charge(_settings(task).event(f"{task.name}/round-{number}"), release_id=release)
         self._dp.fit(torch.from_numpy(examples.x), torch.from_numpy(examples.y), noise_of(task, release))
-        return self.parameters.delta(assignment.weights)
+        return Fitted(self.parameters.delta(assignment.weights))
 
 
 def build_model(task: Task) -> nn.Module:
@@ -134,16 +141,16 @@ def build_model(task: Task) -> nn.Module:
     return prepared
 
 
-def encode(task: Task, layout: Layout, assignment: Assignment, delta: Float32) -> Trained:
-    """The packet of `delta`, float32 [P], in the task's codec."""
-    rng = rounding(task, assignment.round, assignment.device)
+def encode(task: Task, layout: Layout, assignment: Assignment, fitted: Fitted) -> Trained:
+    """The packet of the fitted change in the task's codec."""
+    rng, delta, metrics = rounding(task, assignment.round, assignment.device), fitted.delta, fitted.metrics
     if task.codec == "float32":
-        return Trained(FloatCodec(layout).encode_vector(delta, rng))
+        return Trained(FloatCodec(layout).encode_vector(delta, rng), metrics=metrics)
     codec = DeltaCodec(layout, task.bits, np.asarray(assignment.ranges, dtype=np.float32))
     if not task.error_feedback:
-        return Trained(codec.encode_vector(delta, rng))
+        return Trained(codec.encode_vector(delta, rng), metrics=metrics)
     feedback = ErrorFeedback(assignment.residual)
-    return Trained(feedback.encode_vector(codec, delta, rng), feedback.residual)
+    return Trained(feedback.encode_vector(codec, delta, rng), feedback.residual, metrics)
 
 
 def check_promises(task: Task) -> None:
@@ -154,6 +161,13 @@ def check_promises(task: Task) -> None:
         raise ConfigError("weighting by examples reveals the example count, which DP does not cover: use 'uniform'")
     if task.codec == "float32" and task.error_feedback:
         raise ConfigError("the float32 codec loses nothing that error feedback could carry: turn error_feedback off")
+    if task.codec == "float32" and task.secure_aggregation:
+        raise ConfigError("secure aggregation adds integers: use the integer codec, or turn secure_aggregation off")
+    if task.weight_cap < 1 or (task.weighting == "uniform" and task.weight_cap != 1):
+        raise ConfigError(
+            f"weight_cap is {task.weight_cap} under {task.weighting} weighting: wanted 1 for 'uniform', where every "
+            "device weighs the same, and 1 or more for 'examples'"
+        )
     if task.local_epochs < 1 or task.batch_size < 1 or task.learning_rate <= 0:
         raise ConfigError(
             f"local_epochs {task.local_epochs}, batch_size {task.batch_size} and learning_rate {task.learning_rate}: "

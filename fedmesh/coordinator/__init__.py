@@ -3,8 +3,9 @@
 from fedmesh.coordinator.coordinator import Coordinator, Evaluate, RunResult, ScriptFactory
 from fedmesh.coordinator.journal import Checkpoint, Journal
 from fedmesh.coordinator.plain import StrategyRound
-from fedmesh.coordinator.records import RoundRecord
+from fedmesh.coordinator.records import RoundRecord, SessionRecord, StageRecord
 from fedmesh.coordinator.round import Round
+from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
 from fedmesh.coordinator.stage import Outcome, Script, Stage
 
 __all__ = [
@@ -18,6 +19,10 @@ __all__ = [
     "RunResult",
     "Script",
     "ScriptFactory",
+    "SecureAggregation",
+    "SecureSettings",
+    "SessionRecord",
     "Stage",
+    "StageRecord",
     "StrategyRound",
 ]

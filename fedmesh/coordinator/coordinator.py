@@ -2,12 +2,13 @@
 
 Guaranteed: a round is either committed or has not happened; after a crash `run` goes on behind the last committed round
 with the strategy and the nodes as they were then. An exception that is not a RoundError ends the run and leaves the
-journal at the last good round; a RoundError costs that round only, and is committed as a round that changed nothing.
+journal at the last good round; a RoundError costs that round only, and is committed as a round that changed nothing,
+unless that is true of every round of the run: then the run fails.
 
 Not guaranteed: that a device trains once a round. A round that was under way when the process died is asked for again.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -16,15 +17,17 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run
 
 from fedmesh.clock import Clock, SystemClock
+from fedmesh.coordinator.drive import Drive
 from fedmesh.coordinator.journal import Checkpoint, Journal
 from fedmesh.coordinator.plain import StrategyRound
 from fedmesh.coordinator.records import RoundRecord
-from fedmesh.coordinator.round import Abandon, Begin, Effect, Finish, Replied, Round, Send, Tick
+from fedmesh.coordinator.round import Round
 from fedmesh.coordinator.snapshot import restore, snapshot
 from fedmesh.coordinator.stage import Outcome, Script
+from fedmesh.coordinator.stagelog import StageLog
 from fedmesh.errors import ConfigError, RoundError
-from fedmesh.events import EventSink, RoundFinished, RoundStarted, StageStarted, ignore
-from fedmesh.flower.grid import FleetGrid, Traffic, wait
+from fedmesh.events import EventSink, RoundFinished, RoundStarted, ignore
+from fedmesh.flower.grid import FleetGrid, Traffic
 
 __all__ = ["Coordinator", "Evaluate", "RunResult", "ScriptFactory"]
 
@@ -101,7 +104,7 @@ class Coordinator:
             rounds: number of the last round.
 
         Raises:
-            RoundError: too many rounds failed in a row.
+            RoundError: too many rounds failed in a row, or not one of the run's has succeeded.
             ConfigError: the journal cannot be read or written, or is of another strategy.
         """
         last = self._journal.last()
@@ -115,7 +118,10 @@ class Coordinator:
             failed = 0 if error is None else failed + 1
             if error is not None and failed >= self._max_failed_rounds:
                 raise error
-        return RunResult(arrays, tuple(self._journal.records()))
+        records = tuple(self._journal.records())
+        if len(records) > 1 and all(record.failed is not None for record in records[1:]):
+            raise RoundError(f"all {len(records) - 1} rounds failed, the model is the start's: {records[-1].failed}")
+        return RunResult(arrays, records)
 
     def _start(self, initial: ArrayRecord) -> Checkpoint:
         start = self._clock.now()
@@ -138,14 +144,15 @@ class Coordinator:
         start = self._clock.now()
         self._events(RoundStarted(number))
         machine = Round(self._script(number, arrays), deadline_s=self._deadline_s)
-        error: RoundError | None = None
+        log = StageLog(self._clock, lambda: self._traffic(number))
         try:
-            outcome = self._drive(machine, number)
+            outcome = Drive(machine, number, self._grid, log, self._clock, self._events).run()
         except RoundError as problem:
-            outcome, error = Outcome(None), problem
+            outcome = Outcome(None, failed=problem)
+        error, stages = outcome.failed, log.end()
         arrays = arrays if outcome.arrays is None else outcome.arrays
         evaluation = self._evaluated(number, arrays)
-        traffic = self._grid.traffic.pop(number, Traffic()) if isinstance(self._grid, FleetGrid) else Traffic()
+        traffic = self._traffic(number)
         answered = machine.asked - machine.failures.keys()
         record = RoundRecord(
             number,
@@ -158,57 +165,18 @@ class Coordinator:
             seconds=self._clock.now() - start,
             failures=tuple((self._device_of(node), reason) for node, reason in sorted(machine.failures.items())),
             failed=None if error is None else str(error),
+            stages=stages,
+            sessions=outcome.sessions,
         )
         self._commit(record, arrays)
+        if isinstance(self._grid, FleetGrid):
+            self._grid.traffic.pop(number, None)
         self._events(_finished(record))
         return arrays, error
 
-    def _drive(self, machine: Round, number: int) -> Outcome:
-        """Feeds the machine with replies until it is finished."""
-        pending: dict[str, tuple[int, int]] = {}
-        try:
-            effects = machine.handle(Begin(), self._clock.now())
-            while True:
-                outcome = self._apply(effects, pending, number)
-                if outcome is not None:
-                    return outcome
-                effects = self._await(machine, pending)
-        finally:  # the machine failed, or the operator interrupts
-            if isinstance(self._grid, FleetGrid):
-                self._grid.abandon(list(pending), "the round is over")
-
-    def _apply(self, effects: Sequence[Effect], pending: dict[str, tuple[int, int]], number: int) -> Outcome | None:
-        for effect in effects:
-            match effect:
-                case Send(stage_number, stage):
-                    self._events(StageStarted(number, stage.name, len(stage.messages)))
-                    ids = list(self._grid.push_messages(stage.messages))
-                    if len(ids) != len(stage.messages):  # Flower's grids leave out nodes that have gone
-                        raise RoundError(f"the grid took {len(ids)} of {len(stage.messages)} messages: nodes have left")
-                    pending.update({message_id: (stage_number, i) for i, message_id in enumerate(ids)})
-                case Abandon(stage_number, indices, reason):
-                    dropped = {(stage_number, i) for i in indices}
-                    late = [message_id for message_id, key in pending.items() if key in dropped]
-                    for message_id in late:
-                        del pending[message_id]
-                    if isinstance(self._grid, FleetGrid):
-                        self._grid.abandon(late, reason)
-                case Finish(outcome):
-                    return outcome
-        return None
-
-    def _await(self, machine: Round, pending: dict[str, tuple[int, int]]) -> list[Effect]:
-        replies = list(self._grid.pull_messages(pending))
-        if not replies:
-            left = None if machine.wake_at is None else machine.wake_at - self._clock.now()
-            if left is None or left > 0:
-                wait(self._grid, left)
-            return machine.handle(Tick(), self._clock.now())
-        effects: list[Effect] = []
-        for reply in replies:
-            stage, index = pending.pop(reply.metadata.reply_to_message_id)
-            effects += machine.handle(Replied(stage, index, reply), self._clock.now())
-        return effects
+    def _traffic(self, number: int) -> Traffic:
+        """What round `number` has carried so far."""
+        return self._grid.traffic.get(number, Traffic()) if isinstance(self._grid, FleetGrid) else Traffic()
 
     def _commit(self, record: RoundRecord, arrays: ArrayRecord) -> None:
         states = self._grid.fleet.states() if isinstance(self._grid, FleetGrid) else {}
@@ -248,6 +216,7 @@ def _finished(record: RoundRecord) -> RoundFinished:
         bytes_up=record.bytes_up,
         bytes_down=record.bytes_down,
         seconds=record.seconds,
+        failed=record.failed,
     )
 
 

@@ -30,7 +30,10 @@ CREATE TABLE journal (format INTEGER NOT NULL, run_id INTEGER NOT NULL);
 CREATE TABLE round (number INTEGER PRIMARY KEY, record TEXT NOT NULL, checkpoint BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE model (one INTEGER PRIMARY KEY CHECK (one = 1), arrays BLOB NOT NULL, strategy BLOB NOT NULL);
 CREATE TABLE node (id TEXT PRIMARY KEY, state BLOB NOT NULL);
+CREATE TABLE attempt (round INTEGER PRIMARY KEY, number INTEGER NOT NULL);
 """
+_TABLES = {"journal", "round", "model", "node", "attempt"}
+_FIRST_TABLES = _TABLES - {"attempt"}  # journals from before secure aggregation
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,21 @@ class Journal:
             self._db.executemany("INSERT OR REPLACE INTO node VALUES (?, ?)", changed)
         self._digests = digests
 
+    def next_attempt(self, number: int) -> int:
+        """The number of the next attempt at round `number`, from 1: durable before it is returned, never given twice.
+
+        Devices refuse an attempt that they know already, also one from before this process was started.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        with self._explained("written"), self._transaction():
+            row = self._db.execute("SELECT number FROM attempt WHERE round = ?", (number,)).fetchone()
+            attempt = 1 if row is None else int(row[0]) + 1
+            self._db.execute("INSERT OR REPLACE INTO attempt VALUES (?, ?)", (number, attempt))
+            self._db.execute("DELETE FROM attempt WHERE round < ?", (number - 2,))  # committed long ago
+        return attempt
+
     def last(self) -> Checkpoint | None:
         """The last committed round, None before the first.
 
@@ -171,7 +189,9 @@ class Journal:
             tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if not tables:
                 self._create()
-        if tables and tables != {"journal", "round", "model", "node"}:
+            elif tables == _FIRST_TABLES:
+                self._db.execute(_SCHEMA.strip().split("\n")[-1])
+        if tables and tables not in (_TABLES, _FIRST_TABLES):
             raise ConfigError(f"{self._name} is an SQLite file, but not a journal of fedmesh: name another directory")
         if tables:
             faults = [row[0] for row in self._db.execute("PRAGMA quick_check(1)").fetchall() if row[0] != "ok"]

@@ -1,8 +1,8 @@
 """The state machine of one round: ``handle(event, now) -> effects``, with no clock and no I/O of its own.
 
-Guaranteed, in whatever order replies arrive: a script sees every stage's replies by ascending node id; a reply counts
-once; a reply of an earlier stage is ignored; a stage ends when all answered, when it has enough, or at its deadline;
-with fewer good replies than its quorum the round fails.
+Guaranteed, in whatever order replies arrive: a script sees every stage's replies by ascending node id (unless the stage
+takes them as they arrive); a reply counts once; a reply of an earlier stage is ignored; a stage ends when all answered,
+when it has enough, or at its deadline; with fewer good replies than its quorum the round fails.
 """
 
 from collections.abc import Sequence
@@ -77,12 +77,12 @@ class Round:
         self._deadline_s = deadline_s
         self._number = -1
         self._stage = Stage("", ())
-        self._replies: dict[int, Message] = {}
+        self._replies: dict[int, Message | None] = {}  # None: given to the script when it came
         self._running = False
         self.wake_at: float | None = None
         """When `handle` wants a Tick, on the caller's clock; None: not before a reply."""
         self.asked: set[int] = set()
-        """Node ids that got a message in the first stage."""
+        """Node ids that the first stage is about."""
         self.failures: dict[int, str] = {}
         """Node id -> why it fell out of the round."""
 
@@ -105,18 +105,27 @@ class Round:
     def _take(self, event: Replied) -> None:
         if event.stage != self._number or event.index in self._replies or event.index >= len(self._stage.messages):
             return
-        self._replies[event.index] = event.message
         if event.message.has_error():
-            node_id = self._stage.messages[event.index].metadata.dst_node_id
-            self.failures[node_id] = excerpt(event.message.error.reason) or f"error {event.message.error.code}"
+            self._replies[event.index] = event.message
+            self._lose(event.index, excerpt(event.message.error.reason) or f"error {event.message.error.code}")
+        elif self._stage.arrived is None:
+            self._replies[event.index] = event.message
+        else:
+            self._replies[event.index] = None
+            self._stage.arrived(event.message)
+
+    def _lose(self, index: int, reason: str) -> None:
+        node_id = self._stage.messages[index].metadata.dst_node_id
+        if self._stage.counts(node_id):
+            self.failures[node_id] = reason
 
     def _over(self, now: float) -> bool:
         if len(self._replies) == len(self._stage.messages) or (self.wake_at is not None and now >= self.wake_at):
             return True
-        return self._stage.enough is not None and len(self._good()) >= self._stage.enough
+        return self._stage.enough is not None and self._good() >= self._stage.enough
 
-    def _good(self) -> list[Message]:
-        return [reply for reply in self._replies.values() if not reply.has_error()]
+    def _good(self) -> int:
+        return sum(reply is None or not reply.has_error() for reply in self._replies.values())
 
     def _enter(self, following: Stage | Outcome, now: float) -> list[Effect]:
         if isinstance(following, Outcome):
@@ -127,7 +136,8 @@ class Round:
         self._number += 1
         self._stage, self._replies, self._running = following, {}, True
         if self._number == 0:
-            self.asked = {message.metadata.dst_node_id for message in following.messages}
+            nodes = {message.metadata.dst_node_id for message in following.messages}
+            self.asked = nodes if following.about is None else set(following.about)
         if not following.messages:
             return self._conclude(now)
         deadline_s = self._deadline_s if following.deadline_s is None else following.deadline_s
@@ -138,23 +148,23 @@ class Round:
         """Ends the stage and enters what follows."""
         effects: list[Effect] = []
         missing = tuple(i for i in range(len(self._stage.messages)) if i not in self._replies)
-        enough = self._stage.enough is not None and len(self._good()) >= self._stage.enough
+        enough = self._stage.enough is not None and self._good() >= self._stage.enough
         if missing:
             reason = "enough others answered before" if enough else "no answer by the deadline"
             effects.append(Abandon(self._number, missing, reason))
             for index in missing:
-                self.failures[self._stage.messages[index].metadata.dst_node_id] = reason
-        if len(self._good()) < self._stage.quorum:
+                self._lose(index, reason)
+        if self._good() < self._stage.quorum:
             self._running = False
             raise self._below_quorum()
         return effects + self._enter(self._script.proceed(self._ordered()), now)
 
     def _ordered(self) -> Sequence[Message]:
         order = sorted(self._replies, key=lambda i: (self._stage.messages[i].metadata.dst_node_id, i))
-        return [self._replies[i] for i in order]
+        return [reply for i in order if (reply := self._replies[i]) is not None]
 
     def _below_quorum(self) -> QuorumError:
-        arrived, wanted = len(self._good()), self._stage.quorum
+        arrived, wanted = self._good(), self._stage.quorum
         first = next((f"; node {node} said: {reason}" for node, reason in sorted(self.failures.items())), "")
         return QuorumError(
             f"{arrived} of {len(self._stage.messages)} devices answered in stage {self._stage.name!r}, the quorum is "

@@ -68,8 +68,19 @@ def wait_for_round(process: subprocess.Popen[str], number: int, timeout_s: float
     raise AssertionError(f"round {number} was not reached: {lines}")
 
 
-def steady(result: dict[str, Any]) -> dict[str, Any]:
-    """What of a result has to be the same when a run is repeated: all but times, and what depends on them."""
-    kept = {key: value for key, value in result.items() if key not in {"seconds", "latency_ms"}}
-    kept["rounds"] = [{k: v for k, v in entry.items() if k != "seconds"} for entry in result["rounds"]]
+def steady(result: dict[str, Any], *, interrupted: bool = False) -> dict[str, Any]:
+    """What of a result has to be the same when a run is repeated: all but times, and what depends on them.
+
+    A run that was interrupted has exchanged some keys once more: its traffic and its sessions are others.
+    """
+    dropped = {"seconds", "latency_ms"}
+    if interrupted:
+        dropped |= {"bytes_up", "bytes_down", "stages", "sessions", "secure_aggregation"}
+    kept: dict[str, Any] = _without(result, dropped)
     return kept
+
+
+def _without(value: Any, keys: set[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(item, keys) for key, item in value.items() if key not in keys}
+    return [_without(item, keys) for item in value] if isinstance(value, list) else value

@@ -1,9 +1,10 @@
-"""The devices: fedmesh's vision client, built from the public task that comes with the first message.
+"""The devices: fedmesh's vision client behind secure aggregation, which any app with such replies could stand behind.
 
-A server must not choose a device's randomness: the task is taken `as_deployed`. A device with private data would also
-hold it against a policy of its own before it trains.
+A server must not choose a device's randomness: the task that comes with its messages is taken `as_deployed`. A device
+with private data would also hold it against a policy of its own before it trains.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from flwr.app import Context, Message
@@ -11,16 +12,35 @@ from flwr.clientapp import ClientApp
 
 from fedmesh import wire
 from fedmesh.client.task import Task
+from fedmesh.flower import SecAggMod
+from fedmesh_clients.secure import FolderCredentials
 from fedmesh_clients.vision import build
 from fedmesh_digits import federation
+
+
+def masked(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
+    """A Flower mod: of the reply to ``train`` only the masked codes leave."""
+    return secagg(context.run_id)(message, context, call_next)
+
 
 app = ClientApp()
 
 
-@app.train()
+@app.train(mods=[masked])
 def train(message: Message, context: Context) -> Message:
     task = message.content["config"]["task"]
     return trainer(task, int(context.node_config["num-partitions"]))(message, context)
+
+
+@app.query("secagg")
+def steps(message: Message, context: Context) -> Message:
+    """The steps of secure aggregation besides training."""
+    return secagg(context.run_id).steps(message, context)
+
+
+@lru_cache(maxsize=2)
+def secagg(run_id: int) -> SecAggMod:
+    return SecAggMod(FolderCredentials(federation.identities()), federation.terms(run_id))
 
 
 @lru_cache(maxsize=2)

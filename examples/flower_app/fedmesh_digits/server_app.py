@@ -1,4 +1,4 @@
-"""The server: a public start, fedmesh's FedAvg in Flower's own loop, and the int8 model after each round."""
+"""The server: a public start, FedAvg of a secure sum in Flower's own loop, and the int8 model after each round."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from fedmesh import wire
+from fedmesh.client.identities import AGGREGATOR, create_identities, open_identity
+from fedmesh.coordinator import SecureSettings
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.inference import Engine, evaluate
 from fedmesh.quantization import arrays_of, export_int8, load_arrays, verify
@@ -14,6 +16,7 @@ from fedmesh.simulation.plan import make_strategy, make_task
 from fedmesh.simulation.start import make_start
 from fedmesh.types import Layout
 from fedmesh_digits import federation
+from fedmesh_strategies.secure import Secured
 
 app = ServerApp()
 
@@ -21,7 +24,6 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     config = context.run_config
-    rounds = int(config.get("num-server-rounds", 8))
     out = Path(str(config.get("out", "fedmesh_digits.int8.onnx")))
     settings = {key: config[name] for key, name in _SETTINGS.items() if name in config}
     devices = int(config.get("devices", 10))
@@ -40,13 +42,16 @@ def main(grid: Grid, context: Context) -> None:
         print(f"round {number}: int8 accuracy {figures.accuracy:.3f}")
         return MetricRecord({"accuracy_int8": figures.accuracy, "loss": figures.loss})
 
-    make_strategy(scenario, layout, task).start(
+    roster = create_identities(federation.identities(), devices)  # enrolment, where all live on one machine
+    own = open_identity(federation.identities(), AGGREGATOR)
+    sums = SecureSettings(federation.terms(context.run_id).task, federation.BITS)
+    Secured(make_strategy(scenario, layout, task), identity=own, roster=roster, settings=sums).start(
         grid=grid,
         initial_arrays=vector_record("model", start.weights),
-        num_rounds=rounds,
+        num_rounds=int(config.get("num-server-rounds", 8)),
         train_config=ConfigRecord({"task": wire.dumps(task.to_plain())}),
         evaluate_fn=judged,
     )
 
 
-_SETTINGS = {"pretrain_epochs": "pretrain-epochs", "learning_rate": "learning-rate", "bits": "bits"}
+_SETTINGS = {"pretrain_epochs": "pretrain-epochs", "learning_rate": "learning-rate"}

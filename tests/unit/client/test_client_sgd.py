@@ -55,7 +55,7 @@ def test_the_loop_takes_the_steps_of_torch_sgd(task: Task) -> None:
         examples = training.examples(device)
         want = obvious(task, weights, examples, fresh())
         assert np.abs(want).max() > 1e-3
-        np.testing.assert_allclose(sgd.fit(weights, examples, fresh()), want, atol=2e-6)
+        np.testing.assert_allclose(sgd.fit(weights, examples, fresh()).delta, want, atol=2e-6)
 
 
 def test_training_again_is_bit_for_bit_the_same(task: Task) -> None:
@@ -63,7 +63,28 @@ def test_training_again_is_bit_for_bit_the_same(task: Task) -> None:
     sgd = LocalSgd(task, trainer.model, trainer.parameters)
     first = sgd.fit(weights, examples, fresh())
     sgd.fit(weights, training.examples(1), fresh(8))
-    np.testing.assert_array_equal(sgd.fit(weights, examples, fresh()), first)
+    again = sgd.fit(weights, examples, fresh())
+    np.testing.assert_array_equal(again.delta, first.delta)
+    assert again.metrics == first.metrics
+
+
+def test_the_loss_is_the_mean_over_the_examples_of_the_last_epoch() -> None:
+    task = training.task(local_epochs=2, batch_size=4, momentum=0.0, learning_rate=1e-9)  # too slow to move it
+    trainer, weights, examples = Trainer.of(task), training.start(), training.examples(0, 11)
+    trainer.parameters.load(weights)
+    with torch.no_grad():
+        want = F.cross_entropy(trainer.model(torch.from_numpy(examples.x)), torch.from_numpy(examples.y)).item()
+    metrics = LocalSgd(task, trainer.model, trainer.parameters).fit(weights, examples, fresh()).metrics
+    assert metrics == pytest.approx({"examples": 11, "loss": want}, rel=1e-5)
+    faster = training.task(local_epochs=2, batch_size=4, momentum=0.0, learning_rate=0.1)
+    assert LocalSgd(faster, trainer.model, trainer.parameters).fit(weights, examples, fresh()).metrics["loss"] < want
+
+
+def test_a_device_without_examples_does_not_move_and_reports_none() -> None:
+    trainer, weights = Trainer.of(training.task()), training.start()
+    fitted = LocalSgd(training.task(), trainer.model, trainer.parameters).fit(weights, training.examples(0, 0), fresh())
+    assert not fitted.delta.any()
+    assert fitted.metrics == {"examples": 0, "loss": 0.0}
 
 
 def test_a_cohort_equals_one_after_another(task: Task) -> None:
@@ -75,8 +96,10 @@ def test_a_cohort_equals_one_after_another(task: Task) -> None:
     cohort = Cohort(task, trainer.model, trainer.parameters)
     together = cohort.fit([Member(weights, examples, fresh(device)) for device, examples in enumerate(devices)])
     for alone, member in zip(one_by_one, together, strict=True):
-        np.testing.assert_allclose(member, alone, atol=2e-6)
-    assert not together[3].any()
+        np.testing.assert_allclose(member.delta, alone.delta, atol=2e-6)
+        assert member.metrics == pytest.approx(alone.metrics, abs=1e-5)
+    assert not together[3].delta.any()
+    assert together[3].metrics == {"examples": 0, "loss": 0.0}
 
 
 def test_the_members_of_a_cohort_may_start_from_different_weights() -> None:
@@ -85,7 +108,8 @@ def test_the_members_of_a_cohort_may_start_from_different_weights() -> None:
     cohort = Cohort(task, trainer.model, trainer.parameters)
     both = cohort.fit([Member(weights, examples, fresh()), Member(weights * 0.5, examples, fresh())])
     sgd = LocalSgd(task, trainer.model, trainer.parameters)
-    np.testing.assert_allclose(both[1], sgd.fit(weights * np.float32(0.5), examples, fresh()), atol=2e-6)
+    alone = sgd.fit(weights * np.float32(0.5), examples, fresh())
+    np.testing.assert_allclose(both[1].delta, alone.delta, atol=2e-6)
 
 
 def test_batching_is_chosen_by_model_and_task() -> None:

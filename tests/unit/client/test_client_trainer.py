@@ -66,6 +66,22 @@ def test_error_feedback_returns_what_was_lost_and_takes_it_up_again() -> None:
     np.testing.assert_allclose(sent_again + second.residual, whole, atol=1e-6)
 
 
+@pytest.mark.parametrize("changes", [{}, {"codec": "float32", "training": "float"}, {"error_feedback": True}])
+def test_count_and_loss_stay_beside_the_packet_and_only_without_privacy(changes: dict[str, object]) -> None:
+    task = training.int8_task(secure_aggregation=False)
+    trained = Trainer.of(dataclasses.replace(task, **changes)).train(assignment(), training.examples(0))
+    assert trained.metrics["examples"] == 11
+    assert 0 < trained.metrics["loss"] < 50
+    private = training.task(dp=training.DP)
+    assert Trainer.of(private).train(assignment(), training.examples(0), ledger=Recorder()).metrics == {}
+
+
+def test_a_task_reports_metrics_inside_the_sum_only_and_never_under_privacy() -> None:
+    assert training.int8_task().reported == ()
+    assert training.int8_task(secure_aggregation=True).reported == ("examples", "loss")
+    assert training.int8_task(secure_aggregation=True, dp=training.DP).reported == ()
+
+
 def test_rounds_and_devices_draw_their_own_randomness_and_repeat_it() -> None:
     trainer, examples = Trainer.of(training.task()), training.examples(0)
     packets = {
@@ -97,6 +113,11 @@ def test_a_release_is_named_by_all_that_it_comes_from() -> None:
     assert len(releases) == 6
     assert None not in releases
     assert isinstance(noise_of(training.task(), releases.pop()), KeyedNoise)
+
+
+def test_a_release_is_the_same_inside_a_secure_sum() -> None:
+    first, second = (training.task(secure_aggregation=secure) for secure in (False, True))
+    assert release_of(first, 1, 0, training.start()) == release_of(second, 1, 0, training.start())
 
 
 def test_a_private_round_is_paid_for_before_it_runs() -> None:
@@ -147,6 +168,9 @@ def test_a_device_over_its_budget_declines(tmp_path: Path) -> None:
         ({"dp": training.DP, "codec": "integer", "error_feedback": True}, "past the DP clip"),
         ({"dp": training.DP, "weighting": "examples"}, "example count"),
         ({"error_feedback": True}, "float32 codec"),
+        ({"secure_aggregation": True}, "use the integer codec"),
+        ({"weight_cap": 255}, "wanted 1 for 'uniform'"),
+        ({"weighting": "examples", "weight_cap": 0}, "1 or more for 'examples'"),
         ({"batch_size": 0}, "positive"),
         ({"model": "nothing_like_it"}, "not one of the models"),
         ({"input_shape": (9, 128)}, "takes examples of shape"),

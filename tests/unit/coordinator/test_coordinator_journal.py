@@ -1,3 +1,4 @@
+import json
 import os
 import sqlite3
 import subprocess
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord
 
-from fedmesh.coordinator import Journal, RoundRecord
+from fedmesh.coordinator import Journal, RoundRecord, SessionRecord, StageRecord
 from fedmesh.errors import ConfigError, DecodeError
 
 
@@ -35,6 +36,8 @@ RECORD = RoundRecord(
     seconds=0.25,
     failures=((4, "gone"), (5, "é\n")),
     failed="why",
+    stages=(StageRecord("advertise", 10, 9, 1000, 2000, 0.125), StageRecord("share", 9, 8, 1, 2, 0.1)),
+    sessions=(SessionRecord(0, 2, 5, 4), SessionRecord(1, 2, 5, 0, "threshold: too few")),
 )
 
 
@@ -43,6 +46,57 @@ def test_a_record_survives_json_bit_for_bit() -> None:
     for text in ("", "[]", "{}", '{"round": 1, "failures": [], "what": 2}', '{"round": 1, "failures": [[1]]}'):
         with pytest.raises(DecodeError):
             RoundRecord.from_json(text)
+
+
+def test_a_record_from_before_there_were_stages_is_read() -> None:
+    plain = json.loads(RECORD.to_json())
+    del plain["stages"], plain["sessions"]
+    record = RoundRecord.from_json(json.dumps(plain))
+    assert (record.stages, record.sessions) == ((), ())
+    assert record.failures == RECORD.failures
+    for wrong in ({"stages": [1]}, {"sessions": [{"group": 1}]}, {"stages": 3}):
+        with pytest.raises(DecodeError):
+            RoundRecord.from_json(json.dumps({**plain, **wrong}))
+
+
+def test_attempts_are_numbered_upwards_and_never_the_same_twice(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with filled(path) as journal:
+        assert [journal.next_attempt(3) for _ in range(3)] == [1, 2, 3]
+        assert journal.next_attempt(4) == 1
+    with Journal(path) as journal:
+        assert journal.next_attempt(3) == 4
+        assert [journal.next_attempt(number) for number in (4, 5, 6)] == [2, 1, 1]
+        assert journal._db.execute("SELECT COUNT(*) FROM attempt").fetchone() == (3,)
+        assert journal.records()[-1].round == 2  # not a part of what was committed
+        assert journal.last() is not None
+
+
+def test_an_attempt_is_durable_before_it_is_given_out(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom fedmesh.coordinator import Journal\n"
+        "journal = Journal(Path(sys.argv[1]))\njournal.next_attempt(1)\njournal.next_attempt(1)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    with Journal(path) as journal:
+        assert journal.next_attempt(1) == 3
+
+
+def test_a_journal_from_before_there_were_attempts_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    filled(path).close()
+    with sqlite3.connect(path) as raw:
+        raw.execute("DROP TABLE attempt")
+    raw.close()
+    with Journal(path) as journal:
+        assert journal.records()[-1].round == 2
+        assert journal.next_attempt(3) == 1
+        journal.commit(RECORD, arrays(1))
+    with Journal(path) as journal:
+        assert journal.records()[-1] == RECORD
+        assert journal.next_attempt(3) == 2
 
 
 def test_what_was_committed_is_found_again(tmp_path: Path) -> None:

@@ -161,6 +161,45 @@ def test_a_round_begins_once() -> None:
         machine.handle(Begin(), 0.0)
 
 
+def test_a_stage_can_take_its_replies_as_they_arrive() -> None:
+    came = list[int]()
+    only = stage(nodes=(5, 3, 4), quorum=2, arrived=lambda reply: came.append(reply.metadata.src_node_id))
+    script = Chain(only)
+    machine = Round(script)
+    machine.handle(Begin(), 0.0)
+    machine.handle(Replied(0, 0, good(only, 0)), 0.0)
+    machine.handle(Replied(0, 0, good(only, 0)), 0.0)
+    machine.handle(Replied(0, 1, bad(only, 1)), 0.0)
+    assert came == [5]
+    (finish,) = machine.handle(Replied(0, 2, good(only, 2)), 0.0)
+    assert isinstance(finish, Finish)
+    assert came == [5, 4]
+    assert script.heard == [[(3, True)]]
+    assert machine.failures == {3: "broke"}
+
+
+def test_replies_taken_as_they_arrive_count_for_quorum_and_enough() -> None:
+    only = stage(enough=2, quorum=2, arrived=lambda reply: None)
+    machine = Round(Chain(only))
+    machine.handle(Begin(), 0.0)
+    machine.handle(Replied(0, 3, good(only, 3)), 0.0)
+    abandon, finish = machine.handle(Replied(0, 1, good(only, 1)), 0.0)
+    assert abandon == Abandon(0, (0, 2), "enough others answered before")
+    assert isinstance(finish, Finish)
+
+
+def test_nodes_that_the_round_is_not_about_neither_count_nor_fall_out() -> None:
+    only = stage(nodes=(2, 3, 4, 5), about=frozenset({2, 3, 9}))
+    machine = Round(Chain(only), deadline_s=1.0)
+    machine.handle(Begin(), 0.0)
+    machine.handle(Replied(0, 0, good(only, 0)), 0.0)
+    machine.handle(Replied(0, 2, bad(only, 2)), 0.0)
+    abandon, _ = machine.handle(Tick(), 1.0)
+    assert abandon == Abandon(0, (1, 3), "no answer by the deadline")
+    assert machine.asked == {2, 3, 9}
+    assert machine.failures == {3: "no answer by the deadline"}
+
+
 class Shrinking:
     """Five stages, each to the survivors of the one before: the shape of secure aggregation."""
 

@@ -12,12 +12,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
-from fedmesh.coordinator import Coordinator, Journal, Outcome, RunResult
+from fedmesh.coordinator import Coordinator, Journal, Outcome, RunResult, SessionRecord
 from fedmesh.errors import ConfigError, QuorumError, RoundError
 from fedmesh.events import DeviceFailed, Event, RoundFinished, RoundStarted, StageStarted
 from fedmesh.flower import FleetGrid, InlineFleet, partition_of, quiet_flower
 from fedmesh.flower.arrays import vector_record
 from fedmesh.quantization.codec import relative_ranges
+from fedmesh.testing import ManualClock
 from fedmesh_strategies.fedavg import FedAvg
 
 START = ArrayRecord([np.zeros((3, 2), np.float32), np.ones(4, np.float32)])
@@ -132,6 +133,48 @@ def test_too_many_failed_rounds_end_the_run_with_a_journal_of_them() -> None:
     with pytest.raises(QuorumError):
         run(ours(), 9, app=failing(0, 1, 2, 3), initial=WEIGHTS, journal=journal, max_failed_rounds=2)
     assert [record.failed is not None for record in journal.records()] == [False, True, True]
+
+
+def test_a_run_in_which_no_round_succeeded_fails() -> None:
+    journal = Journal()
+    with pytest.raises(RoundError, match=r"all 2 rounds failed.*quorum is 1"):
+        run(ours(), 2, app=failing(0, 1, 2, 3), initial=WEIGHTS, journal=journal)
+    assert len(journal.records()) == 3
+    with pytest.raises(RoundError, match="all 2 rounds failed"):  # also when it is looked at again
+        run(ours(), 2, app=failing(0, 1, 2, 3), initial=WEIGHTS, journal=journal)
+    assert run(ours(), 3, app=delta_app(), initial=WEIGHTS, journal=journal).records[3].failed is None
+    assert len(run(ours(), 0, initial=WEIGHTS).records) == 1
+
+
+def test_a_script_says_itself_that_its_round_failed() -> None:
+    class Failed:
+        def begin(self) -> Outcome:
+            session = SessionRecord(0, 1, 4, 0, "threshold: too few")
+            return Outcome(None, refused={3: "lied"}, sessions=(session,), failed=RoundError("why"))
+
+        def proceed(self, replies: object) -> Outcome:
+            raise AssertionError("there was no stage")
+
+    journal = Journal()
+    with pytest.raises(RoundError, match="why"):
+        run(ours(), 4, script=lambda number, arrays: Failed(), journal=journal, initial=WEIGHTS, max_failed_rounds=2)
+    assert len(journal.records()) == 3
+    record = journal.records()[1]
+    assert (record.failed, record.failures, record.sessions[0].aborted) == ("why", ((1, "lied"),), "threshold: too few")
+
+
+def test_stages_are_timed_and_weighed() -> None:
+    clock = ManualClock()
+
+    def slow(message: Message, context: Context) -> Message:
+        clock.advance(2.0)
+        return failing(1)(message, context)
+
+    grid = FleetGrid(InlineFleet(slow, 4))
+    (stage,) = Coordinator(ours(), grid, Journal(), clock=clock).run(WEIGHTS, 1).records[1].stages
+    assert (stage.name, stage.devices, stage.replies, stage.seconds) == ("train", 4, 3, 8.0)
+    assert 4 * 15 < stage.bytes_up < 4 * 500
+    assert 4 * 60 < stage.bytes_down < 4 * 600
 
 
 class Brittle(FedAvg):

@@ -1,0 +1,58 @@
+"""How a client app takes part in secure aggregation: its credentials from a folder, its terms from its task."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from flwr.app import Context
+
+from fedmesh.client.identities import device_name, open_identity, open_roster, store_path
+from fedmesh.client.task import Task
+from fedmesh.errors import ConfigError
+from fedmesh.flower import Credential, Terms
+from fedmesh.secagg import Identity, Policy, Roster
+from fedmesh.types import Layout
+
+__all__ = ["FolderCredentials", "partition_in", "terms_of"]
+
+
+class FolderCredentials:
+    """The credentials of every device whose key lies in `folder`, told apart by ``partition-id``; read when needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._roster: Roster | None = None
+        self._identities: dict[str, Identity] = {}
+
+    def __call__(self, context: Context) -> Credential:
+        """The credential of the device whose Context this is.
+
+        Raises:
+            ConfigError: the Context says no partition, or there is no sound identity for it.
+        """
+        name = device_name(partition_in(context))
+        if self._roster is None:
+            self._roster = open_roster(self._folder)
+        if name not in self._identities:
+            self._identities[name] = open_identity(self._folder, name)
+        return Credential(name, self._identities[name], self._roster, store_path(self._folder, name))
+
+
+def partition_in(context: Context) -> int:
+    """Which device a Context belongs to. Raises: ConfigError when its node says none."""
+    partition = context.node_config.get("partition-id")
+    if not isinstance(partition, int):
+        raise ConfigError('the node\'s configuration has no "partition-id": start it with --node-config partition-id=0')
+    return partition
+
+
+def terms_of(task: Task, layout: Layout, *, floor: Policy | None = None) -> Terms:
+    """What a device of `task` takes part in; `floor` is its local policy, the safe defaults if None."""
+    return Terms(
+        task.name,
+        layout,
+        bits=task.bits,
+        weight_cap=task.weight_cap,
+        reported=task.reported,
+        privacy=None if task.dp is None else asdict(task.dp),
+        floor=Policy() if floor is None else floor,
+    )

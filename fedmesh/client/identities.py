@@ -1,0 +1,101 @@
+"""A folder of identities: who the aggregator and the devices of a simulation are, or who one real device is.
+
+One private key a party (``device-3.key``, 32 bytes, readable by its owner alone), and the roster of all public ones
+(``roster.cbor``). A real device's folder holds its own key and the roster it was enrolled with, nothing else. What
+secure aggregation has to remember across restarts lies beside the key (``device-3.sqlite``).
+"""
+
+import os
+from pathlib import Path
+
+from fedmesh.errors import ConfigError, FedMeshError
+from fedmesh.files import write_atomically
+from fedmesh.secagg import Identity, Roster
+
+__all__ = ["AGGREGATOR", "create_identities", "device_name", "open_identity", "open_roster", "store_path"]
+
+AGGREGATOR = "aggregator"
+"""The aggregator's name on a roster."""
+
+_ROSTER = "roster.cbor"
+_KEY_BYTES = 32
+
+
+def device_name(partition: int) -> str:
+    """The name of a simulated device. Raises: ConfigError: the number is negative."""
+    if partition < 0:
+        raise ConfigError(f"there is no device {partition}: devices count from 0")
+    return f"device-{partition}"
+
+
+def create_identities(folder: Path, devices: int) -> Roster:
+    """Identities of the aggregator and of devices 0 to `devices` - 1; what is there already is kept.
+
+    Durable before it returns. Several processes must not create in one folder at a time.
+
+    Raises:
+        ConfigError: the folder cannot be written, is damaged, or its roster and its keys disagree.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {folder}: {error.strerror}; check its permissions") from error
+    names = [AGGREGATOR, *map(device_name, range(devices))]
+    known = open_roster(folder) if (folder / _ROSTER).exists() else None
+    keys = {} if known is None else {name: known.key(name) for name in known.names}
+    for name in names:
+        public = _public(folder, name, enrolled=name in keys)
+        if keys.setdefault(name, public) != public:
+            raise ConfigError(
+                f"{folder / _ROSTER} and {name}.key disagree: put back the folder as it was, or remove it"
+            )
+    roster = Roster(keys)
+    if known is None or len(known) != len(roster):
+        write_atomically(folder / _ROSTER, roster.to_bytes())
+    return roster
+
+
+def open_identity(folder: Path, name: str) -> Identity:
+    """The identity of `name`.
+
+    Raises:
+        ConfigError: there is no such key, it is damaged, or others can read it.
+    """
+    path = folder / f"{name}.key"
+    try:
+        with path.open("rb") as file:
+            readable_by_others = os.fstat(file.fileno()).st_mode & 0o077
+            private = file.read(_KEY_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read the identity {path}: {error.strerror}; enrol the device first") from error
+    if readable_by_others:
+        raise ConfigError(f"{path} can be read by others: its owner alone may, so run chmod 600 on it")
+    if len(private) != _KEY_BYTES:
+        raise ConfigError(f"{path} is not an identity of {_KEY_BYTES} bytes: put back a copy, or enrol the device anew")
+    return Identity.from_private(private)
+
+
+def open_roster(folder: Path) -> Roster:
+    """The roster. Raises: ConfigError: there is none, or it is damaged."""
+    path = folder / _ROSTER
+    try:
+        return Roster.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read the roster {path}: {error.strerror}; enrol the device first") from error
+    except FedMeshError as error:
+        raise ConfigError(f"the roster {path} is damaged ({error}): put back a copy") from error
+
+
+def store_path(folder: Path, name: str) -> Path:
+    """Where `name` keeps what secure aggregation must not forget."""
+    return folder / f"{name}.sqlite"
+
+
+def _public(folder: Path, name: str, *, enrolled: bool) -> bytes:
+    """The public key of `name`, which is given one if it is new."""
+    path = folder / f"{name}.key"
+    if not enrolled and not path.exists():
+        identity = Identity.generate()
+        write_atomically(path, identity.private_bytes(), mode=0o600)
+        return identity.public
+    return open_identity(folder, name).public

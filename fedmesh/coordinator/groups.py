@@ -1,0 +1,37 @@
+"""Deals the devices of a round into groups, each of which holds a session of secure aggregation of its own.
+
+Whoever is in a group learns no more than the group's sum, and the server learns every group's sum: larger groups hide
+more, smaller ones cost less. The dealing hides nothing, a server may deal as it likes; devices insist on the size.
+"""
+
+import secrets
+from collections.abc import Collection
+
+import numpy as np
+
+from fedmesh.errors import ConfigError
+
+__all__ = ["SMALLEST_GROUP", "deal"]
+
+SMALLEST_GROUP = 4
+"""Below it no device takes part: see `fedmesh.secagg.Policy`."""
+
+
+def deal(nodes: Collection[int], size: int, *, key: Collection[int] | None = None) -> tuple[tuple[int, ...], ...]:
+    """Groups at random, sizes differing by one at most, every node in exactly one.
+
+    Args:
+        nodes: at least `SMALLEST_GROUP` of them.
+        size: members of a group that are not exceeded, unless a group would fall below `SMALLEST_GROUP` (5 to 7 nodes
+            dealt by 4 are one group).
+        key: what the dealing is a function of, with the nodes; None: the operating system's randomness.
+
+    Raises:
+        ConfigError: there are too few nodes, or `size` is too small.
+    """
+    if len(nodes) < SMALLEST_GROUP or size < SMALLEST_GROUP:
+        raise ConfigError(f"{len(nodes)} devices in groups of {size}: both are at least {SMALLEST_GROUP}")
+    rng = np.random.default_rng([*(key if key is not None else (secrets.randbits(128),))])
+    order = rng.permutation(np.array(sorted(nodes), dtype=np.uint64))
+    count = min(-(-len(nodes) // size), len(nodes) // SMALLEST_GROUP)
+    return tuple(tuple(sorted(int(node) for node in part)) for part in np.array_split(order, count))
