@@ -158,6 +158,8 @@ class Bars:
 
 def _short(event: RoundFinished) -> str:
     """A round beside its bar, in 80 columns."""
+    if event.failed is not None:
+        return "failed, the model is as it was"
     spent = "" if event.epsilon is None else f", epsilon {event.epsilon:.2f}"
     return f"accuracy {event.accuracy_int8:.1%}{spent}"
 
@@ -166,4 +168,6 @@ def _long(event: RoundFinished) -> str:
     """A round on a line."""
     spent = "" if event.epsilon is None else f", epsilon {event.epsilon:.2f}"
     devices = f"{event.survivors}/{event.clients} devices"
+    if event.failed is not None:
+        return f"failed, the model is as it was ({event.failed}){spent}, {devices}"
     return f"accuracy {event.accuracy_int8:.1%}, loss {event.loss:.3f}{spent}, {devices}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedmesh.dashboard.text import milliseconds, number, percent, seconds, size
@@ -14,6 +15,9 @@ __all__ = ["print_summary"]
 
 _MOST_ROUNDS = 20
 """A longer run is shown by this many rounds at equal distances; result.json and the report have all of them."""
+
+_MOST_REASONS, _MOST_NUMBERS = 3, 8
+"""So many reasons for lost rounds, and numbers of rounds, are told."""
 
 
 def print_summary(result: Mapping[str, Any], folder: Path) -> None:
@@ -45,7 +49,7 @@ def _rounds(result: Mapping[str, Any]) -> Table:
     for row in _thinned(rounds):
         table.add_row(
             str(row["round"]),
-            f"{row['survivors']}/{row['clients']}",
+            f"[yellow]{_devices(row)}[/]" if row.get("failed") else _devices(row),
             percent(row["accuracy_int8"]),
             "-" if row["loss"] is None else f"{row['loss']:.3f}",
             *([f"{row['epsilon']:.2f}"] if private else []),
@@ -68,6 +72,9 @@ def _figures(result: Mapping[str, Any]) -> Table:
         f"agreement {percent(final['agreement'])}, largest logit difference {final['max_abs_logit_difference']:g}",
     )
     table.add_row("privacy", _privacy(result))
+    table.add_row("seen", _seen(result))
+    if lost := _lost(result):
+        table.add_row("lost", lost)
     table.add_row("model", f"{size(final['bytes_int8'])} int8, {size(final['bytes_float'])} float")
     latency = result.get("latency_ms") or {}
     if latency:
@@ -78,13 +85,50 @@ def _figures(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def _devices(row: Mapping[str, Any]) -> str:
+    return f"{row['survivors']}/{row['clients']}"
+
+
 def _privacy(result: Mapping[str, Any]) -> str:
     final, privacy = result["final"], result.get("privacy") or {}
     if final["epsilon"] is None:
-        return "none: no differential privacy, no secure aggregation"
+        return "none: no differential privacy"
     level = privacy.get("level", "example")
     spent = f"epsilon {final['epsilon']:.2f} at delta {number(final['delta'])} a device, {level} level"
     return f"{spent}\n[yellow]noise {privacy['noise']}[/]" if privacy.get("noise") else spent
+
+
+def _seen(result: Mapping[str, Any]) -> str:
+    """What the coordinator got to see."""
+    secure = result.get("secure_aggregation") or {}
+    if not secure.get("enabled"):
+        return "each device's update by itself: no secure aggregation"
+    if not secure["sums"]:
+        return "nothing: no sum was unmasked"
+    seen = f"{secure['sums']} sums over {secure['smallest_sum']} or more devices, no update by itself"
+    return f"{seen}\n[yellow]keys {secure['keys']}[/]" if secure.get("keys") else seen
+
+
+def _lost(result: Mapping[str, Any]) -> str:
+    """Rounds that left the model as it was, by reason; empty if there were none."""
+    reasons: dict[str, list[int]] = {}
+    for row in result["rounds"]:
+        if row.get("failed"):
+            reasons.setdefault(row["failed"], []).append(row["round"])
+    if not reasons:
+        return ""
+    count = sum(map(len, reasons.values()))
+    often = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    told = [f"{_numbered(numbers)}: {escape(reason)}" for reason, numbers in often[:_MOST_REASONS]]
+    more = [f"and {len(often) - len(told)} more reasons: see the report"] if len(often) > len(told) else []
+    return "\n".join(
+        [f"[yellow]{count} of {len(result['rounds'])} rounds, which left the model as it was[/]", *told, *more]
+    )
+
+
+def _numbered(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_MOST_NUMBERS])) + (", ..." if len(numbers) > _MOST_NUMBERS else "")
+    return f"round {shown}" if len(numbers) == 1 else f"rounds {shown}"
 
 
 def _thinned(rounds: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -98,9 +98,8 @@ def _latency(result: Mapping[str, Any]) -> str:
 def _failures(result: Mapping[str, Any]) -> str:
     failed, rounds = result["failures"], result["rounds"]
     asked = sum(row["clients"] for row in rounds)
-    sentence = (
-        f"{len(failed)} of {asked} times a device was asked and did not make it; those rounds went on without it."
-    )
+    went_on = "most rounds" if any(row.get("failed") for row in rounds) else "the rounds"
+    sentence = f"{len(failed)} of {asked} times a device was asked and did not make it; {went_on} went on without it."
     return _figure("Failures", sentence, plots.failures(failed, rounds[-1]["round"]))
 
 

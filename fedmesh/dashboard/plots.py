@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmesh.dashboard.svg import CARD, FIRST, HEAT, INK, ON_HEAT, SECOND, WARNING, axes
+from fedmesh.dashboard.svg import CARD, FIRST, HEAT, INK, MUTED, ON_HEAT, SECOND, WARNING, axes
 from fedmesh.dashboard.text import milliseconds, number, percent, size
 
 if TYPE_CHECKING:
@@ -21,12 +21,16 @@ __all__ = [
     "failures",
     "latency",
     "partition",
+    "seconds_by_round",
+    "survivors",
 ]
 
 _PERCENTILES = ("p50", "p95", "p99")
 _MOST_LABELLED = 16
 """Devices drawn each with its name and figures; larger fleets are drawn without."""
 _MOST_FAILED = 30
+_MOST_BARS = 60
+"""Bars with room between them."""
 MOST_ROWS = 80
 """Rows of the partition: of a larger fleet this many devices are shown."""
 
@@ -194,6 +198,53 @@ def failures(failed: Sequence[Mapping[str, Any]], rounds: int) -> str:
     return svg.text
 
 
+def survivors(rounds: Sequence[Mapping[str, Any]], threshold: int | None) -> str:
+    """Of the devices asked in every round, those whose update is in its sum; a failed round has a cross."""
+    x = np.array([row["round"] for row in rounds])
+    asked, summed = (np.array([row[key] for row in rounds]) for key in ("clients", "survivors"))
+    failed = [row["round"] for row in rounds if row.get("failed")]
+    with axes("survivors") as (ax, svg):
+        width = 0.72 if len(x) <= _MOST_BARS else 1.0
+        ax.bar(x, asked, width, color=MUTED, alpha=0.22, linewidth=0)
+        ax.bar(x, summed, width, color=FIRST, alpha=0.85, linewidth=0)
+        if threshold is not None:
+            ax.axhline(threshold, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
+            ax.annotate(str(threshold), (1, threshold), (3, -3), xycoords=("axes fraction", "data"),
+                        textcoords="offset points", color=INK)  # fmt: skip
+        high = float(asked.max())
+        ax.plot(failed, [high * 0.06] * len(failed), "x", color=WARNING, markersize=6, markeredgewidth=2)
+        ax.set_ylim(0, high * 1.06)
+        ax.yaxis.set_major_locator(_locator(5, integer=True))
+        ax.set_ylabel("devices")
+        ax.grid(visible=False, axis="x")
+        _round_axis(ax, [x[0] - 0.2, x[-1] + 0.2] if len(x) > 1 else x.tolist())
+    return svg.text
+
+
+def seconds_by_round(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Of every round: training, the other steps of secure aggregation, and what the server does besides."""
+    x = [row["round"] for row in rounds]
+    training, steps = (
+        np.array([sum(s["seconds"] for s in row["stages"] if (s["name"] == "train") == is_training) for row in rounds])
+        for is_training in (True, False)
+    )
+    rest = np.maximum(0, np.array([row["seconds"] for row in rounds]) - training - steps)
+    parts = (("training", training, FIRST, 0.85), ("other steps", steps, SECOND, 0.85), ("server", rest, MUTED, 0.3))
+    with axes("seconds-by-round") as (ax, svg):
+        below = np.zeros(len(x))
+        for name, part, colour, alpha in parts:
+            width = 0.72 if len(x) <= _MOST_BARS else 1.0
+            ax.bar(x, part, width, below, label=name, color=colour, alpha=alpha, linewidth=0)
+            below += part
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderpad=0, handlelength=1)
+        ax.set_ylim(0, float(below.max()) * 1.06 or 1)
+        ax.yaxis.set_major_locator(_locator(5))
+        ax.set_ylabel("seconds")
+        ax.grid(visible=False, axis="x")
+        _round_axis(ax, [x[0] - 0.2, x[-1] + 0.2] if len(x) > 1 else x)
+    return svg.text
+
+
 def evenly(rows: Sequence[Any], most: int) -> list[Any]:
     """At most `most` of `rows`, at equal distances, the first and the last among them."""
     if len(rows) <= most:
@@ -215,10 +266,10 @@ def _percent_axis(axis: Any) -> None:
     axis.set_major_formatter(lambda value, _: f"{value * 100:.4g}%")
 
 
-def _locator(count: int) -> Any:
+def _locator(count: int, *, integer: bool = False) -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(count)
+    return MaxNLocator(count, integer=integer)
 
 
 def _round_axis(ax: "Axes", x: Sequence[float]) -> None:

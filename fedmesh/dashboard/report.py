@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fedmesh.dashboard import figures, sections
+from fedmesh.dashboard import figures, sections, secure
 from fedmesh.dashboard.text import escape
 from fedmesh.errors import ConfigError
 from fedmesh.files import write_atomically
@@ -42,6 +42,7 @@ def render(result: Mapping[str, Any]) -> str:
                 sections.header(result),
                 sections.tiles(result),
                 sections.promises(result),
+                secure.section(result),
                 figures.gallery(result),
                 sections.details(result),
                 sections.footer(result),

@@ -1,9 +1,10 @@
 """The report's text: what came out, what was promised, and all figures as tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedmesh.dashboard.text import escape, milliseconds, number, percent, seconds, size
+from fedmesh.dashboard import secure
+from fedmesh.dashboard.text import escape, milliseconds, number, percent, seconds, size, table
 
 __all__ = ["details", "footer", "header", "promises", "tiles"]
 
@@ -60,7 +61,7 @@ def _epsilon_tile(result: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def promises(result: Mapping[str, Any]) -> str:
     """What holds of this run, and what does not."""
-    rows = [_same_model(result), *_privacy(result), _aggregation(result), *_failed(result)]
+    rows = [_same_model(result), *_privacy(result), *_aggregation(result), *_failed(result)]
     items = (f'<li class="{kind}"><strong>{title}</strong> {text}</li>' for kind, title, text in rows)
     return f'<section class="promises" aria-label="Promises">\n<ul>\n{chr(10).join(items)}\n</ul>\n</section>'
 
@@ -93,7 +94,8 @@ def _quantized_afterwards(result: Mapping[str, Any]) -> bool:
 def _privacy(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     final, privacy = result["final"], result.get("privacy") or {}
     if final["epsilon"] is None:
-        return [("bad", "No differential privacy.", "What a device sent can tell about its examples.")]
+        what = "The sums" if _summed(result) else "What a device sent"
+        return [("bad", "No differential privacy.", f"{what} can tell about the examples of a device.")]
     level = escape(privacy.get("level", "example"))
     spent = f"epsilon {final['epsilon']:.2f} at delta {number(final['delta'])}"
     how = f"DP-SGD on every device, {spent} at most, recorded in the device's ledger before each step."
@@ -103,10 +105,26 @@ def _privacy(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _aggregation(result: Mapping[str, Any]) -> tuple[str, str, str]:
-    if (result.get("secure_aggregation") or {}).get("enabled"):
-        return "good", "Secure aggregation.", "Only the sum of updates was seen."
-    return "bad", "No secure aggregation.", "The coordinator of this run saw each device's update by itself."
+def _summed(result: Mapping[str, Any]) -> bool:
+    return bool((result.get("secure_aggregation") or {}).get("enabled"))
+
+
+def _aggregation(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    if not _summed(result):
+        seen = "The coordinator of this run saw each device's update by itself."
+        return [("bad", "No secure aggregation.", seen)]
+    found = result["secure_aggregation"]
+    smallest, reported = found.get("smallest_sum"), "" if _private(result) else ", count or loss"
+    seen = f"No device's update{reported} left it but under a mask"
+    seen += "." if smallest is None else f"; only sums over {escape(smallest)} or more devices were unmasked."
+    rows = [("good", "What was summed is all that was seen.", seen)]
+    if found.get("keys"):
+        rows.append(("warn", "Simulated identities.", f"The devices' keys are {escape(found['keys'])}."))
+    return rows
+
+
+def _private(result: Mapping[str, Any]) -> bool:
+    return result["final"]["epsilon"] is not None
 
 
 def _failed(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -126,11 +144,13 @@ def details(result: Mapping[str, Any]) -> str:
         parts.append(_fold("All devices", _devices(result["devices"], result["classes"])))
     if result.get("failures"):
         rows = [(row["round"], row["device"], row["reason"]) for row in result["failures"]]
-        parts.append(_fold("All failures", _table(("round", "device", "reason"), rows)))
+        parts.append(_fold("All failures", table(("round", "device", "reason"), rows)))
+    if held := secure.sessions(result):
+        parts.append(_fold("All sessions of secure aggregation", held))
     if result.get("config"):
         parts.append(_fold("Configuration", _configuration(result["config"])))
     if result.get("versions"):
-        parts.append(_fold("Versions", _table(("package", "version"), result["versions"].items())))
+        parts.append(_fold("Versions", table(("package", "version"), result["versions"].items())))
     return f'<section class="details" aria-label="Details">\n{chr(10).join(parts)}\n</section>'
 
 
@@ -157,7 +177,7 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
         )
         for row in rounds
     ]
-    return _table((*headings, *(["failed"] if failed else [])), rows)
+    return table((*headings, *(["failed"] if failed else [])), rows)
 
 
 def _devices(devices: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:
@@ -171,19 +191,17 @@ def _devices(devices: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> st
         )
         for row in devices
     ]
-    return _table(("device", "examples", "accuracy int8", "epsilon", *(f"“{name}”" for name in classes)), rows)
+    return table(("device", "examples", "accuracy int8", "epsilon", *(f"“{name}”" for name in classes)), rows)
 
 
 def _configuration(config: Mapping[str, Any]) -> str:
     plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
     tables = {"scenario": plain, **{key: value for key, value in config.items() if isinstance(value, Mapping)}}
-    return (
-        '<div class="config">' + "".join(_settings(name, table) for name, table in tables.items() if table) + "</div>"
-    )
+    return '<div class="config">' + "".join(_settings(name, keys) for name, keys in tables.items() if keys) + "</div>"
 
 
-def _settings(name: str, table: Mapping[str, Any]) -> str:
-    rows = "".join(f"<dt>{escape(key)}</dt><dd>{_setting(value)}</dd>" for key, value in table.items())
+def _settings(name: str, keys: Mapping[str, Any]) -> str:
+    rows = "".join(f"<dt>{escape(key)}</dt><dd>{_setting(value)}</dd>" for key, value in keys.items())
     return f"<div><h3>{escape(name)}</h3><dl>{rows}</dl></div>"
 
 
@@ -199,10 +217,3 @@ def _setting(value: Any) -> str:
 
 def _fold(title: str, content: str) -> str:
     return f"<details>\n<summary>{title}</summary>\n{content}\n</details>"
-
-
-def _table(headings: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    body = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
-    return f'<div class="scroll" tabindex="0">{table}</div>'

@@ -1,8 +1,9 @@
 """Figures in words, as the report prints them."""
 
 import html
+from collections.abc import Iterable
 
-__all__ = ["escape", "milliseconds", "number", "percent", "seconds", "size"]
+__all__ = ["escape", "milliseconds", "number", "percent", "seconds", "size", "table"]
 
 
 def escape(value: object) -> str:
@@ -45,3 +46,11 @@ def seconds(duration: float) -> str:
 def milliseconds(duration: float) -> str:
     """Three digits, in microseconds below a tenth."""
     return f"{duration:.3g} ms" if duration >= 0.1 else f"{duration * 1000:.3g} µs"
+
+
+def table(headings: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """An HTML table that scrolls by itself where it is too wide; everything is escaped."""
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    body = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    content = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{content}</div>'

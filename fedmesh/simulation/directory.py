@@ -6,6 +6,7 @@
     DIR/start.cbor        the public start: weights and activation ranges
     DIR/journal.sqlite3   every committed round
     DIR/ledgers/          one privacy ledger per device
+    DIR/identities/       keys of all devices and of the aggregator, and what each device has signed
     DIR/model.int8.onnx   of the newest round, which a kill may keep out of the journal
     DIR/model.float.onnx, result.json, report.html   at the end
 """
@@ -109,6 +110,11 @@ class RunDirectory:
     def ledgers(self) -> Path:
         """Folder of the devices' privacy ledgers."""
         return self.path / "ledgers"
+
+    @property
+    def identities(self) -> Path:
+        """Folder of identity keys: of all devices in one place, which only a simulation may do."""
+        return self.path / "identities"
 
     @property
     def int8_model(self) -> Path:

@@ -37,6 +37,8 @@ def make_task(scenario: Scenario, start: PublicStart, input_shape: tuple[int, ..
         batching=client.batching,
         dp=_dp_settings(scenario.privacy, scenario.rounds),
         keyed_noise_seed=scenario.seed,
+        secure_aggregation=scenario.secure_aggregation.enabled,
+        weight_cap=_weight_cap(scenario),
     )
 
 
@@ -87,6 +89,12 @@ def check_needs(strategy: object, name: str, *, only_sums: bool) -> None:
             f"the strategy {name!r} looks at each update by itself, and secure aggregation shows only their sum: "
             "choose a strategy that needs the sum, or turn secure_aggregation.enabled off"
         )
+
+
+def _weight_cap(scenario: Scenario) -> int:
+    """The most that a device can weigh in a secure sum."""
+    weighs = scenario.secure_aggregation.enabled and scenario.strategy.weighting == "examples"
+    return scenario.secure_aggregation.weight_cap if weighs else 1
 
 
 def _delta_ranges(task: Task, layout: Layout, fraction: float) -> RangePolicy:

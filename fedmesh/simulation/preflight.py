@@ -30,8 +30,11 @@ def check_fit(scenario: Scenario, data: FederatedData) -> None:
     """Builds the model and the strategy once, and shows the model an example.
 
     Raises:
-        ConfigError: one of them refuses its options, or the model does not turn an example into a logit for each class.
+        ConfigError: one of them refuses its options, the model does not turn an example into a logit for each class, or
+            the data makes too few devices for a secure sum.
     """
+    if (too_few := scenario.too_few_for_a_sum(len(data.devices))) is not None:
+        raise ConfigError(too_few)
     classes, shape = len(data.classes), data.public.x.shape[1:]
     model = build_model(scenario.model, shape, classes, scenario.seed).eval()
     try:

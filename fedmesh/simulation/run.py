@@ -7,7 +7,7 @@ particular to a simulation is only that one process holds everybody's data.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from fedmesh.simulation.judge import Judge
 from fedmesh.simulation.plan import make_strategy, make_task
 from fedmesh.simulation.preflight import check_fit, check_plugins
 from fedmesh.simulation.scenario import Scenario
+from fedmesh.simulation.securing import describe_secure_aggregation, secure_script
 from fedmesh.simulation.shared import SharedExamples
 from fedmesh.simulation.spending import check_spent, spent_by_device
 from fedmesh.simulation.start import make_start, restore
@@ -39,6 +40,9 @@ from fedmesh.simulation.zygote import Zygote, preload_of
 from fedmesh.types import Float32, Layout
 
 __all__ = ["resume", "simulate"]
+
+_FAILED, _FAILED_ON_PURPOSE = 3, 20
+"""Failed rounds in a row that end a run. Where devices fail on purpose, rounds are meant to be lost now and then."""
 
 
 def simulate(
@@ -116,7 +120,7 @@ def _run(
             federation = _prepare(scenario, directory, data)
         journal = stack.enter_context(Journal(directory.journal))
         fleet = WorkerFleet(
-            ClientSpec(scenario.client.name, federation.task, SharedExamples.pack(data.devices), directory.ledgers),
+            _client(federation),
             len(data.devices),
             workers=workers,
             zygote=zygote,
@@ -153,13 +157,25 @@ def _train(
 ) -> tuple[tuple[RoundRecord, ...], Float32]:
     """All rounds that are not in the journal yet; every round's record, and the last weights."""
     scenario = federation.scenario
+    strategy = make_strategy(scenario, federation.layout, federation.task)
+    grid = FleetGrid(fleet, events=events, device_of=partition_of)
     coordinator = Coordinator(
-        make_strategy(scenario, federation.layout, federation.task),
-        FleetGrid(fleet, events=events, device_of=partition_of),
+        strategy,
+        grid,
         journal,
         evaluate=lambda number, arrays: _evaluate(federation, number, arrays, events),
         events=events,
         quorum=scenario.strategy.quorum,
+        max_failed_rounds=_FAILED_ON_PURPOSE if _fails_on_purpose(scenario) else _FAILED,
+        script=secure_script(
+            scenario,
+            federation.task,
+            strategy,
+            grid,
+            identities=federation.directory.identities,
+            devices=len(federation.data.devices),
+            attempts=journal.next_attempt,
+        ),
         device_of=partition_of,
     )
     last = journal.last()
@@ -169,6 +185,21 @@ def _train(
     events(RunStarted(scenario.name, scenario.rounds, first, len(federation.data.devices)))
     run = coordinator.run(vector_record("model", federation.start.weights), scenario.rounds)
     return run.records, _weights(federation, run.arrays)
+
+
+def _client(federation: _Federation) -> ClientSpec:
+    scenario, directory = federation.scenario, federation.directory
+    return ClientSpec(
+        scenario.client.name,
+        federation.task,
+        SharedExamples.pack(federation.data.devices),
+        directory.ledgers,
+        directory.identities if scenario.secure_aggregation.enabled else None,
+    )
+
+
+def _fails_on_purpose(scenario: Scenario) -> bool:
+    return scenario.failures.dropout > 0 or scenario.failures.straggler > 0
 
 
 def _evaluate(
@@ -220,7 +251,7 @@ def _conclude(
         "classes": list(data.classes),
         "held_out": len(data.held_out),
         "privacy": outcome.describe_privacy(task),
-        "secure_aggregation": {"enabled": False},
+        "secure_aggregation": describe_secure_aggregation(scenario, task, records),
         "latency_ms": outcome.measure_latency(federation.directory, data),
         "failures": [
             {"round": record.round, "device": device, "reason": reason}
@@ -243,6 +274,10 @@ def _describe_round(record: RoundRecord) -> dict[str, Any]:
         "bytes_down": record.bytes_down,
         "seconds": record.seconds,
         "failed": record.failed,
+        "train_loss": record.metrics.get("train.loss"),
+        "train_examples": record.metrics.get("train.examples"),
+        "stages": [asdict(stage) for stage in record.stages],
+        "sessions": [asdict(session) for session in record.sessions],
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedmesh.errors import ConfigError
 
@@ -27,6 +27,9 @@ __all__ = [
     "SecureAggregationSection",
     "StrategySection",
 ]
+
+SMALLEST_COHORT = 4
+"""Fewest devices of a secure sum: among fewer, one that colludes is a majority that counts."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -132,27 +135,26 @@ class FailuresSection(_Section):
     """What goes wrong on purpose."""
 
     dropout: Share = 0.0
-    """Probability that a device asked in a round never answers."""
+    """Probability that a device asked in a round drops out of it, at a step drawn at random."""
     straggler: Share = 0.0
-    """Probability that a device answers late."""
+    """Probability that a device answers late, at a step drawn at random."""
     straggler_delay_s: Annotated[float, Field(ge=0)] = 1.0
     deadline_s: Positive | None = None
-    """A round does not wait longer, in (simulated) seconds."""
+    """A step of a round does not wait longer, in (simulated) seconds."""
 
 
 class SecureAggregationSection(_Section):
-    """Secure aggregation is not built yet; the key is here so that no scenario can believe it had it."""
+    """What was summed is all that is seen: updates leave their devices masked, and only sums of them are unmasked."""
 
-    enabled: Literal[False] = False
-
-    @field_validator("enabled", mode="before")
-    @classmethod
-    def _not_yet(cls, enabled: object) -> object:
-        if enabled is True:
-            raise ValueError(
-                "secure aggregation is not built yet, and the strategy would see every delta: leave it off"
-            )
-        return enabled
+    enabled: bool = True
+    group_size: Annotated[int, Field(ge=SMALLEST_COHORT, le=128)] = 128
+    """Most devices in one session. A larger cohort is dealt into groups at random, whose sums are added."""
+    weight_cap: Annotated[int, Field(ge=1, le=1_000_000)] = 255
+    """With strategy.weighting = "examples" no device weighs more. Its bits are sent with every weight of the model."""
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Sessions begun for one round, as long as nobody has signed who is in the sum."""
+    overlap: bool = True
+    """Whether the keys of the next round are exchanged on the way, on this round's messages."""
 
 
 class Scenario(_Section):
@@ -186,13 +188,35 @@ class Scenario(_Section):
                 "strategy.weighting = 'examples' reveals each device's example count, which DP does not cover: "
                 "use 'uniform'"
             )
-        asked = max(1, round(self.strategy.fraction * self.partition.clients))
+        asked = self.asked_of(self.partition.clients)
         if self.strategy.quorum > asked:
             raise ValueError(
                 f"strategy.quorum is {self.strategy.quorum}, but only {asked} of {self.partition.clients} devices are "
                 "asked in a round: lower the quorum or raise strategy.fraction"
             )
+        if self.secure_aggregation.enabled and self.delta.codec == "float32":
+            raise ValueError(
+                "secure aggregation adds integers, and delta.codec is 'float32': use 'integer', or turn "
+                "secure_aggregation.enabled off"
+            )
+        if (too_few := self.too_few_for_a_sum(self.partition.clients)) is not None:
+            raise ValueError(too_few)
         return self
+
+    def asked_of(self, devices: int) -> int:
+        """How many of `devices` devices are asked in a round."""
+        return max(1, round(self.strategy.fraction * devices))
+
+    def too_few_for_a_sum(self, devices: int) -> str | None:
+        """What is wrong with a federation of `devices` devices under secure aggregation; None if nothing is."""
+        asked = self.asked_of(devices)
+        if not self.secure_aggregation.enabled or asked >= SMALLEST_COHORT:
+            return None
+        return (
+            f"secure aggregation hides an update among at least {SMALLEST_COHORT}, but only {asked} of {devices} "
+            "devices are asked in a round: raise partition.clients or strategy.fraction, or turn "
+            "secure_aggregation.enabled off"
+        )
 
     @classmethod
     def parse(cls, tables: Mapping[str, Any], *, source: str) -> Self:

@@ -34,8 +34,9 @@ def spent_by_device(folder: Path, devices: int, settings: DpSettings) -> dict[in
 def check_spent(records: Sequence[RoundRecord], spent: Mapping[int, float], devices: int) -> None:
     """Holds the ledgers against the journal.
 
-    A device that was asked in a round and did not fall out of it trained; after as many rounds as it surely trained in,
-    it has spent at least what the most any device can have spent by then was recorded to be.
+    A device that was asked in a good round and did not fall out of it trained (when secure aggregation gives up on some
+    of its sessions, their devices may not have come to train); after as many rounds as it surely trained in, it has
+    spent at least what the most any device can have spent by then was recorded to be.
 
     Raises:
         LedgerError: entries are missing.
@@ -43,13 +44,20 @@ def check_spent(records: Sequence[RoundRecord], spent: Mapping[int, float], devi
     recorded = [record.evaluation.get("epsilon") or 0.0 for record in records]
     least = dict.fromkeys(range(devices), 0)  # rounds that a device surely trained in
     for record in records[1:]:
-        if record.clients == devices:
+        if record.clients == devices and _all_came_to_train(record):
             fallen = {device for device, _ in record.failures}
             for device in least.keys() - fallen:
                 least[device] += 1
     for device, rounds in least.items():
         _compare(f"the privacy ledger of device {device} says", spent.get(device, 0.0), recorded[rounds])
     _compare("the privacy ledgers together say", max(spent.values(), default=0.0), max(recorded))
+
+
+def _all_came_to_train(record: RoundRecord) -> bool:
+    """Whether all trained who did not fall out."""
+    last = max((session.attempt for session in record.sessions), default=0)
+    given_up = any(session.aborted for session in record.sessions if session.attempt == last)
+    return record.failed is None and not given_up
 
 
 def _compare(who: str, found: float, wanted: float) -> None:

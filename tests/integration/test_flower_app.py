@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from fedmesh import wire
 from fedmesh.client.task import Task
-from fedmesh.flower import quiet_flower, run_simulation
+from fedmesh.flower import InlineFleet, quiet_flower, run_simulation
 from fedmesh.inference import Engine
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flower_app"
 
 
 @pytest.fixture
-def apps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ServerApp, ClientApp]]:
+def apps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[ServerApp, ClientApp]]:
     monkeypatch.syspath_prepend(str(EXAMPLE))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     from fedmesh_digits.client_app import app as client_app
     from fedmesh_digits.server_app import app as server_app
 
@@ -54,6 +56,27 @@ def test_it_learns_over_our_grid(
     assert found[-1] > 0.9
     assert found[-1] > found[0] + 0.1
     assert Engine(out) is not None
+
+
+def test_nothing_of_a_device_but_the_masked_sum_reaches_the_server(
+    apps: tuple[ServerApp, ClientApp], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_app, client_app = apps
+    replies: list[Message] = []
+
+    def listening(message: Message, context: Context) -> Message:
+        replies.append(client_app(message, context))
+        return replies[-1]
+
+    config = run_config(tmp_path / "model.onnx", devices=5, **{"num-server-rounds": 2})
+    with quiet_flower():
+        run_simulation(server_app, client_app, 5, run_config=config, fleet=InlineFleet(listening, 5))
+        run_simulation(server_app, client_app, 5, run_config=config, fleet=InlineFleet(listening, 5))  # a second run
+    assert len(replies) == 2 * 5 * (6 + 3)  # a hello and five steps, then three of a session that was prepared
+    for reply in replies:
+        hello = list(reply.content.config_records.get("secagg", []))
+        assert hello == ["name"] or {name for r in reply.content.values() for name in r} == {"message"}
+        assert set(reply.content) <= {"secagg", "secagg-next"}
 
 
 def test_a_device_takes_no_seed_of_its_randomness_from_the_server(apps: tuple[ServerApp, ClientApp]) -> None:
@@ -102,7 +125,7 @@ def test_it_learns_under_flowers_own_simulation(tmp_path: Path) -> None:
     path = os.pathsep.join([str(EXAMPLE), *filter(None, [os.environ.get("PYTHONPATH")])])  # Ray's workers inherit it
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     command = [sys.executable, "-c", FLOWERS_OWN, json.dumps(run_config(tmp_path / "model.onnx", devices=5))]
-    environment = {**os.environ, **quiet, "PYTHONPATH": path}
+    environment = {**os.environ, **quiet, "PYTHONPATH": path, "XDG_STATE_HOME": str(tmp_path)}
     run = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     found = accuracies(run.stdout)

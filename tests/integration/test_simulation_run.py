@@ -3,16 +3,18 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 from small_runs import small_digits, steady
 
 from fedmesh.errors import ConfigError
 from fedmesh.events import DeviceReplied, ModelChecked, RoundFinished
+from fedmesh.flower.secure import STEPS
 from fedmesh.inference import Engine, evaluate
 from fedmesh.quantization import integer_kernels
 from fedmesh.simulation import datasets
 from fedmesh.simulation.run import resume, simulate
+
+PARAMETERS = 6586
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +59,21 @@ def test_every_round_is_exported_and_equals_the_trained_model(finished):
 def test_bytes_are_measured(finished):
     _, result, events = finished
     replies = [event for event in events if isinstance(event, DeviceReplied) and event.round == 1]
-    assert len(replies) == 4
-    assert result["rounds"][0]["bytes_up"] == np.mean([reply.payload_bytes for reply in replies])
-    parameters = 6586
-    assert parameters < result["rounds"][0]["bytes_up"] < 1.1 * parameters
-    assert 4 * parameters < result["rounds"][0]["bytes_down"] < 4.4 * parameters
+    assert len(replies) == 4 * len(STEPS)
+    assert result["rounds"][0]["bytes_up"] == sum(reply.payload_bytes for reply in replies) / 4
+    packed = PARAMETERS * 11 / 8  # bits of a ring that holds the sum of four int8 vectors
+    assert packed < result["rounds"][0]["bytes_up"] < packed + 5000
+    assert 4 * PARAMETERS < result["rounds"][0]["bytes_down"] < 4 * PARAMETERS + 6000
+
+
+def test_bytes_without_secure_aggregation(tmp_path):
+    result = simulate(small_digits(secure_aggregation__enabled=False, rounds=1), tmp_path / "run", workers=2)
+    (entry,) = result["rounds"]
+    assert PARAMETERS < entry["bytes_up"] < 1.1 * PARAMETERS
+    assert 4 * PARAMETERS < entry["bytes_down"] < 4.4 * PARAMETERS
+    assert [(stage["name"], stage["replies"]) for stage in entry["stages"]] == [("train", 4)]
+    assert result["secure_aggregation"] == {"enabled": False}
+    assert not (tmp_path / "run" / "identities").exists()
 
 
 def test_epsilon_grows_and_stays_in_the_budget(finished):
@@ -93,7 +105,8 @@ def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
 
 
 def test_dropouts_cost_devices_not_rounds(tmp_path):
-    result = simulate(small_digits(failures__dropout=0.5, rounds=4), tmp_path / "run", workers=2)
+    scenario = small_digits(failures__dropout=0.5, rounds=4, secure_aggregation__enabled=False)
+    result = simulate(scenario, tmp_path / "run", workers=2)
     survivors = [entry["survivors"] for entry in result["rounds"]]
     assert all(
         (entry["clients"] == 4 and entry["failed"] is None) or entry["survivors"] == 0 for entry in result["rounds"]
@@ -110,9 +123,14 @@ def test_without_privacy_there_is_no_epsilon_and_no_ledger(tmp_path):
 
 
 def test_a_float_federation_sends_float_packets(tmp_path):
-    scenario = small_digits(privacy__enabled=False, quantization__training="float", delta__codec="float32")
+    scenario = small_digits(
+        privacy__enabled=False,
+        quantization__training="float",
+        delta__codec="float32",
+        secure_aggregation__enabled=False,
+    )
     result = simulate(scenario, tmp_path / "run", workers=2)
-    assert result["rounds"][0]["bytes_up"] > 4 * 6586
+    assert result["rounds"][0]["bytes_up"] > 4 * PARAMETERS
 
 
 def test_an_occupied_directory_is_left_alone(tmp_path):

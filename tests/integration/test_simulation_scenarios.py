@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_runs import ROOT
 
+from fedmesh.flower.secure import STEPS
 from fedmesh.simulation.run import simulate
 from fedmesh.simulation.scenario import Scenario
 
@@ -37,11 +38,29 @@ def test_digits_with_privacy_gains_on_its_public_start(tmp_path):
 @pytest.mark.slow
 def test_digits_without_privacy_int8_keeps_up_with_float32(tmp_path):
     quantized = digits(tmp_path, 1, **{"privacy.enabled": False})
-    float_federation = {"quantization.training": "float", "delta.codec": "float32"}
+    float_federation = {
+        "quantization.training": "float",
+        "delta.codec": "float32",
+        "secure_aggregation.enabled": False,  # which adds integers
+    }
     plain = digits(tmp_path, 1, **{"privacy.enabled": False}, **float_federation)
     assert quantized["final"]["accuracy_int8"] >= 0.94
     assert quantized["final"]["accuracy_int8"] >= plain["final"]["accuracy_float"] - 0.005
     assert quantized["final"]["max_abs_logit_difference"] == 0.0
+
+
+@pytest.mark.slow
+def test_digits_goes_on_while_devices_are_lost_at_random_steps(tmp_path):
+    result = digits(tmp_path, 1, **{"failures.dropout": 0.3})
+    good = [row for row in result["rounds"] if row["failed"] is None]
+    assert len(result["rounds"]) == 20
+    assert len(good) >= 10
+    assert all(row["survivors"] >= 4 for row in good)
+    assert {failure["reason"].split("at the step ")[1].split()[0] for failure in result["failures"]} == set(STEPS)
+    assert result["final"]["accuracy_int8"] > result["start"]["accuracy_int8"] + 0.02
+    lost = result["secure_aggregation"]["aborts"]
+    assert len(lost) >= 20 - len(good)
+    assert all(abort["reason"].startswith("threshold: ") for abort in lost)
 
 
 @pytest.mark.slow
@@ -59,7 +78,7 @@ def test_fashion(tmp_path):
     overrides = {
         "rounds": 1,
         "model.pretrain_epochs": 1,
-        "strategy.fraction": 0.1,
+        "strategy.fraction": 0.2,
         "strategy.quorum": 1,
         "failures.dropout": 0.0,
     }

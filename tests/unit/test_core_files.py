@@ -26,6 +26,11 @@ def test_others_may_read_it_if_the_umask_lets_them(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
+def test_a_secret_is_its_owners_alone(tmp_path):
+    write_atomically(tmp_path / "key", b"x", mode=0o600)
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ConfigError, match="nowhere"):
         write_atomically(tmp_path / "nowhere" / "file", b"x")

@@ -227,6 +227,18 @@ def test_progress_in_lines(capsys: Capture) -> None:
     ]
 
 
+def test_a_lost_round_is_told_with_its_reason(capsys: Capture) -> None:
+    lost = RoundFinished(2, 10, 0, 0.8, 0.6, 3.5, 6e3, 25e3, 1.0, failed="6 of 10 devices are left")
+    Lines().handle(lost)
+    shown = capsys.readouterr().err
+    assert "round 2/0: failed, the model is as it was (6 of 10 devices are left), epsilon 3.50, 0/10 devices" in shown
+    with Progress(console=Console(file=io.StringIO()), auto_refresh=False) as bars:
+        sink = Bars(bars).handle
+        for event in (RunStarted("digits", 2, 1, 10), RoundStarted(2), lost):
+            sink(event)
+        assert "failed" in bars.tasks[0].fields["note"]
+
+
 def test_a_resumed_run_says_where_it_goes_on(capsys: Capture) -> None:
     Lines().handle(RunStarted("digits", 20, 8, 10))
     assert "going on at round 8" in capsys.readouterr().err
@@ -286,3 +298,30 @@ def test_the_summary_of_a_long_run_without_privacy(tmp_path: Path, capsys: Captu
     assert (numbered[0], numbered[-1]) == (1, 100)
     assert "epsilon" not in "\n".join(lines[:4])
     assert any("no differential privacy" in line for line in lines)
+
+
+def test_the_summary_tells_what_was_seen(tmp_path: Path, capsys: Capture) -> None:
+    print_summary(RESULT, tmp_path)
+    assert "each device's update by itself: no secure aggregation" in capsys.readouterr().out
+    secure = {"enabled": True, "sums": 19, "smallest_sum": 7, "keys": "all in one place"}
+    print_summary(RESULT | {"secure_aggregation": secure}, tmp_path)
+    shown = capsys.readouterr().out
+    assert "19 sums over 7 or more devices, no update by itself" in shown
+    assert "keys all in one place" in shown
+    print_summary(RESULT | {"secure_aggregation": secure | {"sums": 0}}, tmp_path)
+    assert "nothing: no sum was unmasked" in capsys.readouterr().out
+
+
+def test_the_summary_tells_how_many_rounds_were_lost_and_why(tmp_path: Path, capsys: Capture) -> None:
+    print_summary(RESULT, tmp_path)
+    assert "lost" not in capsys.readouterr().out
+    rounds = [row | ({"failed": "too few [left]"} if row["round"] in {3, 5} else {}) for row in RESULT["rounds"]]
+    rounds[6] |= {"failed": "late"}
+    print_summary(RESULT | {"rounds": rounds}, tmp_path)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "lost 3 of 20 rounds, which left the model as it was" in lines
+    assert "rounds 3, 5: too few [left]" in lines
+    assert "round 7: late" in lines
+    many = [row | {"failed": f"reason {row['round'] % 5}"} for row in RESULT["rounds"]]
+    print_summary(RESULT | {"rounds": many}, tmp_path)
+    assert "and 2 more reasons" in capsys.readouterr().out

@@ -18,7 +18,16 @@ from fedmesh.simulation.scenario import Scenario
         ({"model": {"options": 3}}, "model.options: wanted a table, as [model.options]"),
         ({"rounds": "ten"}, "rounds: should be a valid integer (got 'ten')"),
         ({"rounds": 10**21}, "rounds: should be less than or equal to 1000000"),
-        ({"secure_aggregation": {"enabled": True}}, "secure_aggregation.enabled: secure aggregation is not built yet"),
+        (
+            {"secure_aggregation": {"enabled": True}, "delta": {"codec": "float32"}},
+            "secure aggregation adds integers, and delta.codec is 'float32'",
+        ),
+        (
+            {"secure_aggregation": {"enabled": True}, "strategy": {"fraction": 0.3}},
+            "among at least 4, but only 3 of 10 devices are asked in a round: raise partition.clients or",
+        ),
+        ({"secure_aggregation": {"group_size": 129}}, "secure_aggregation.group_size: should be less than or equal"),
+        ({"secure_aggregation": {"group_size": 3}}, "secure_aggregation.group_size: should be greater than or equal"),
         ({"strategy": {"quorum": 11}}, "mine.toml: strategy.quorum is 11, but only 10 of 10"),
     ],
 )

@@ -1,5 +1,7 @@
 """A scenario that cannot run is refused before anything is trained, and before there is a run directory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from torch import nn
@@ -19,7 +21,8 @@ def scenario(**tables):
 @pytest.fixture
 def data() -> FederatedData:
     examples = Examples(np.zeros((4, 1, 8, 8), np.float32), np.arange(4))
-    return FederatedData(examples, (examples,), (examples,), examples, tuple("0123456789"), (0,))
+    devices = (examples,) * 4
+    return FederatedData(examples, devices, devices, examples, tuple("0123456789"), tuple(range(4)))
 
 
 @pytest.mark.parametrize("kind", ["model", "client", "strategy"])
@@ -60,6 +63,13 @@ def test_a_model_of_somebody_else_that_does_not_fit(data, monkeypatch, model, sa
 def test_what_fits_passes(data):
     check_fit(scenario(), data)
     check_fit(scenario(privacy={"enabled": True}), data)
+
+
+def test_data_of_too_few_devices_for_a_secure_sum(data):
+    few = replace(data, devices=data.devices[:3])
+    with pytest.raises(ConfigError, match="only 3 of 3 devices are asked"):
+        check_fit(scenario(secure_aggregation={"enabled": True}), few)
+    check_fit(scenario(secure_aggregation={"enabled": False}), few)
 
 
 def test_a_refusal_leaves_no_run_directory(tmp_path, monkeypatch):
