@@ -6,6 +6,7 @@
     ├── PeerError      drop the peer: what it sent is malformed, oversized or out of turn
     │   └── DecodeError    bytes that are not a valid message
     ├── RoundError     this round failed; the next may not
+    │   ├── NothingLearnedError  every round of the run failed: it is over
     │   ├── QuorumError    too few survivors
     │   └── SecAggError    secure aggregation was refused, or cannot go on; nobody learned anything
     ├── TrustError     stop: a promise would be broken
@@ -28,6 +29,7 @@ __all__ = [
     "FedMeshError",
     "LedgerError",
     "MismatchError",
+    "NothingLearnedError",
     "PeerError",
     "QuorumError",
     "RoundError",
@@ -51,6 +53,10 @@ class DecodeError(PeerError):
 
 class RoundError(FedMeshError):
     """This round failed; the next may succeed."""
+
+
+class NothingLearnedError(RoundError):
+    """Every round of a run failed. The run is over: to go on with it leads here again."""
 
 
 class QuorumError(RoundError):

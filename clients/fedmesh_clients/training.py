@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedmesh.client.cohort import Cohort, Member, cohort_size
@@ -23,8 +23,9 @@ from fedmesh.client.randomness import batch_order
 from fedmesh.client.task import Task
 from fedmesh.client.trainer import Assignment, Trained, Trainer, check_examples, encode
 from fedmesh.errors import ConfigError, DecodeError
-from fedmesh.flower import SecureClient, Turn
+from fedmesh.flower import SecureClient, Turn, discreet
 from fedmesh.flower.arrays import vector, vector_record
+from fedmesh.flower.records import number_in, ranges_in
 from fedmesh.privacy import FileLedger
 from fedmesh.quantization.codec import DeltaCodec
 from fedmesh.types import Examples
@@ -72,6 +73,7 @@ class TrainingApp(ClientApp):
         self.cohort_size = cohort_size(task, self._trainer.model)
         """Devices that `train_cohort` is best given at once; 1 where training them one by one is as fast."""
         self._secure = self._secure_client(identities) if task.secure_aggregation else None
+        self._guarded: Callable[[], AbstractContextManager[None]] = discreet if self._secure else nullcontext
         self.train()(self._train)
         if self._secure is not None:
             self.query("secagg")(self._steps)
@@ -96,10 +98,12 @@ class TrainingApp(ClientApp):
                 outcomes.append(RecordDict())
             except Exception as error:  # noqa: BLE001 - one device's failure is its own reply, not its neighbours'
                 outcomes.append(error)
-        results = self._cohort.fit(members) if members else []
+        with self._guarded():
+            results = self._cohort.fit(members) if members else []
         for (index, job), fitted in zip(jobs.items(), results, strict=True):
             try:
-                trained = encode(self.task, self._trainer.layout, job.assignment, fitted)
+                with self._guarded():
+                    trained = encode(self.task, self._trainer.layout, job.assignment, fitted)
                 outcomes[index] = self._content(job, trained)
             except Exception as error:  # noqa: BLE001 - as above
                 outcomes[index] = error
@@ -107,7 +111,7 @@ class TrainingApp(ClientApp):
 
     def _train(self, message: Message, context: Context) -> Message:
         job = self._job(message, context)
-        with self._ledger(job.assignment.device) as ledger:
+        with self._guarded(), self._ledger(job.assignment.device) as ledger:
             trained = self._trainer.train(job.assignment, job.examples, ledger=ledger)
         return Message(self._content(job, trained), reply_to=message)
 
@@ -129,11 +133,14 @@ class TrainingApp(ClientApp):
     def _job(self, message: Message, context: Context) -> _Job:
         """Everything that can be refused about a train message is refused here: nothing is trained or paid for yet."""
         device = partition_in(context)
-        examples = self._data(device)
-        check_examples(self.task, examples)
-        number, ranges = _instructions(message, integer=self.task.codec == "integer")
-        size = self._trainer.parameters.size
-        weights = vector(_arrays(message, "arrays"), "model", dtype="float32", max_bytes=4 * size)
+        with self._guarded():
+            examples = self._data(device)
+            check_examples(self.task, examples)
+        content, size = message.content, self._trainer.parameters.size
+        number, ranges = number_in(content), ranges_in(content) if self.task.codec == "integer" else []
+        if "arrays" not in content.array_records:
+            raise DecodeError(f"a train message without 'arrays' came: it holds {sorted(content)}")
+        weights = vector(content.array_records["arrays"], "model", dtype="float32", max_bytes=4 * size)
         self._trainer.parameters.check(weights)
         residual = residual_in(context, self.task, number, size)
         turn = None if self._secure is None else self._secure.open(message, context)
@@ -156,24 +163,3 @@ class TrainingApp(ClientApp):
         codes = codec.codes(trained.packet, max_bytes=codec.packet_bytes)
         weight = terms.weight(len(job.examples)) if self.task.weighting == "examples" else 1
         return turn.mask(terms.input(codes, trained.metrics), weight)
-
-
-def _arrays(message: Message, name: str) -> ArrayRecord:
-    records = message.content.array_records
-    if name not in records:
-        raise DecodeError(f"a train message without {name!r} came: it holds {sorted(message.content)}")
-    return records[name]
-
-
-def _instructions(message: Message, *, integer: bool) -> tuple[int, list[float]]:
-    """Round and delta ranges of a train message."""
-    config = message.content.config_records.get("config")
-    number = None if config is None else config.get("server-round")
-    ranges = [] if config is None else config.get("delta-ranges")
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise DecodeError(f"a train message says server-round {number!r} in its config; wanted a number, 0 or above")
-    if not integer:
-        return number, []
-    if not isinstance(ranges, list) or not all(isinstance(value, float) for value in ranges):
-        raise DecodeError("a train message for the integer codec needs delta-ranges, a list of numbers, in its config")
-    return number, [float(value) for value in ranges]

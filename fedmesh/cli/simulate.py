@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedmesh.errors import ConfigError, FedMeshError
+from fedmesh.errors import ConfigError, FedMeshError, NothingLearnedError
 from fedmesh.events import StepDone
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _run(
             raise
         raise _missing(error.name or str(error)) from error
     except (FedMeshError, OSError) as error:
-        if plan is not None and _resumable(folder):
+        if plan is not None and _resumable(folder) and not isinstance(error, NothingLearnedError):
             error.add_note(
                 f"What was finished is kept. Once this is put right: fedmesh simulate --resume {folder}\n"
                 "(a mistake in the scenario itself needs a new run)"

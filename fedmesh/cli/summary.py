@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedmesh.dashboard.text import milliseconds, number, percent, seconds, size
+from fedmesh.dashboard.text import counted, milliseconds, number, percent, seconds, size
 
 __all__ = ["print_summary"]
 
@@ -105,7 +105,7 @@ def _seen(result: Mapping[str, Any]) -> str:
         return "each device's update by itself: no secure aggregation"
     if not secure["sums"]:
         return "nothing: no sum was unmasked"
-    seen = f"{secure['sums']} sums over {secure['smallest_sum']} or more devices, no update by itself"
+    seen = f"{counted(secure['sums'], 'sum')} over {secure['smallest_sum']} or more devices, no update by itself"
     return f"{seen}\n[yellow]keys {secure['keys']}[/]" if secure.get("keys") else seen
 
 

@@ -94,7 +94,12 @@ def store_path(folder: Path, name: str) -> Path:
 def _public(folder: Path, name: str, *, enrolled: bool) -> bytes:
     """The public key of `name`, which is given one if it is new."""
     path = folder / f"{name}.key"
-    if not enrolled and not path.exists():
+    if enrolled and not path.exists():
+        raise ConfigError(
+            f"{folder / _ROSTER} names {name}, but {path.name} is not there: put back the folder as it was, or "
+            "remove it"
+        )
+    if not path.exists():
         identity = Identity.generate()
         write_atomically(path, identity.private_bytes(), mode=0o600)
         return identity.public

@@ -67,7 +67,7 @@ class Ahead:
 
     def max_answer_bytes(self, node: int) -> int:
         """Bytes that an answer of this device may take."""
-        return 0 if self._attempt is None or node not in self._attempt.nodes else self._attempt.max_answer_bytes(node)
+        return 0 if self._attempt is None else self._attempt.max_answer_bytes(node)
 
     def close(self) -> None:
         """Ends the step; what is not complete is dropped."""

@@ -7,6 +7,7 @@ from fedmesh.coordinator.session import Session
 from fedmesh.errors import SecAggError
 from fedmesh.flower.secure import STEPS, Order
 from fedmesh.secagg import SumResult
+from fedmesh.secagg.messages import Kind, largest
 
 __all__ = ["Attempt"]
 
@@ -21,14 +22,11 @@ class Attempt:
     def __init__(self, sessions: Sequence[Session]) -> None:
         self._sessions = tuple(sessions)
         self._of_node = {node: session for session in sessions for node in session.nodes}
+        self.nodes = frozenset(self._of_node)
+        """The devices that it began with."""
         self._steps = iter(STEPS)
         self.step = next(self._steps)
         """The step under way, one of `STEPS`; at last ``done``."""
-
-    @property
-    def nodes(self) -> frozenset[int]:
-        """The devices that it began with."""
-        return frozenset(self._of_node)
 
     @property
     def members(self) -> int:
@@ -67,9 +65,9 @@ class Attempt:
         return {node: Order(self.step, **{field: message}) for node, message in messages.items()}
 
     def max_answer_bytes(self, node: int) -> int:
-        """Bytes that an answer of this device may take; its session holds them against the step's own limit."""
-        header = self._of_node[node].header
-        return 8 * (header.length + 1) + 1024 * len(header.cohort) + 8192
+        """Bytes that an answer of this device may take, 0 for a stranger's; its session knows each step's own limit."""
+        session = self._of_node.get(node)
+        return 0 if session is None else largest(Kind.MASKED, session.header)
 
     @property
     def strained(self) -> bool:

@@ -25,7 +25,7 @@ from fedmesh.coordinator.round import Round
 from fedmesh.coordinator.snapshot import restore, snapshot
 from fedmesh.coordinator.stage import Outcome, Script
 from fedmesh.coordinator.stagelog import StageLog
-from fedmesh.errors import ConfigError, RoundError
+from fedmesh.errors import ConfigError, NothingLearnedError, RoundError
 from fedmesh.events import EventSink, RoundFinished, RoundStarted, ignore
 from fedmesh.flower.grid import FleetGrid, Traffic
 
@@ -104,7 +104,8 @@ class Coordinator:
             rounds: number of the last round.
 
         Raises:
-            RoundError: too many rounds failed in a row, or not one of the run's has succeeded.
+            RoundError: too many rounds failed in a row.
+            NothingLearnedError: not one of the run's has succeeded.
             ConfigError: the journal cannot be read or written, or is of another strategy.
         """
         last = self._journal.last()
@@ -120,7 +121,10 @@ class Coordinator:
                 raise error
         records = tuple(self._journal.records())
         if len(records) > 1 and all(record.failed is not None for record in records[1:]):
-            raise RoundError(f"all {len(records) - 1} rounds failed, the model is the start's: {records[-1].failed}")
+            raise NothingLearnedError(
+                f"all {len(records) - 1} rounds failed, the model is the start's: {records[-1].failed}; see that more "
+                "devices answer, and begin a new run"
+            )
         return RunResult(arrays, records)
 
     def _start(self, initial: ArrayRecord) -> Checkpoint:

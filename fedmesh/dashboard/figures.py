@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedmesh.dashboard import plots
-from fedmesh.dashboard.text import escape, milliseconds, number, percent, size
+from fedmesh.dashboard.text import counted, escape, milliseconds, number, percent, size
 
 __all__ = ["gallery"]
 
@@ -38,7 +38,7 @@ def _all(result: Mapping[str, Any]) -> Iterator[str]:
 def _accuracy(result: Mapping[str, Any]) -> str:
     final, rounds, start = result["final"], result["rounds"], result.get("start") or {}
     begun = start.get("accuracy_int8")
-    sentence = f"The int8 model in ONNX Runtime, on held-out examples, after each of {len(rounds)} rounds"
+    sentence = f"The int8 model in ONNX Runtime, on held-out examples, after each of {counted(len(rounds), 'round')}"
     sentence += "." if begun is None else f", from {percent(begun)} at the public start."
     plot = plots.accuracy_by_round(rounds, begun, final["accuracy_float"])
     return _figure("Accuracy by round", sentence, plot)
@@ -69,12 +69,15 @@ def _partition(result: Mapping[str, Any]) -> str:
 def _bytes(result: Mapping[str, Any]) -> str:
     final, rounds = result["final"], result["rounds"]
     asked = sum(row["clients"] for row in rounds)
-    all_up, all_down = (sum(row[key] * row["clients"] for row in rounds) for key in ("bytes_up", "bytes_down"))
-    up, down = (total / max(asked, 1) for total in (all_up, all_down))
+    up, down = (sum(row[key] * row["clients"] for row in rounds) / max(asked, 1) for key in ("bytes_up", "bytes_down"))
+    stages = [stage for row in rounds for stage in row.get("stages") or []]
     sentence = (
-        "Measured: what a device receives and sends in a round (mean over those asked), and the model files. "
-        f"The whole run: {size(all_up)} up, {size(all_down)} down."
+        "Measured: what a device that is asked receives in a round, what one that is not lost sends (means), and the "
+        "model files."
     )
+    if stages:  # of the means no total can be made: they are over different devices
+        all_up, all_down = (sum(stage[key] for stage in stages) for key in ("bytes_up", "bytes_down"))
+        sentence += f" The whole run: {size(all_up)} up, {size(all_down)} down."
     return _figure("Bytes", sentence, plots.bytes_sent(up, down, final["bytes_int8"], final["bytes_float"]))
 
 

@@ -217,7 +217,7 @@ def survivors(rounds: Sequence[Mapping[str, Any]], threshold: int | None) -> str
         ax.yaxis.set_major_locator(_locator(5, integer=True))
         ax.set_ylabel("devices")
         ax.grid(visible=False, axis="x")
-        _round_axis(ax, [x[0] - 0.2, x[-1] + 0.2] if len(x) > 1 else x.tolist())
+        _round_axis(ax, [x[0] - 0.2, x[-1] + 0.2])
     return svg.text
 
 
@@ -241,7 +241,7 @@ def seconds_by_round(rounds: Sequence[Mapping[str, Any]]) -> str:
         ax.yaxis.set_major_locator(_locator(5))
         ax.set_ylabel("seconds")
         ax.grid(visible=False, axis="x")
-        _round_axis(ax, [x[0] - 0.2, x[-1] + 0.2] if len(x) > 1 else x)
+        _round_axis(ax, [x[0] - 0.2, x[-1] + 0.2])
     return svg.text
 
 
@@ -276,7 +276,7 @@ def _round_axis(ax: "Axes", x: Sequence[float]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ax.set_xlim(min(x) - 0.4 if len(x) > 1 else min(x) - 1, max(x) + 0.4)
-    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     ax.set_xlabel("round")
 
 

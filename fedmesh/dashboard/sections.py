@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedmesh.dashboard import secure
-from fedmesh.dashboard.text import escape, milliseconds, number, percent, seconds, size, table
+from fedmesh.dashboard.text import counted, escape, milliseconds, number, percent, seconds, size, table
 
 __all__ = ["details", "footer", "header", "promises", "tiles"]
 
@@ -19,7 +19,7 @@ def header(result: Mapping[str, Any]) -> str:
 <h1>{escape(result["scenario"])}</h1>
 <p class="description">{escape(description)}</p>
 <p class="lead">The int8 model reached <strong>{percent(final["accuracy_int8"])}</strong> on held-out examples after
-{len(rounds)} rounds on {escape(result["clients"])} devices{begun}.</p>
+{counted(len(rounds), "round")} on {escape(result["clients"])} devices{begun}.</p>
 <p class="facts">seed {escape(result["seed"])} · {seconds(result["seconds"])}</p>
 </header>"""
 

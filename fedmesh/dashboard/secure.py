@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedmesh.dashboard import plots
-from fedmesh.dashboard.text import escape, percent, seconds, size, table
+from fedmesh.dashboard.text import counted, escape, percent, seconds, size, table
 
 __all__ = ["section", "sessions"]
 
@@ -70,12 +70,13 @@ def sessions(result: Mapping[str, Any]) -> str:
 def _sentence(secure: Mapping[str, Any]) -> str:
     if not secure["sums"]:
         return "No sum was ever unmasked."
-    grouped = f", {escape(secure['group_size'])} at most in a group" if _grouped(secure) else ""
+    grouped = f", {escape(_most_in_a_group(secure))} at most in a group" if _grouped(secure) else ""
     return (
-        f"Devices sent their updates under masks that cancel in the sum{grouped}: {escape(secure['sums'])} sums were "
-        f"unmasked, the smallest over {escape(secure['smallest_sum'])} devices. In a session of "
-        f"{escape(secure['largest_session'])} it takes {escape(secure['threshold'])} to unmask, and up to "
-        f"{escape(secure['colluders'])} who tell the coordinator all they know give away nobody else's update."
+        f"Devices sent their updates under masks that cancel in the sum{grouped}: "
+        f"{escape(counted(secure['sums'], 'sum'))} unmasked, the smallest over {escape(secure['smallest_sum'])} "
+        f"devices. In a session of {escape(secure['largest_session'])} it takes {escape(secure['threshold'])} to "
+        f"unmask, and up to {escape(secure['colluders'])} who tell the coordinator all they know give away nobody "
+        "else's update."
     )
 
 
@@ -94,6 +95,11 @@ def _survivors(result: Mapping[str, Any], secure: Mapping[str, Any]) -> str:
 
 def _grouped(secure: Mapping[str, Any]) -> bool:
     return bool(secure.get("grouped"))
+
+
+def _most_in_a_group(secure: Mapping[str, Any]) -> int:
+    """The configured size, which a few devices too many for one group of it exceed."""
+    return max(int(secure["group_size"]), int(secure["largest_session"]))
 
 
 def _line(secure: Mapping[str, Any]) -> int | None:

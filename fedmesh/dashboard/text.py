@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterable
 
-__all__ = ["escape", "milliseconds", "number", "percent", "seconds", "size", "table"]
+__all__ = ["counted", "escape", "milliseconds", "number", "percent", "seconds", "size", "table"]
 
 
 def escape(value: object) -> str:
@@ -16,6 +16,11 @@ def percent(share: float | None) -> str:
     if share is None:
         return "-"
     return "100%" if share == 1 else f"{share * 100:.1f}%"
+
+
+def counted(count: int, noun: str) -> str:
+    """1 round, 20 rounds."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def number(value: float) -> str:

@@ -8,7 +8,7 @@ from fedmesh.flower.identity import SERVER_NODE_ID, acting_as, adopt, node_id_of
 from fedmesh.flower.logs import quiet_flower
 from fedmesh.flower.node import Node
 from fedmesh.flower.run import run_simulation
-from fedmesh.flower.secure_client import SecureClient, Turn
+from fedmesh.flower.secure_client import SecureClient, Turn, discreet
 from fedmesh.flower.secure_mod import SecAggMod
 from fedmesh.flower.terms import Terms
 
@@ -28,6 +28,7 @@ __all__ = [
     "Turn",
     "acting_as",
     "adopt",
+    "discreet",
     "fold",
     "node_id_of",
     "partition_of",

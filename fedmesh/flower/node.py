@@ -38,8 +38,8 @@ class Node:
         client_app: what runs.
         node_config: the Context's node_config, e.g. ``{"partition-id": 0, "num-partitions": 10}``.
         remember: replies kept for repeated messages.
-        explain: whether an error reply carries the exception's text. Only its type otherwise: an exception's text can
-            hold data, so a device outside a simulation says no more than the type.
+        explain: whether an error reply carries the text of the exception and of its causes. Only its type otherwise: a
+            text can hold data, so a device outside a simulation says no more than the type.
         now: Unix seconds, against which a message's time to live is held.
     """
 
@@ -127,7 +127,7 @@ class Node:
                 reply = self.client_app(message, context)
         except Exception as error:  # noqa: BLE001 - whatever an app raises becomes an error reply
             context.state = before
-            reason = f"{type(error).__name__}: {error}" if self._explain else type(error).__name__
+            reason = _explained(error) if self._explain else type(error).__name__
             return error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
         if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != message.metadata.message_id:
             context.state = before
@@ -145,6 +145,11 @@ def error_reply(message: Message, code: int, reason: str) -> Message:
     reply = Message(Error(code=code, reason=reason), reply_to=message)
     reply.metadata.__dict__["_message_id"] = new_message_id()
     return reply
+
+
+def _explained(error: BaseException) -> str:
+    text, cause = f"{type(error).__name__}: {error}", error.__cause__
+    return text if cause is None or str(cause) in text else f"{text}; from {_explained(cause)}"
 
 
 def _described(reply: object) -> str:

@@ -18,6 +18,8 @@ __all__ = [
     "encode_values",
     "excerpt",
     "new_message_id",
+    "number_in",
+    "ranges_in",
     "round_of",
 ]
 
@@ -50,6 +52,23 @@ def round_of(message: Message) -> int:
             if isinstance(value, int):
                 return value
     return 0
+
+
+def number_in(content: RecordDict) -> int:
+    """``server-round`` in the ``config`` of an instruction. Raises: DecodeError: no whole number from 0."""
+    number = _config_of(content).get("server-round")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise DecodeError(f"a message says server-round {str(number)[:40]} in its config; wanted a number, 0 or above")
+    return number
+
+
+def ranges_in(content: RecordDict) -> list[float]:
+    """``delta-ranges`` in the ``config`` of a train message. Raises: DecodeError: no list of floats."""
+    ranges = _config_of(content).get("delta-ranges")
+    floats = [value for value in ranges if isinstance(value, float)] if isinstance(ranges, list) else None
+    if floats is None or floats != ranges:
+        raise DecodeError("a train message for the integer codec needs delta-ranges, a list of numbers, in its config")
+    return floats
 
 
 def excerpt(text: str | None) -> str:
@@ -85,3 +104,7 @@ def decode_values(data: bytes) -> ConfigRecord | MetricRecord:
     if isinstance(record, ArrayRecord):
         raise DecodeError("a record of arrays came where plain values were wanted")
     return record
+
+
+def _config_of(content: RecordDict) -> ConfigRecord:
+    return content.config_records.get("config", ConfigRecord())

@@ -2,7 +2,8 @@
 
 The protocol is `fedmesh.secagg.Participant`'s. Here is what Flower adds: the session of the next round that is prepared
 on the way, the model and scales that actually came, and the refusal to train for anybody who has not set up a session.
-What is refused raises, and leaves the Context as it was; no error's text depends on the device's data.
+What is refused raises, and leaves the Context as it was; no error's text depends on the device's data, and `discreet`
+keeps to that what the app raises in between.
 
 A train message is answered in two halves, so that several devices can be trained together::
 
@@ -10,21 +11,23 @@ A train message is answered in two halves, so that several devices can be traine
     content = turn.mask(terms.input(codes, metrics), weight)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 
-from fedmesh.errors import DecodeError, SecAggError
+from fedmesh.errors import BudgetError, DecodeError, LedgerError, SecAggError
 from fedmesh.flower import secure
 from fedmesh.flower.arrays import vector
 from fedmesh.flower.desk import Credentials, Desk
+from fedmesh.flower.records import number_in, ranges_in
 from fedmesh.flower.secure import AHEAD, CURRENT, HELLO, Order
 from fedmesh.flower.terms import Terms
 from fedmesh.secagg import Participant
 
-__all__ = ["SecureClient", "Turn"]
+__all__ = ["SecureClient", "Turn", "discreet"]
 
 _ASKED = ("advertise", "share", "sign", "unmask")
 _AHEAD = ("advertise", "share")
@@ -81,19 +84,16 @@ class SecureClient:
         return Turn(desk, desk.train(order, hashes), hashes, ahead)
 
     def _desk(self, message: Message, context: Context) -> Desk:
-        return Desk(self._credentials(context), self.terms, context, _number(message.content))
+        return Desk(self._credentials(context), self.terms, context, number_in(message.content))
 
     def _hashes(self, content: RecordDict) -> dict[str, bytes]:
         """Of the model and the scales that this very message brought."""
-        ranges = content.config_records.get("config", ConfigRecord()).get("delta-ranges")
-        if "arrays" not in content.array_records or not isinstance(ranges, list):
-            raise DecodeError(f"a train message holds {sorted(content)}; wanted 'arrays', and delta-ranges in 'config'")
-        floats = [value for value in ranges if isinstance(value, float)]
-        if len(floats) != len(ranges):
-            raise DecodeError("a train message's delta-ranges are not all numbers")
+        ranges = ranges_in(content)
+        if "arrays" not in content.array_records:
+            raise DecodeError(f"a train message without 'arrays' came: it holds {sorted(content)}")
         size = self.terms.layout.size
         weights = vector(content.array_records["arrays"], "model", dtype="float32", max_bytes=4 * size)
-        return {"model_hash": secure.model_hash(weights), "scale_hash": secure.scale_hash(floats)}
+        return {"model_hash": secure.model_hash(weights), "scale_hash": secure.scale_hash(ranges)}
 
 
 class Turn:
@@ -126,9 +126,19 @@ class Turn:
         return content
 
 
-def _number(content: RecordDict) -> int:
-    """The round that a message belongs to."""
-    number = content.config_records.get("config", ConfigRecord()).get("server-round")
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise DecodeError(f"a message says server-round {str(number)[:40]} in its config; wanted a number, 0 or above")
-    return number
+@contextmanager
+def discreet() -> Iterator[None]:
+    """Around what a device does with its data: of an error there only the kind is told, its text could hold some.
+
+    Flower's own nodes send an exception's text to the server.
+
+    Raises:
+        SecAggError: ``input``, in place of any error; a ledger's are raised as they are: they tell of the budget only.
+    """
+    try:
+        yield
+    except (BudgetError, LedgerError):
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise SecAggError(f"the device has nothing for the sum: {kind} (its log says more)", code="input") from error

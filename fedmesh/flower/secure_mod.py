@@ -11,8 +11,7 @@ The app trains and quantizes as before and knows nothing of sessions; of its rep
     def train(message, context): ...
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from flwr.app import Context, Message, MessageType, MetricRecord
@@ -21,8 +20,9 @@ from numpy.typing import NDArray
 from fedmesh.errors import DecodeError, SecAggError
 from fedmesh.flower.arrays import vector
 from fedmesh.flower.desk import Credentials
+from fedmesh.flower.records import ranges_in
 from fedmesh.flower.secure import AHEAD, CURRENT, QUERY
-from fedmesh.flower.secure_client import SecureClient
+from fedmesh.flower.secure_client import SecureClient, discreet
 from fedmesh.flower.terms import Terms
 from fedmesh.quantization.codec import DeltaCodec
 
@@ -60,10 +60,11 @@ class SecAggMod:
                 code="policy",
             )
         turn = self._client.open(message, context)
-        ranges = message.content.config_records["config"]["delta-ranges"]
+        ranges = ranges_in(message.content)
         for name in (CURRENT, AHEAD):
             message.content.pop(name, None)  # the app sees what it would see without the mod
-        reply = call_next(message, context)
+        with discreet():
+            reply = call_next(message, context)
         if reply.has_error():  # its text is the app's, and would leave in the clear
             raise SecAggError("the app answered with an error: this device has nothing for the sum", code="input")
         return Message(turn.mask(*self._input(reply, ranges)), reply_to=message)
@@ -72,7 +73,7 @@ class SecAggMod:
         """The steps of the protocol besides training, for ``ClientApp.query("secagg")``."""
         return Message(self._client.answer(message, context), reply_to=message)
 
-    def _input(self, reply: Message, ranges: Any) -> tuple[NDArray[np.int64], int]:
+    def _input(self, reply: Message, ranges: Sequence[float]) -> tuple[NDArray[np.int64], int]:
         terms = self._terms
         codec = DeltaCodec(terms.layout, terms.bits, ranges)
         records = reply.content.array_records

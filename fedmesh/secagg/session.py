@@ -12,11 +12,17 @@ from fedmesh.secagg.identity import Roster
 
 __all__ = ["binding", "commitment", "digest", "input_context", "label", "survivors_digest"]
 
+_LENGTHS = tuple(length.to_bytes(8, "big") for length in range(256))  # of names and keys: hundreds a message
+
 
 def label(*parts: str | bytes) -> bytes:
     """The parts behind each other, each with its length (8 bytes, big endian) before it: no two lists look alike."""
-    encoded = [part.encode() if isinstance(part, str) else part for part in parts]
-    return b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
+    pieces: list[bytes] = []
+    for part in parts:
+        encoded = part.encode() if isinstance(part, str) else part
+        size = len(encoded)
+        pieces += (_LENGTHS[size] if size < len(_LENGTHS) else size.to_bytes(8, "big"), encoded)
+    return b"".join(pieces)
 
 
 def digest(purpose: str, *parts: str | bytes) -> bytes:

@@ -23,6 +23,7 @@ __all__ = ["StoreFile", "checksum"]
 _APPLICATION = 0x464D5341  # "FMSA": in the header of the file
 _VERSION = 1
 _WAIT_S = 10.0
+_REPAIR = "put back a whole copy that is not older, or enrol the device anew"
 _TASKS = (
     "CREATE TABLE tasks (task TEXT NOT NULL PRIMARY KEY, floor INTEGER NOT NULL, checksum BLOB NOT NULL)"
     " STRICT, WITHOUT ROWID"
@@ -64,7 +65,7 @@ class StoreFile:
         try:
             self._connection = _connected(":memory:") if path is None else self._opened(path)
         except (OSError, sqlite3.Error, ValueError) as error:
-            raise self.failed(f"cannot be opened: {error}") from error
+            raise self.failed(f"cannot be opened: {_told(error)}") from error
         if path is None:
             _make_tables(self._connection)
             return
@@ -73,7 +74,7 @@ class StoreFile:
             self._check_contents(path)
         except (OSError, sqlite3.Error) as error:
             self.close()
-            raise self.failed(f"cannot be read: {error}") from error
+            raise self.failed(f"cannot be read: {_told(error)}") from error
         except SecAggError:
             self.close()
             raise
@@ -124,12 +125,12 @@ class StoreFile:
         rows("BEGIN")
         found = (_number(rows("PRAGMA application_id")), _number(rows("PRAGMA user_version")))
         if found != (_APPLICATION, _VERSION):
-            raise self.failed("is empty, or a file of another program or release")
+            raise self.failed(f"is empty, or a file of another program or release: {_REPAIR}")
         size = _number(rows("PRAGMA page_size")) * _number(rows("PRAGMA page_count"))
         tables = {sql for (sql,) in rows("SELECT sql FROM sqlite_schema")}
         whole = path.stat().st_size == size and tables == set(_TABLES)
         if not whole or rows("PRAGMA quick_check(1)").fetchall() != [("ok",)] or not self._rows_hold():
-            raise self.failed("is damaged: put back a whole copy that is not older, or enrol the device anew")
+            raise self.failed(f"is damaged: {_REPAIR}")
         rows("COMMIT")
 
     def _rows_hold(self) -> bool:
@@ -164,6 +165,11 @@ def _connected(name: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _told(error: Exception) -> str:
+    """SQLite's words; with advice, where they mean that the file is damaged and not that it is busy or out of reach."""
+    return f"{error}: {_REPAIR}" if type(error) is sqlite3.DatabaseError else str(error)
 
 
 def _number(cursor: sqlite3.Cursor) -> int:

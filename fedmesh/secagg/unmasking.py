@@ -5,6 +5,7 @@ sum is computed from a secret that was not checked.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,10 +62,12 @@ def remove_own(
     After an error `total` is worth nothing.
     """
 
+    def is_seed(name: str, secret: bytes) -> bool:
+        return commitment(session, name, secret) == commitments[name]
+
     def seeds() -> Iterator[bytes]:
         for name, held in shares.items():
-            seed = reconstruct(held, threshold, lambda s, n=name: commitment(session, n, s) == commitments[n], name)  # type: ignore[misc]
-            yield own_seed(seed, context)
+            yield own_seed(reconstruct(held, threshold, partial(is_seed, name), name), context)
 
     add_masks(total, (), seeds(), threads=threads)
 
@@ -84,11 +87,14 @@ def remove_dropped(
 
     Raises: as `reconstruct`.
     """
-    keys = []
-    for name, held in shares.items():
-        published = mask_key(adverts[name])
-        private = reconstruct(held, threshold, lambda s, p=published: KeyPair.from_private(s).public == p, name)  # type: ignore[misc]
-        keys.append((name, KeyPair.from_private(private)))
+
+    def is_key(name: str, secret: bytes) -> bool:
+        return KeyPair.from_private(secret).public == mask_key(adverts[name])
+
+    keys = [
+        (name, KeyPair.from_private(reconstruct(held, threshold, partial(is_key, name), name)))
+        for name, held in shares.items()
+    ]
     places = {name: place for place, name in enumerate(cohort)}
 
     def pairs(*, earlier: bool) -> Iterator[bytes]:

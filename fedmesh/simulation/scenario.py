@@ -148,7 +148,8 @@ class SecureAggregationSection(_Section):
 
     enabled: bool = True
     group_size: Annotated[int, Field(ge=SMALLEST_COHORT, le=128)] = 128
-    """Most devices in one session. A larger cohort is dealt into groups at random, whose sums are added."""
+    """Most devices in one session. A larger cohort is dealt into groups at random, whose sums are added;
+    none falls below four (5 to 7 devices by 4 are one group)."""
     weight_cap: Annotated[int, Field(ge=1, le=1_000_000)] = 255
     """With strategy.weighting = "examples" no device weighs more. Its bits are sent with every weight of the model."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 3
@@ -213,7 +214,7 @@ class Scenario(_Section):
         if not self.secure_aggregation.enabled or asked >= SMALLEST_COHORT:
             return None
         return (
-            f"secure aggregation hides an update among at least {SMALLEST_COHORT}, but only {asked} of {devices} "
+            f"secure aggregation is among at least {SMALLEST_COHORT}, but only {asked} of {devices} "
             "devices are asked in a round: raise partition.clients or strategy.fraction, or turn "
             "secure_aggregation.enabled off"
         )

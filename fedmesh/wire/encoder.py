@@ -18,6 +18,8 @@ __all__ = ["dumps"]
 
 _LARGEST = 1 << 64  # CBOR's own integers; bignums are tags, and not carried
 _MAX_DEPTH = 64
+_ATOMS = frozenset({type(None), bool, float, str, bytes})
+"""What travels as it is, unless it is an instance of a subclass: most of what there is in a message."""
 
 
 def dumps(value: Any) -> bytes:
@@ -45,9 +47,19 @@ def _plain(value: Any, where: str, depth: int) -> Any:
                 raise ValueError(f"{where} is an integer beyond 64 bits")
             return int(value)
         case list() | tuple():
-            return [_plain(item, f"{where}[{place}]", depth + 1) for place, item in enumerate(value)]
+            as_they_are = _as_they_are(depth)
+            return [
+                item if type(item) in as_they_are else _plain(item, f"{where}[{place}]", depth + 1)
+                for place, item in enumerate(value)
+            ]
         case dict():
-            return {_key(key, where): _plain(item, f"{where}[{key!r}]", depth + 1) for key, item in value.items()}
+            as_they_are = _as_they_are(depth)
+            return {
+                key if type(key) is str else _key(key, where): item
+                if type(item) in as_they_are
+                else _plain(item, f"{where}[{key!r}]", depth + 1)
+                for key, item in value.items()
+            }
         case np.ndarray():
             return _array(value, where)
         case np.bool_() | np.integer() | np.floating():
@@ -56,6 +68,11 @@ def _plain(value: Any, where: str, depth: int) -> Any:
             raise TypeError(
                 f"{where} is of type {type(value).__name__}, which does not travel: use plain data or arrays"
             )
+
+
+def _as_they_are(depth: int) -> frozenset[type[Any]]:
+    """Types that a list or map at `depth` holds without more ado: none where its items would be too deep."""
+    return _ATOMS if depth < _MAX_DEPTH else frozenset()
 
 
 def _scalar(value: Any) -> Any:

@@ -18,9 +18,10 @@ from fedmesh.flower import FleetGrid, InlineFleet, partition_of, quiet_flower
 from fedmesh.flower.arrays import vector_record
 from fedmesh.flower.secure import AHEAD, STEPS
 from fedmesh.quantization.codec import DeltaCodec, constant_ranges
+from fedmesh.testing import ManualClock
 from fedmesh_strategies.fedavg import FedAvg
 
-DEVICES, ROUNDS = 9, 2
+DEVICES, ROUNDS, DEADLINE_S = 9, 2, 60.0
 START = vector_record("model", np.zeros(LAYOUT.size, np.float32))
 RANGES = np.float32([1.0, 1.0])
 ACTIONS = ("answers", "fails", "is silent", "lies", "repeats itself", "leaves", "does not prepare")
@@ -48,11 +49,12 @@ class Listening(FedAvg):
 
 
 class Unreliable(InlineFleet):
-    """Drops the messages to some nodes; others get theirs twice."""
+    """Drops the messages to some nodes; others get theirs twice. Time passes when nobody is left who could answer."""
 
-    def __init__(self, app: Any, plan: dict[tuple[int, str], str]) -> None:
+    def __init__(self, app: Any, plan: dict[tuple[int, str], str], clock: ManualClock) -> None:
         super().__init__(app, DEVICES)
         self.plan = plan
+        self.clock = clock
 
     def submit(self, message: Message) -> None:
         action = self.plan.get((partition_of(message.metadata.dst_node_id), step_of(message)), "answers")
@@ -60,6 +62,12 @@ class Unreliable(InlineFleet):
             super().submit(message)
         if action == "repeats itself":
             super().submit(message)
+
+    def collect(self, timeout_s: float | None) -> list[Message]:
+        replies = super().collect(timeout_s)
+        if not replies:
+            self.clock.advance(DEADLINE_S)
+        return replies
 
 
 def federation(folder: Path, plan: dict[tuple[int, str], str]) -> Federation:
@@ -100,18 +108,19 @@ def train(message: Message, context: Context) -> Message:
 def test_a_round_ends_with_the_right_sum_or_a_typed_failure(
     plan: dict[tuple[int, str], str], group_size: int, attempts: int, overlap: bool
 ) -> None:
-    strategy, journal = Listening(), Journal()
+    strategy, journal, clock = Listening(), Journal(), ManualClock()
     with tempfile.TemporaryDirectory() as folder, quiet_flower():
         made = federation(Path(folder), plan)
         secure = made.secured(strategy, rounds=ROUNDS, group_size=group_size, attempts=attempts, overlap=overlap)
-        grid = FleetGrid(Unreliable(made.app(), plan), device_of=partition_of)
+        grid = FleetGrid(Unreliable(made.app(), plan, clock), device_of=partition_of)
         coordinator = Coordinator(
             strategy,
             grid,
             journal,
             device_of=partition_of,
             script=lambda number, arrays: secure.script(number, arrays, grid),
-            deadline_s=0.25,
+            clock=clock,
+            deadline_s=DEADLINE_S,
         )
         with suppress(RoundError):  # not one round was good
             coordinator.run(START, ROUNDS)

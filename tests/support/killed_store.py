@@ -1,7 +1,6 @@
 """Forks children that use one store as fast as they can, kills them with SIGKILL, and compares what they were told.
 
-`killed_store.py PATH FACTS SEED` prints JSON: kills, facts that a child reported (at least FACTS), and those that the
-store forgot.
+`killed_store.py PATH KILLS SEED` prints JSON: how many facts the children reported, and those that the store forgot.
 A child reports a fact only after the store's method returned, so a reported fact that is not in the file was lost.
 """
 
@@ -11,6 +10,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from fedmesh.errors import SecAggError
@@ -41,22 +41,32 @@ def work(path: Path, report: int, seed: int) -> None:
             os.write(report, f"release {number} {seed} -\n".encode())
 
 
-def killed(path: Path, seed: int, delay_s: float) -> list[list[str]]:
-    """What a child reported before it was killed, `delay_s` after it began."""
+def killed(path: Path, seed: int, after: int, delay_s: float) -> tuple[list[list[str]], float]:
+    """What a child reported before it was killed, and the seconds that it took to report `after` facts.
+
+    It is killed `delay_s` after that many: however slow the machine is, it has come so far.
+    """
     reading, writing = os.pipe()
+    begun = time.monotonic()
     child = os.fork()
     if child == 0:
         os.close(reading)
         try:
             work(path, writing, seed)
         finally:
+            traceback.print_exc()
             os._exit(1)
     os.close(writing)
-    time.sleep(delay_s)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
     with os.fdopen(reading) as reports:
-        return [line.split() for line in reports.read().splitlines() if line.count(" ") == 3]
+        lines = [reports.readline() for _ in range(after)]
+        seconds = time.monotonic() - begun
+        time.sleep(delay_s)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        lines += reports.read().splitlines()
+    if not os.WIFSIGNALED(status):
+        raise RuntimeError("a child ended by itself: the store that a kill left behind was of no use to it")
+    return [line.split() for line in lines if line.count(" ") == 3], seconds
 
 
 def forgotten(path: Path, facts: list[list[str]]) -> list[list[str]]:
@@ -87,18 +97,18 @@ def holds(store: Store, kind: str, number_text: str, attempt_text: str, value: s
     return False
 
 
-def main(path: Path, wanted: int, seed: int) -> None:
+def main(path: Path, kills: int, seed: int) -> None:
     chance = random.Random(seed)
-    kills, reported, longest_s, lost = 0, 0, 0.02, list[list[str]]()
-    while reported < wanted or kills < 100:
-        kills += 1
-        longest_s = min(1.01 * longest_s, 0.5)  # on a busy machine a child needs longer to get anywhere
-        if kills % 10 == 0:  # a new file: the child dies while it makes one, too
-            path = path.parent / f"store-{kills}"
-        facts = killed(path, kills, chance.uniform(0.0, longest_s))
+    reported, pace_s, lost = 0, 0.01, list[list[str]]()
+    for kill in range(1, kills + 1):
+        if kill % 10 == 0:  # a new file: the child dies while it makes one, too
+            path = path.parent / f"store-{kill}"
+        after = chance.randrange(10)
+        facts, seconds = killed(path, kill, after, chance.uniform(0.0, 2 * pace_s))
+        pace_s = seconds / after if after else pace_s
         reported += len(facts)
         lost += forgotten(path, facts[-9:]) if path.exists() else facts
-    sys.stdout.write(json.dumps({"kills": kills, "reported": reported, "forgotten": lost}))
+    sys.stdout.write(json.dumps({"reported": reported, "forgotten": lost}))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedmesh.client.identities import AGGREGATOR, create_identities, device_name, open_identity
 from fedmesh.flower import FleetGrid
 from fedmesh.flower.arrays import vector_record
 from fedmesh.flower.fleet import Fleet
 from fedmesh.flower.identity import node_id_of, partition_of
+from fedmesh.flower.node import ClientCallable
 from fedmesh.flower.secure import QUERY, STEPS, Order, answer_in, asked, model_hash, scale_hash
 from fedmesh.flower.terms import Terms
 from fedmesh.secagg import Aggregator, SessionHeader, SumResult
@@ -24,6 +25,19 @@ Tamper = Callable[[str, int, RecordDict], None]
 
 def leave(step: str, device: int, content: RecordDict) -> None:
     """Changes nothing."""
+
+
+def overheard(app: ClientCallable, raised: list[Exception]) -> ClientCallable:
+    """`app`, which also says what it raises: a grid shows the error replies that our nodes make of it."""
+
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            return app(message, context)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    return answer
 
 
 @dataclass

@@ -308,6 +308,8 @@ def test_the_summary_tells_what_was_seen(tmp_path: Path, capsys: Capture) -> Non
     shown = capsys.readouterr().out
     assert "19 sums over 7 or more devices, no update by itself" in shown
     assert "keys all in one place" in shown
+    print_summary(RESULT | {"secure_aggregation": secure | {"sums": 1}}, tmp_path)
+    assert "1 sum over 7 or more devices" in capsys.readouterr().out
     print_summary(RESULT | {"secure_aggregation": secure | {"sums": 0}}, tmp_path)
     assert "nothing: no sum was unmasked" in capsys.readouterr().out
 

@@ -49,7 +49,7 @@ def test_keys_that_a_crash_left_without_a_roster_are_taken_up(tmp_path: Path) ->
 def test_a_lost_key_is_not_replaced_behind_the_rosters_back(tmp_path: Path) -> None:
     create_identities(tmp_path, 2)
     (tmp_path / "device-1.key").unlink()
-    with pytest.raises(ConfigError, match=r"device-1\.key"):
+    with pytest.raises(ConfigError, match=r"names device-1, but device-1\.key is not there: put back the folder"):
         create_identities(tmp_path, 2)
 
 

@@ -1,13 +1,14 @@
 """The product's client apps under secure aggregation: the right sum over those that are left, and nothing else."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import training
 from flwr.app import Context, Message, RecordDict
-from secure_flower import SecureServer
+from secure_flower import SecureServer, overheard
 
 from fedmesh.client.task import Task
 from fedmesh.client.trainer import Assignment, Trainer
@@ -35,10 +36,12 @@ def examples(device: int) -> training.Examples:
     return training.examples(device, 3 + 4 * device)
 
 
-def serve(task: Task, folder: Path, nodes: int = DEVICES) -> SecureServer:
+def serve(
+    task: Task, folder: Path, nodes: int = DEVICES, source: Callable[[int], training.Examples] = examples
+) -> SecureServer:
     ledgers = folder / "ledgers"
     ledgers.mkdir(exist_ok=True)
-    app = vision.build(task, examples, ledgers=ledgers, identities=folder / "identities")
+    app = vision.build(task, source, ledgers=ledgers, identities=folder / "identities")
     terms = terms_of(task, Trainer.of(task).layout)
     return SecureServer(InlineFleet(app, nodes), folder / "identities", terms, RANGES)
 
@@ -258,6 +261,35 @@ def test_one_bad_member_of_a_cohort_is_refused_alone(tmp_path: Path) -> None:
     contexts = [Context(1, node_id_of(d), {"partition-id": d}, RecordDict(), {}) for d in range(2)]
     outcomes = server.fleet._app.train_cohort([message, message], contexts)
     assert [type(outcome) for outcome in outcomes] == [SecAggError, SecAggError]
+
+
+def test_an_error_in_the_training_is_told_by_its_kind_only(tmp_path: Path) -> None:
+    """Flower's own nodes send the text of what was raised, and PyTorch's has a label in it."""
+
+    def mislabelled(device: int) -> training.Examples:
+        return training.Examples(examples(device).x, np.full(len(examples(device)), 4321))
+
+    server, raised = serve(secure_task(), tmp_path, source=mislabelled), list[Exception]()
+    server.fleet._app = overheard(server.fleet._app, raised)
+    with pytest.raises(SecAggError):
+        server.round(1, training.start())
+    assert len(raised) == DEVICES
+    assert all(type(error) is SecAggError and "IndexError" in str(error) for error in raised)
+    assert not any("4321" in str(error) for error in raised)
+    assert all("4321" in text for text in server.refusals["train"].values())  # a simulation says it all
+
+
+def test_an_error_about_the_examples_is_told_by_its_kind_only(tmp_path: Path) -> None:
+    def wrong(device: int) -> training.Examples:
+        return training.Examples(np.zeros((97, 3), np.float32), np.zeros(97, np.int64))
+
+    app = serve(secure_task(), tmp_path, source=wrong).fleet._app
+    with pytest.raises(SecAggError, match="ConfigError") as caught:
+        app(
+            training.train_message(2, training.start()),
+            Context(1, node_id_of(0), {"partition-id": 0}, RecordDict(), {}),
+        )
+    assert "97" not in str(caught.value)
 
 
 def test_a_device_says_its_name(tmp_path: Path) -> None:

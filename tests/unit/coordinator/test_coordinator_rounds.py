@@ -13,7 +13,7 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
 from fedmesh.coordinator import Coordinator, Journal, Outcome, RunResult, SessionRecord
-from fedmesh.errors import ConfigError, QuorumError, RoundError
+from fedmesh.errors import ConfigError, NothingLearnedError, QuorumError, RoundError
 from fedmesh.events import DeviceFailed, Event, RoundFinished, RoundStarted, StageStarted
 from fedmesh.flower import FleetGrid, InlineFleet, partition_of, quiet_flower
 from fedmesh.flower.arrays import vector_record
@@ -137,7 +137,7 @@ def test_too_many_failed_rounds_end_the_run_with_a_journal_of_them() -> None:
 
 def test_a_run_in_which_no_round_succeeded_fails() -> None:
     journal = Journal()
-    with pytest.raises(RoundError, match=r"all 2 rounds failed.*quorum is 1"):
+    with pytest.raises(NothingLearnedError, match=r"all 2 rounds failed.*quorum is 1.*begin a new run"):
         run(ours(), 2, app=failing(0, 1, 2, 3), initial=WEIGHTS, journal=journal)
     assert len(journal.records()) == 3
     with pytest.raises(RoundError, match="all 2 rounds failed"):  # also when it is looked at again

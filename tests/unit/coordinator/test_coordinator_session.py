@@ -151,5 +151,6 @@ def test_a_session_is_strained_when_it_is_likely_to_lose_more_than_it_can(
 def test_answers_are_bounded_by_the_session() -> None:
     attempt = Attempt([session()])
     assert 8 * 8 <= attempt.max_answer_bytes(2) < 20_000
+    assert attempt.max_answer_bytes(99) == 0  # not in it
     records: Any = attempt.records
     assert [record.aborted for record in records] == [None]

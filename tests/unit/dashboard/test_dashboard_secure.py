@@ -25,7 +25,8 @@ def result() -> dict[str, Any]:
     secured = copy.deepcopy(RESULT)
     for row in secured["rounds"]:
         row["sessions"] = [session(survivors=row["survivors"])]
-        row["stages"] = [{"name": name, "seconds": 0.2} for name in ("train", "sign", "unmask")]
+        sent = {"seconds": 0.2, "bytes_up": 1_000, "bytes_down": 2_000}
+        row["stages"] = [{"name": name, **sent} for name in ("train", "sign", "unmask")]
     lost, again = secured["rounds"][2:4]
     lost |= {"survivors": 0, "failed": TOO_FEW, "sessions": [session(survivors=0, aborted=TOO_FEW)]}
     again |= {"survivors": 6, "sessions": [session(survivors=0, aborted=TOO_FEW), session(attempt=2, survivors=6)]}
@@ -86,6 +87,23 @@ def test_bytes_and_seconds_of_each_step(result: dict[str, Any]) -> None:
     assert "All steps but the training itself took 6.0 s of" in text
 
 
+def test_the_bytes_of_the_run_are_those_of_its_stages(result: dict[str, Any]) -> None:
+    assert "The whole run: 60.0 kB up, 120 kB down." in text_of(render(result))
+
+
+def test_one_round_is_one_round(result: dict[str, Any]) -> None:
+    result["rounds"] = result["rounds"][-1:]
+    result["secure_aggregation"] |= {"sums": 1, "sessions": 1, "aborts": []}
+    page = render(result)
+    (drawing,) = re.findall(r'<svg[^>]*>(?:(?!</svg>).)*id="survivors-(?:(?!</svg>).)*</svg>', page, re.DOTALL)
+    ticks = re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
+    assert ticks[: ticks.index("round")] == [str(result["rounds"][0]["round"])]
+    text = text_of(page)
+    assert "after 1 round on 10 devices" in text
+    assert "after each of 1 round," in text
+    assert "cancel in the sum: 1 sum unmasked" in text
+
+
 def test_a_run_in_which_nothing_went_wrong(result: dict[str, Any]) -> None:
     result["rounds"] = result["rounds"][4:]
     result["secure_aggregation"] |= {"aborts": [], "sessions": 16, "sums": 16, "smallest_sum": 7}
@@ -100,6 +118,8 @@ def test_a_run_in_groups_has_no_single_threshold(result: dict[str, Any]) -> None
     result["secure_aggregation"] |= {"grouped": True, "group_size": 16}
     text = text_of(render(result))
     assert "16 at most in a group" in text
+    result["secure_aggregation"] |= {"group_size": 4, "largest_session": 5}
+    assert "5 at most in a group" in text_of(render(result))
     assert "dashed line is how many" not in text
 
 

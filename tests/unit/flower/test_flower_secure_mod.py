@@ -7,7 +7,7 @@ import pytest
 from flower_apps import LAYOUT, delta_app
 from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from secure_flower import SecureServer
+from secure_flower import SecureServer, overheard
 
 from fedmesh.errors import SecAggError
 from fedmesh.flower import InlineFleet, SecAggMod, Terms
@@ -138,6 +138,24 @@ def test_an_error_of_the_app_does_not_tell_what_it_says(tmp_path: Path) -> None:
         asked.round(1, WEIGHTS)
     assert len(asked.refusals["train"]) == 5
     assert not any("4321" in text for text in asked.refusals["train"].values())
+
+
+def test_an_exception_of_the_app_is_told_by_its_kind_only(tmp_path: Path) -> None:
+    """Flower's own nodes send the text of what was raised; in a simulation ours add its cause, for whoever looks on."""
+    raised: list[Exception] = []
+    inner = ClientApp()
+
+    @inner.train()
+    def train(message: Message, context: Context) -> Message:
+        raise ValueError("loss 4321")
+
+    app = overheard(secured(tmp_path, inner=inner), raised)
+    asked = SecureServer(InlineFleet(app, 5), tmp_path, TERMS, RANGES)
+    with pytest.raises(SecAggError):
+        asked.round(1, WEIGHTS)
+    assert [type(error) for error in raised] == [SecAggError] * 5
+    assert all("ValueError" in str(error) and "4321" not in str(error) for error in raised)
+    assert all("ValueError: loss 4321" in text for text in asked.refusals["train"].values())
 
 
 def test_a_count_that_is_none_is_not_told(tmp_path: Path) -> None:
