@@ -28,6 +28,7 @@ from fedmesh.coordinator.stagelog import StageLog
 from fedmesh.errors import ConfigError, NothingLearnedError, RoundError
 from fedmesh.events import EventSink, RoundFinished, RoundStarted, ignore
 from fedmesh.flower.grid import FleetGrid, Traffic
+from fedmesh.flower.node import lasting
 
 __all__ = ["Coordinator", "Evaluate", "RunResult", "ScriptFactory"]
 
@@ -184,7 +185,8 @@ class Coordinator:
 
     def _commit(self, record: RoundRecord, arrays: ArrayRecord) -> None:
         states = self._grid.fleet.states() if isinstance(self._grid, FleetGrid) else {}
-        self._journal.commit(record, arrays, strategy=snapshot(self._strategy), states=states)
+        kept = {node_id: found for node_id, state in states.items() if (found := lasting(state))}
+        self._journal.commit(record, arrays, strategy=snapshot(self._strategy), states=kept)
 
     def _evaluated(self, number: int, arrays: ArrayRecord) -> Mapping[str, float | None]:
         figures = {} if self._evaluate is None else self._evaluate(number, arrays)

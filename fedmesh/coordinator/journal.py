@@ -67,7 +67,10 @@ class Journal:
         self._name = "the journal in memory" if path is None else str(path)
         self._digests: dict[int, bytes] = {}
         with self._explained("opened"):
+            fresh = path is not None and not path.exists()
             self._db = sqlite3.connect(":memory:" if path is None else path, timeout=1.0, isolation_level=None)
+            if path is not None and fresh:  # in a simulation devices' states are in it: for nobody else to read
+                path.chmod(0o600)
         try:
             with self._explained("opened"):
                 self._open()

@@ -7,7 +7,7 @@ server is refused; an exception of the app becomes an error reply and leaves the
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfigValue
@@ -21,8 +21,9 @@ from fedmesh.errors import DecodeError, PeerError
 from fedmesh.flower.envelope import Envelope, fold, unfold
 from fedmesh.flower.identity import SERVER_NODE_ID, acting_as
 from fedmesh.flower.records import copy_records, new_message_id
+from fedmesh.flower.sessions import STATE as SESSIONS
 
-__all__ = ["ClientCallable", "Node", "error_reply"]
+__all__ = ["ClientCallable", "Node", "error_reply", "lasting"]
 
 ClientCallable = Callable[[Message, Context], Message]
 """A Flower ClientApp, or anything that is called like one."""
@@ -94,11 +95,7 @@ class Node:
 
     def state(self) -> bytes:
         """What survives a restart: the Contexts. Empty when no app has put anything into one."""
-        filled = [context for context in self._contexts.values() if context.state]
-        if not filled:
-            return b""
-        protos = [serde.context_to_proto(context).SerializeToString(deterministic=True) for context in filled]
-        return wire.dumps({"version": STATE_VERSION, "contexts": protos})
+        return _state_of(self._contexts.values())
 
     def restore(self, state: bytes) -> None:
         """Takes up a `state`, in place of what the node held.
@@ -108,16 +105,7 @@ class Node:
         """
         self._contexts.clear()
         self._replies.clear()
-        if not state:
-            return
-        plain = wire.loads(state, max_bytes=len(state))
-        if not isinstance(plain, dict) or plain.get("version") != STATE_VERSION:
-            raise DecodeError(f"these {len(state)} bytes are not the state of a node, version {STATE_VERSION}")
-        try:
-            contexts = [serde.context_from_proto(ProtoContext.FromString(data)) for data in plain["contexts"]]
-        except (ProtobufError, KeyError, TypeError, ValueError) as error:
-            raise DecodeError(f"the state of node {self.node_id} does not hold Flower contexts: {error}") from error
-        self._contexts = {context.run_id: context for context in contexts}
+        self._contexts = {context.run_id: context for context in _contexts_in(state)}
 
     def _run(self, message: Message) -> Message:
         context = self.context(message.metadata.run_id)
@@ -138,6 +126,40 @@ class Node:
             )
         reply.metadata.__dict__["_message_id"] = new_message_id()
         return reply
+
+
+def lasting(state: bytes) -> bytes:
+    """What of a node's state is worth keeping for a later process: all but sessions of secure aggregation.
+
+    A session that was cut off is never gone on with; it is a new attempt then, with new keys.
+
+    Raises:
+        DecodeError: the bytes are not a node's state.
+    """
+    contexts = _contexts_in(state)
+    for context in contexts:
+        context.state.pop(SESSIONS, None)
+    return _state_of(contexts)
+
+
+def _state_of(contexts: Iterable[Context]) -> bytes:
+    filled = [context for context in contexts if context.state]
+    if not filled:
+        return b""
+    protos = [serde.context_to_proto(context).SerializeToString(deterministic=True) for context in filled]
+    return wire.dumps({"version": STATE_VERSION, "contexts": protos})
+
+
+def _contexts_in(state: bytes) -> list[Context]:
+    if not state:
+        return []
+    plain = wire.loads(state, max_bytes=len(state))
+    if not isinstance(plain, dict) or plain.get("version") != STATE_VERSION:
+        raise DecodeError(f"these {len(state)} bytes are not the state of a node, version {STATE_VERSION}")
+    try:
+        return [serde.context_from_proto(ProtoContext.FromString(data)) for data in plain["contexts"]]
+    except (ProtobufError, KeyError, TypeError, ValueError) as error:
+        raise DecodeError(f"the state of a node does not hold Flower contexts: {error}") from error
 
 
 def error_reply(message: Message, code: int, reason: str) -> Message:

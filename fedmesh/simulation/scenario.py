@@ -186,8 +186,14 @@ class Scenario(_Section):
             )
         if self.privacy.enabled and self.strategy.weighting == "examples":
             raise ValueError(
-                "strategy.weighting = 'examples' reveals each device's example count, which DP does not cover: "
-                "use 'uniform'"
+                "strategy.weighting = 'examples' makes a device's weight a function of its data, which DP does not "
+                "cover: use 'uniform'"
+            )
+        secure = self.secure_aggregation
+        if secure.enabled and self.strategy.weighting == "examples" and secure.weight_cap == 1:
+            raise ValueError(
+                "strategy.weighting = 'examples' with secure_aggregation.weight_cap = 1 weights all devices alike: "
+                "raise the cap, or use 'uniform'"
             )
         asked = self.asked_of(self.partition.clients)
         if self.strategy.quorum > asked:

@@ -24,7 +24,7 @@ from fedmesh.coordinator.convener import counter
 from fedmesh.coordinator.registry import Names
 from fedmesh.coordinator.round import Begin, Effect, Finish, Replied, Send, Tick
 from fedmesh.coordinator.snapshot import restore, snapshot
-from fedmesh.errors import RoundError
+from fedmesh.errors import NothingLearnedError, RoundError
 from fedmesh.secagg import Identity, Roster
 
 __all__ = ["Secured"]
@@ -101,7 +101,7 @@ class Secured(Strategy):
         self._secure = self._make(settings=self.settings)
         result = super().start(grid, initial_arrays, num_rounds, timeout, *args, **options)
         if num_rounds and len(self.failures) == num_rounds:
-            raise RoundError(f"all {num_rounds} rounds failed: {self.failures[num_rounds]}")
+            raise NothingLearnedError(f"all {num_rounds} rounds failed: {self.failures[num_rounds]}")
         return result
 
     def configure_train(

@@ -166,6 +166,8 @@ def test_devices_are_lost_at_random_steps_and_every_sum_is_the_right_one(tmp_pat
         before = after
     assert begun_again
     assert lost_behind
+    with Journal(out / "journal.sqlite3") as journal:
+        assert journal.last().states == {}, "the sealed sessions of lost devices are not kept beside their keys"
     (abort,) = [row["failed"] for row in result["rounds"] if row["failed"]]
     assert "of 10 devices are left" in abort
     assert abort in {row["reason"].removeprefix("threshold: ") for row in result["secure_aggregation"]["aborts"]}

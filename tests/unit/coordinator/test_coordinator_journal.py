@@ -25,6 +25,11 @@ def filled(path: Path | None, rounds: int = 3) -> Journal:
     return journal
 
 
+def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    filled(tmp_path / "journal").close()
+    assert (tmp_path / "journal").stat().st_mode & 0o777 == 0o600
+
+
 RECORD = RoundRecord(
     3,
     clients=10,

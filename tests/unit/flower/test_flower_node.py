@@ -7,6 +7,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedmesh import wire
 from fedmesh.errors import DecodeError, PeerError
 from fedmesh.flower import Node, acting_as, adopt, node_id_of, partition_of
+from fedmesh.flower.node import lasting
+from fedmesh.flower.sessions import Kept, keep
 
 NODE = 2
 
@@ -78,6 +80,19 @@ def test_a_node_without_contexts_has_an_empty_state() -> None:
     device.handle(instruction(NODE))
     device.restore(b"")
     assert device.handle(instruction(NODE)).content["metrics"]["visits"] == 1
+
+
+def test_what_lasts_of_a_state_is_all_but_the_sessions_of_secure_aggregation() -> None:
+    device, other = node(), node()
+    other.handle(instruction(NODE))
+    device.restore(other.state())
+    run = instruction(NODE).metadata.run_id
+    keep(device.context(run), {3: Kept(b"header", b"sealed")})
+    assert device.state() != other.state()
+    assert lasting(device.state()) == lasting(other.state()) == other.state()
+    alone = node()
+    keep(alone.context(run), {3: Kept(b"header", b"sealed")})
+    assert lasting(alone.state()) == b""
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,10 @@ from fedmesh.simulation.scenario import Scenario
         ({"delta": {"zzz": 3}}, "delta.zzz: unknown key, there are codec, bits, error_feedback, range_fraction"),
         ({"privacy": 3}, "privacy: wanted a table, as [privacy] (got 3)"),
         ({"model": {"options": 3}}, "model.options: wanted a table, as [model.options]"),
+        (
+            {"strategy": {"weighting": "examples"}, "secure_aggregation": {"weight_cap": 1}},
+            "weight_cap = 1 weights all devices alike: raise the cap, or use 'uniform'",
+        ),
         ({"rounds": "ten"}, "rounds: should be a valid integer (got 'ten')"),
         ({"rounds": 10**21}, "rounds: should be less than or equal to 1000000"),
         (
