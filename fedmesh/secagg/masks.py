@@ -8,12 +8,10 @@ With ``digest = SHA-256("fedmesh/secagg/mask/1" | seed)`` the stream is AES-128 
 
 import hashlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import chain, islice, pairwise, repeat
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -36,8 +34,7 @@ _STREAMS = 128  # ciphers held at a time: a cohort of the largest size in one pa
 
 Unsigned = NDArray[np.unsignedinteger[Any]]
 _Mode = Callable[[bytes, bytes], CipherContext]
-_Operation = np.ufunc
-_Batch = list[tuple[_Operation, CipherContext]]
+_Seed = tuple[np.ufunc, bytes]
 
 
 def add_mask(accumulator: Unsigned, seed: bytes, *, subtract: bool = False) -> None:
@@ -63,13 +60,11 @@ def add_masks(accumulator: Unsigned, plus: Iterable[bytes], minus: Iterable[byte
         ValueError: `accumulator` is no writable vector of unsigned integers.
     """
     _require_vector(accumulator)
-    seeds: Iterator[tuple[_Operation, bytes]] = chain(zip(repeat(np.add), plus), zip(repeat(np.subtract), minus))
-    batches = iter(lambda: [(operation, _stream(seed)) for operation, seed in islice(seeds, _STREAMS)], [])
+    seeds: Iterator[_Seed] = chain(zip(repeat(np.add), plus), zip(repeat(np.subtract), minus))
     if threads > 1 and accumulator.nbytes >= 2 * _THREAD_CHUNK_BYTES:
-        _apply_across(accumulator, batches, threads)
-        return
-    for batch in batches:
-        _apply(accumulator, batch, _CHUNK_BYTES)
+        _apply_across(accumulator, list(seeds), threads)
+    else:
+        _apply(accumulator, seeds, _CHUNK_BYTES)
 
 
 def expand(seed: bytes, count: int, dtype: DTypeLike) -> Unsigned:
@@ -79,41 +74,29 @@ def expand(seed: bytes, count: int, dtype: DTypeLike) -> Unsigned:
     return mask
 
 
-def _apply_across(accumulator: Unsigned, batches: Iterator[_Batch], threads: int) -> None:
-    """Each thread adds to a vector of its own; the seeds, and so the key agreements, are made in this one."""
+def _apply_across(accumulator: Unsigned, seeds: list[_Seed], threads: int) -> None:
+    """Each thread adds to a vector of its own. The seeds are made before: making them would hold the others up."""
     vectors = [accumulator, *(np.zeros_like(accumulator) for _ in range(threads - 1))]
-    free: SimpleQueue[Unsigned] = SimpleQueue()
-    for vector in vectors:
-        free.put(vector)
-
-    def work(batch: _Batch) -> None:
-        vector = free.get()
-        _apply(vector, batch, _THREAD_CHUNK_BYTES)
-        free.put(vector)
-
     with ThreadPoolExecutor(threads) as pool:
-        pending: deque[Future[None]] = deque()
-        for batch in batches:
-            pending.append(pool.submit(work, batch))
-            if len(pending) > 2 * threads:
-                pending.popleft().result()
-        for future in pending:
-            future.result()
+        shares = [seeds[number::threads] for number in range(threads)]
+        list(pool.map(_apply, vectors, shares, repeat(_THREAD_CHUNK_BYTES)))  # list: raises what a thread raised
     for vector in vectors[1:]:
         accumulator += vector
 
 
-def _apply(accumulator: Unsigned, streams: _Batch, chunk_bytes: int) -> None:
-    """Chunk by chunk, all streams over one chunk before the next: the accumulator crosses memory once."""
+def _apply(accumulator: Unsigned, seeds: Iterable[_Seed], chunk_bytes: int) -> None:
+    """Chunk by chunk, many streams over one chunk before the next: the accumulator seldom crosses memory."""
     buffer = bytearray(chunk_bytes)
     words = np.frombuffer(buffer, accumulator.dtype.newbyteorder("<"))
-    for start in range(0, len(accumulator), len(words)):
-        part = accumulator[start : start + len(words)]
-        zeros = memoryview(_ZEROS)[: part.nbytes]
-        mask = words[: len(part)]
-        for operation, stream in streams:
-            stream.update_into(zeros, buffer)
-            operation(part, mask, out=part)
+    waiting = iter(seeds)
+    while streams := [(operation, _stream(seed)) for operation, seed in islice(waiting, _STREAMS)]:
+        for start in range(0, len(accumulator), len(words)):
+            part = accumulator[start : start + len(words)]
+            zeros = memoryview(_ZEROS)[: part.nbytes]
+            mask = words[: len(part)]
+            for operation, stream in streams:
+                stream.update_into(zeros, buffer)
+                operation(part, mask, out=part)
 
 
 def _require_vector(accumulator: Unsigned) -> None:

@@ -1,6 +1,7 @@
 """Masks: which bytes they are, by another implementation, and that both fast modes are the slow one."""
 
 import hashlib
+import os
 import sys
 
 import numpy as np
@@ -130,3 +131,18 @@ def test_a_vector_longer_than_a_stream_is_refused():
 def test_only_vectors_of_unsigned_integers_are_masked(array):
     with pytest.raises(ValueError, match="vector of unsigned integers"):
         add_mask(array, SEED)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_several_threads_add_the_same(threads: int, dtype: type) -> None:
+    plus, minus = ([os.urandom(32) for _ in range(count)] for count in (5, 4))
+    alone, together = np.full(1 << 20, 7, dtype), np.full(1 << 20, 7, dtype)
+    add_masks(alone, plus, minus)
+    add_masks(together, iter(plus), iter(minus), threads=threads)
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_a_malformed_seed_is_refused_by_several_threads_too() -> None:
+    with pytest.raises(SecAggError, match="32 bytes"):
+        add_masks(np.zeros(1 << 20, np.uint16), [bytes(32), bytes(31)], threads=2)
