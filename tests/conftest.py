@@ -1,6 +1,16 @@
-"""One thread for every test process: sums of floats depend on the number of threads, and tests run side by side."""
+"""What every test process needs before anything else is imported.
+
+One thread: sums of floats depend on the number of threads, and tests run side by side. And a SIGINT that is not
+ignored: a shell starts what it runs in the background with SIGINT ignored, children inherit that, and tests press
+Ctrl-C on them.
+"""
 
 import os
+import signal
+import threading
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
