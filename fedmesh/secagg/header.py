@@ -78,6 +78,11 @@ class SessionHeader:
         """floor(2n/3) + 1: the least that a third of the cohort, colluding with the aggregator, cannot beat."""
         return 2 * members // 3 + 1
 
+    @staticmethod
+    def colluders_for(members: int) -> int:
+        """ceil(n/3) - 1: the members in league with the aggregator that `threshold_for` is made to bear."""
+        return max(0, -(-members // 3) - 1)
+
     @property
     def ring(self) -> Ring:
         """Where the sum is taken. Raises: SecAggError for an impossible width."""

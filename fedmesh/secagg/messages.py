@@ -184,10 +184,7 @@ def ring_vector(body: bytes) -> tuple[Ring, NDArray[np.unsignedinteger[Any]]]:
     ring = Ring(bits)
     if length < 1:  # of -1 elements of few bits the packing takes no byte either
         raise SecAggError(f"a masked input of {length} elements came: there is one at least, the weight")
-    try:
-        return ring, ring.unpack(packed, length)
-    except DecodeError as error:
-        raise SecAggError(f"a masked input came that is no vector of its ring: {error}") from error
+    return ring, ring.unpack(packed, length)
 
 
 def decode_masked(message: bytes) -> NDArray[np.uint64]:

@@ -118,20 +118,29 @@ class Participant:
             SecAggError: the policy, the roster or the round's monotonicity refuses the header; the roster has another
                 identity for this device; the input does not fit the header, or could overflow its ring.
         """
-        self._check(header)
+        self._admit(header)
+        if header.model_hash is None:
+            raise SecAggError("the header leaves its model open: join() it, and supply() the input", code="input")
         checked = check_input(header, vector, weight)
-        context = input_context(binding(header, self._roster), header.model_hash or b"", header.scale_hash or b"")
-        message = self.join(header)
-        self._session().input, self._session().context = checked, context
+        message, state = self._enter(header), self._session()
+        state.input = checked
+        state.context = input_context(state.session, header.model_hash, header.scale_hash or b"")
         return message
 
     def join(self, header: SessionHeader) -> bytes:
         """As `begin`, for an input that `supply` brings later: keys can be exchanged while the device trains."""
+        self._admit(header)
+        return self._enter(header)
+
+    def _admit(self, header: SessionHeader) -> None:
+        """Whether this device takes part: nothing is written and no key is made before."""
         if self._roster.key(self.name) != self._identity.public:
             raise SecAggError(
                 f"the roster has another identity key for {self.name!r} than this device's", code="identity"
             )
         self._policy.check(header, self._roster, self.name)
+
+    def _enter(self, header: SessionHeader) -> bytes:
         self._store.begin(header.task, header.round, header.attempt, header.sid)
         cipher, mask = KeyPair.generate(), KeyPair.generate()
         session = binding(header, self._roster)
@@ -255,11 +264,6 @@ class Participant:
     def _forget(self) -> None:
         self._state = None
         self._last = (b"", None)
-
-    def _check(self, header: SessionHeader) -> None:
-        self._policy.check(header, self._roster, self.name)
-        if header.model_hash is None:
-            raise SecAggError("the header leaves its model open: join() it, and supply() the input", code="input")
 
     def _opened(self, state: State, message: bytes) -> Envelope:
         if state.step not in _EXPECTED:

@@ -90,7 +90,7 @@ class Policy:
 
     def _check_threshold(self, header: SessionHeader) -> None:
         members, threshold = len(header.cohort), header.threshold
-        colluders = -(-members // 3) - 1 if self.colluders is None else self.colluders
+        colluders = header.colluders_for(members) if self.colluders is None else self.colluders
         if 2 * threshold <= members + colluders:
             raise SecAggError(
                 f"the threshold {threshold} of {members} members is too low: against {colluders} colluding members it "

@@ -7,7 +7,7 @@ direction of one pair of devices in one session, and authenticated together with
 from collections.abc import Mapping
 
 from fedmesh.secagg.agreement import derive
-from fedmesh.secagg.sealing import seal, unseal
+from fedmesh.secagg.sealing import OVERHEAD_BYTES, seal, unseal
 from fedmesh.secagg.session import label
 from fedmesh.secagg.shamir import split
 
@@ -24,7 +24,7 @@ __all__ = [
 
 SHARE_BYTES = 33
 PAIR_BYTES = 2 * SHARE_BYTES
-SEALED_BYTES = PAIR_BYTES + 12 + 16  # nonce and tag of AES-GCM
+SEALED_BYTES = PAIR_BYTES + OVERHEAD_BYTES
 
 
 def split_pairs(seed: bytes, mask: bytes, *, threshold: int, cohort: tuple[str, ...]) -> Mapping[str, bytes]:

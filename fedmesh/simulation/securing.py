@@ -4,7 +4,6 @@ The protocol, its refusals and what a device forgets are those of a deployment. 
 that one folder holds everybody's keys.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -97,7 +96,7 @@ def describe_secure_aggregation(scenario: Scenario, task: Task, records: Sequenc
         "grouped": any(session.group for _, session in sessions),
         "largest_session": devices,
         "threshold": SessionHeader.threshold_for(devices),
-        "colluders": max(0, math.ceil(devices / 3) - 1),
+        "colluders": SessionHeader.colluders_for(devices),
         "smallest_sum": min(sums, default=None),
         "sessions": len(sessions),
         "sums": len(sums),
