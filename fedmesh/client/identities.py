@@ -2,7 +2,8 @@
 
 One private key a party (``device-3.key``, 32 bytes, readable by its owner alone), and the roster of all public ones
 (``roster.cbor``). A real device's folder holds its own key and the roster it was enrolled with, nothing else. What
-secure aggregation has to remember across restarts lies beside the key (``device-3.sqlite``).
+secure aggregation has to remember across restarts lies beside the key (``device-3.sqlite``), and so does the anchor of
+its privacy ledgers (``device-3.anchor``): where they ended.
 """
 
 import os
@@ -10,9 +11,18 @@ from pathlib import Path
 
 from fedmesh.errors import ConfigError, FedMeshError
 from fedmesh.files import write_atomically
+from fedmesh.privacy import Anchor
 from fedmesh.secagg import Identity, Roster
 
-__all__ = ["AGGREGATOR", "create_identities", "device_name", "open_identity", "open_roster", "store_path"]
+__all__ = [
+    "AGGREGATOR",
+    "anchor_path",
+    "create_identities",
+    "device_name",
+    "open_identity",
+    "open_roster",
+    "store_path",
+]
 
 AGGREGATOR = "aggregator"
 """The aggregator's name on a roster."""
@@ -31,7 +41,9 @@ def device_name(partition: int) -> str:
 def create_identities(folder: Path, devices: int) -> Roster:
     """Identities of the aggregator and of devices 0 to `devices` - 1; what is there already is kept.
 
-    Durable before it returns. Several processes must not create in one folder at a time.
+    A device gets the anchor of its ledgers with its key, and never again: an anchor that is missing later was lost or
+    taken away, and its ledgers are not opened. Durable before it returns. Several processes must not create in one
+    folder at a time.
 
     Raises:
         ConfigError: the folder cannot be written, is damaged, or its roster and its keys disagree.
@@ -91,6 +103,11 @@ def store_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.sqlite"
 
 
+def anchor_path(folder: Path, name: str) -> Path:
+    """Where `name` remembers where its privacy ledgers ended."""
+    return folder / f"{name}.anchor"
+
+
 def _public(folder: Path, name: str, *, enrolled: bool) -> bytes:
     """The public key of `name`, which is given one if it is new."""
     path = folder / f"{name}.key"
@@ -100,6 +117,8 @@ def _public(folder: Path, name: str, *, enrolled: bool) -> bytes:
             "remove it"
         )
     if not path.exists():
+        if name != AGGREGATOR:
+            Anchor.create(anchor_path(folder, name))  # before the key: a crash leaves no key without its anchor
         identity = Identity.generate()
         write_atomically(path, identity.private_bytes(), mode=0o600)
         return identity.public

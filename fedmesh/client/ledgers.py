@@ -1,25 +1,40 @@
-"""Where a device's privacy ledger is, and how it is opened: one file a device, held for one round at a time."""
+"""Where a device's privacy ledgers are, and how they are opened: a file a level, held for one round at a time."""
 
 from pathlib import Path
 
+from fedmesh.client.identities import anchor_path, device_name
 from fedmesh.errors import DecodeError
-from fedmesh.privacy import DpSettings, FileLedger
+from fedmesh.privacy import Anchor, FileLedger
+from fedmesh.privacy.settings import Level
 
 __all__ = ["ledger_path", "open_ledger"]
 
 
-def ledger_path(folder: Path, device: int) -> Path:
-    """The ledger of `device` in `folder`. Raises: DecodeError: the number is negative."""
+def ledger_path(folder: Path, device: int, level: Level = "example") -> Path:
+    """The ledger of `device` on `level` in `folder`. Raises: DecodeError: the number is negative."""
     if device < 0:
         raise DecodeError(f"there is no device {device}")
-    return folder / f"device-{device}.ledger"
+    return folder / (f"device-{device}.ledger" if level == "example" else f"device-{device}.{level}.ledger")
 
 
-def open_ledger(folder: Path, device: int, settings: DpSettings) -> FileLedger:
-    """The ledger of `device` under the budget of `settings`, created with the first call.
+def open_ledger(
+    folder: Path, device: int, *, level: Level = "example", epsilon: float, delta: float, identities: Path | None = None
+) -> FileLedger:
+    """The ledger of `device` on `level` under a budget, created with the first call.
+
+    Args:
+        folder: of the ledgers.
+        device: its number.
+        level: whom the promise is made to.
+        epsilon, delta: the device's whole budget on this level.
+        identities: folder of the devices' identities, whose anchors remember where the ledgers end; None: a device
+            without an identity has none, and a ledger that was rolled back does not show.
 
     Raises:
-        LedgerError: it is damaged, held by another process, or cannot be written.
+        LedgerError: the ledger or its anchor is damaged, missing or rolled back, held by another process, or cannot be
+            written.
         ConfigError: it was opened for another budget.
     """
-    return FileLedger(ledger_path(folder, device), epsilon=settings.epsilon, delta=settings.delta)
+    path = ledger_path(folder, device, level)
+    anchor = None if identities is None else Anchor(anchor_path(identities, device_name(device)))
+    return FileLedger(path, epsilon=epsilon, delta=delta, level=level, anchor=anchor)

@@ -7,14 +7,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedmesh.privacy.accountant import epsilon, noise_multiplier, spent
+    from fedmesh.privacy.accountant import epsilon, spent
+    from fedmesh.privacy.anchor import Anchor
+    from fedmesh.privacy.calibration import gaussian_noise_multiplier, noise_multiplier, skellam_noise_multiplier
     from fedmesh.privacy.chain import Charge, Head
     from fedmesh.privacy.dpsgd import DpSgd
-    from fedmesh.privacy.ledger import FileLedger, release_id
+    from fedmesh.privacy.ledger import FileLedger, TaskLedger, release_id
     from fedmesh.privacy.noise import KeyedNoise, NoiseSource, SystemNoise
     from fedmesh.privacy.settings import DpSettings
 
 __all__ = [
+    "Anchor",
     "Charge",
     "DpSettings",
     "DpSgd",
@@ -23,13 +26,17 @@ __all__ = [
     "KeyedNoise",
     "NoiseSource",
     "SystemNoise",
+    "TaskLedger",
     "epsilon",
+    "gaussian_noise_multiplier",
     "noise_multiplier",
     "release_id",
+    "skellam_noise_multiplier",
     "spent",
 ]
 
 _HOME = {
+    "Anchor": "anchor",
     "Charge": "chain",
     "DpSettings": "settings",
     "DpSgd": "dpsgd",
@@ -38,9 +45,12 @@ _HOME = {
     "KeyedNoise": "noise",
     "NoiseSource": "noise",
     "SystemNoise": "noise",
+    "TaskLedger": "ledger",
     "epsilon": "accountant",
-    "noise_multiplier": "accountant",
+    "gaussian_noise_multiplier": "calibration",
+    "noise_multiplier": "calibration",
     "release_id": "ledger",
+    "skellam_noise_multiplier": "calibration",
     "spent": "accountant",
 }
 

@@ -18,11 +18,12 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from fedmesh.errors import ConfigError
 
-__all__ = ["KeyedNoise", "NoiseSource", "SystemNoise"]
+__all__ = ["KeyedNoise", "NoiseSource", "Randomness", "SystemNoise", "draw_words"]
 
 Float64 = NDArray[np.float64]
 
@@ -47,6 +48,21 @@ class NoiseSource(Protocol):
         """`size` independent uniforms in [0, 1), multiples of 2^-53, float64 [size]."""
         ...
 
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """`size` independent 64-bit words, uint64 [size], the raw material of a discrete law."""
+        ...
+
+
+Randomness = NoiseSource | Generator
+"""Where the discrete mechanisms draw from. A numpy generator protects nobody: it is accepted for tests only."""
+
+
+def draw_words(rng: Randomness, size: int) -> NDArray[np.uint64]:
+    """`size` independent 64-bit words, uint64 [size]."""
+    if isinstance(rng, Generator):
+        return rng.integers(0, 1 << 64, size, np.uint64)
+    return rng.words(size)
+
 
 class SystemNoise:
     """Keyed anew from the operating system at every call: nothing to steal, and a forked process repeats nothing."""
@@ -60,6 +76,10 @@ class SystemNoise:
     def uniform(self, size: int) -> Float64:
         """See `NoiseSource`."""
         return _uniforms(_keystream(os.urandom(32)), size)
+
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """See `NoiseSource`."""
+        return _words(_keystream(os.urandom(32)), size)
 
     def __repr__(self) -> str:
         return "SystemNoise()"
@@ -92,6 +112,10 @@ class KeyedNoise:
         """See `NoiseSource`."""
         return _uniforms(self._stream, size)
 
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """See `NoiseSource`."""
+        return _words(self._stream, size)
+
     def __repr__(self) -> str:
         return "KeyedNoise(...)"
 
@@ -108,8 +132,12 @@ def _keystream(key: bytes) -> CipherContext:
 
 
 def _words(stream: CipherContext, count: int) -> NDArray[np.uint64]:
-    """The next `count` <= `_BLOCK_WORDS` words of the keystream, uint64 [count]."""
-    return np.frombuffer(stream.update(_ZEROS[: 8 * count]), dtype="<u8").astype(np.uint64, copy=False)
+    """The next `count` words of the keystream, uint64 [count]."""
+    out = np.empty(count, "<u8")
+    for start in range(0, count, _BLOCK_WORDS):
+        block = out[start : start + _BLOCK_WORDS]
+        stream.update_into(_ZEROS[: block.nbytes], block.view(np.uint8).data)
+    return out.astype(np.uint64, copy=False)
 
 
 def _uniforms(stream: CipherContext, size: int) -> Float64:

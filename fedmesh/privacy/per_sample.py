@@ -78,6 +78,8 @@ def _refusal(module: nn.Module) -> str | None:
             "draws its masks from torch's global generator, so that a run cannot be repeated: remove it, the noise of "
             "DP-SGD regularises enough"
         )
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        return "pads with something else than zeros, which Opacus's formula takes for zeros: set padding_mode='zeros'"
     if getattr(module, "inplace", False):
         return "works in place, which falsifies the gradients of the layer before: set inplace=False"
     return None

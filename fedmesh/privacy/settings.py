@@ -2,11 +2,24 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from fedmesh.errors import ConfigError
 from fedmesh.types import PrivacyEvent
 
-__all__ = ["DpSettings"]
+__all__ = ["Budget", "DpSettings", "Level"]
+
+Level = Literal["example", "client"]
+"""Whom a promise is made to: one example of a device, or the device with all that it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The most that may be spent, and on whose behalf; budgets of two levels are never added."""
+
+    level: Level
+    epsilon: float
+    delta: float
 
 
 @dataclass(frozen=True, slots=True)

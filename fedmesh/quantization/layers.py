@@ -6,7 +6,7 @@ without an int8 kernel are not here: `prepare` refuses them by name.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -96,10 +96,13 @@ class WeightedLayer(QuantizedModule, ABC):
     Attributes:
         weight: float32 master weights [out, ...]; bias: float32 [out] or None.
         input_grid: grid of the input.
+        gradient_law: says to code that takes examples one by one that the weight's gradient is that of torch's layer,
+            ``linear`` or ``convolution``, on the same input: the quantizer passes it on unchanged.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    gradient_law: ClassVar[str]
 
     def __init__(self, weight: Tensor, bias: Tensor | None, input_grid: ActivationGrid) -> None:
         super().__init__()
@@ -174,6 +177,8 @@ class WeightedLayer(QuantizedModule, ABC):
 class QuantizedLinear(WeightedLayer):
     """``y = x W^T + b`` over [B, in]."""
 
+    gradient_law: ClassVar = "linear"
+
     def apply_to(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """[B, in] -> [B, out]."""
         return F.linear(x, weight, bias)
@@ -189,6 +194,8 @@ class QuantizedLinear(WeightedLayer):
 
 class QuantizedConv(WeightedLayer):
     """A convolution of any rank; geometry as one number for each spatial axis."""
+
+    gradient_law: ClassVar = "convolution"
 
     def __init__(
         self,

@@ -104,6 +104,9 @@ CHARGE = (
     b'{"count":4,"entry":1,"label":"","mechanism":"sampled_gaussian",'
     b'"parameters":{"noise_multiplier":2.0},"release":null}'
 )
+OPENING_2 = b'{"delta":1e-05,"entry":0,"epsilon":8.0,"format":"fedmesh-ledger/2","level":"client"}'
+TASK = b'{"delta":1e-05,"entry":1,"epsilon":1.5,"task":"a"}'
+SETTLED = b'{"count":4,"entry":2,"mechanism":"sampled_gaussian","parameters":{"noise_multiplier":3.0},"settles":1}'
 
 
 @pytest.mark.parametrize(
@@ -115,6 +118,23 @@ CHARGE = (
         [b"\xff"],
         [b'{"entry":0}'],
         [OPENING.replace(b"/1", b"/2")],
+        [OPENING.replace(b"/1", b"/3")],
+        [OPENING.replace(b"8.0", b"1" + 400 * b"0")],
+        [OPENING_2.replace(b"client", b"example and client")],
+        [OPENING_2.replace(b"client", b"Client")],
+        [OPENING_2.replace(b"/2", b"/1")],
+        [OPENING, CHARGE.replace(b'"count":4', b'"count":1' + 400 * b"0")],
+        [OPENING, TASK],
+        [OPENING_2, TASK.replace(b'"a"', b'""')],
+        [OPENING_2, TASK.replace(b'"a"', b'"a/b"')],
+        [OPENING_2, TASK.replace(b"1.5", b"-1.5")],
+        [OPENING_2, TASK.replace(b"1.5", b"true")],
+        [OPENING_2, SETTLED],
+        [OPENING_2, CHARGE, SETTLED.replace(b'"settles":1', b'"settles":0')],
+        [OPENING_2, CHARGE, SETTLED.replace(b'"settles":1', b'"settles":2')],
+        [OPENING_2, CHARGE, SETTLED.replace(b'"settles":1', b'"settles":true')],
+        [OPENING_2, CHARGE, SETTLED.replace(b'"settles":1', b'"settles":1,"x":1')],
+        [OPENING, CHARGE, SETTLED],
         [OPENING.replace(b"8.0", b'"8"')],
         [OPENING.replace(b"8.0", b"true")],
         [OPENING.replace(b'"entry"', b'"more":1,"entry"')],
@@ -133,6 +153,27 @@ CHARGE = (
 def test_a_well_chained_ledger_of_nonsense_is_refused(bodies: list[bytes]) -> None:
     with pytest.raises(LedgerError):
         parse(chained(*bodies))
+
+
+@pytest.mark.parametrize(
+    "bodies",
+    [
+        [CHARGE, SETTLED.replace(b"3.0", b"1.9")],
+        [CHARGE, SETTLED.replace(b'"count":4', b'"count":3')],
+        [CHARGE, SETTLED.replace(b"sampled_gaussian", b"gaussian")],
+        [CHARGE, SETTLED.replace(b"noise_multiplier", b"variance")],
+        [CHARGE, SETTLED, SETTLED.replace(b'"entry":2', b'"entry":3').replace(b"3.0", b"4.0")],
+        [CHARGE, SETTLED, SETTLED.replace(b'"entry":2', b'"entry":3').replace(b'"settles":1', b'"settles":2')],
+        [TASK, TASK.replace(b'"entry":1', b'"entry":2')],
+    ],
+)
+def test_a_well_chained_ledger_whose_entries_contradict_each_other_is_refused(
+    tmp_path: Path, bodies: list[bytes]
+) -> None:
+    path = tmp_path / "device.ledger"
+    path.write_bytes(chained(OPENING_2, *bodies))
+    with pytest.raises(LedgerError, match="damaged"):
+        FileLedger(path, epsilon=8.0, delta=1e-5, level="client")
 
 
 def test_a_charge_of_unknown_mechanism_cannot_be_added_up(tmp_path: Path) -> None:

@@ -45,3 +45,25 @@ def test_no_call_repeats_another(source: NoiseSource) -> None:
 
 def test_the_kind_is_one_of_two(source: NoiseSource) -> None:
     assert source.kind in {"system", "keyed"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 32767, 32768, 32769, 70001])
+def test_words_have_the_size_and_type_asked_for(source: NoiseSource, size: int) -> None:
+    words = source.words(size)
+    assert words.shape == (size,)
+    assert words.dtype == np.uint64
+    assert words.flags.writeable
+
+
+def test_all_bits_of_words_are_fair_and_independent_of_their_neighbours(source: NoiseSource) -> None:
+    words = source.words(100_000)
+    bits = np.unpackbits(words.view(np.uint8)).reshape(len(words), 64)
+    error = 6.5 / 2 / np.sqrt(len(words))
+    assert (np.abs(bits.mean(axis=0) - 0.5) < error).all()
+    assert (np.abs((bits[1:] ^ bits[:-1]).mean(axis=0) - 0.5) < error).all()
+    assert (np.abs((bits[:, 1:] ^ bits[:, :-1]).mean(axis=0) - 0.5) < error).all()
+
+
+def test_no_words_come_twice(source: NoiseSource) -> None:
+    words = np.concatenate([source.words(40_000) for _ in range(3)])
+    assert len(np.unique(words)) == len(words)

@@ -1,15 +1,21 @@
 """Laws of accounting, of the ledger's chain and of clipping."""
 
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedmesh.privacy import epsilon
+from fedmesh.errors import BudgetError, ConfigError, LedgerError
+from fedmesh.privacy import Anchor, FileLedger, epsilon, renyi
 from fedmesh.privacy.accountant import sampled_gaussian
-from fedmesh.privacy.chain import Charge, charge_line, opening_line, parse
+from fedmesh.privacy.chain import Charge, entry_line, opening_line, parse
 from fedmesh.privacy.clipping import add_clipped
+from fedmesh.privacy.entries import Entry, Opening, Settlement, TaskBudget
 from fedmesh.types import PrivacyEvent
 
 DELTA = 1e-5
@@ -70,34 +76,120 @@ CHARGES = st.builds(
 )
 
 
-def written(charges: list[Charge]) -> bytes:
-    data, head = opening_line(8.0, DELTA)
-    for charge in charges:
-        line, head = charge_line(charge, head)
+ENTRIES = st.lists(
+    CHARGES
+    | st.builds(TaskBudget, st.text("abc", min_size=1, max_size=4), st.floats(0.1, 9.0), st.floats(1e-9, 0.5))
+    | st.builds(Settlement, st.just(1), CHARGES.map(lambda charge: PrivacyEvent("m", charge.event.parameters))),
+    max_size=4,
+).map(lambda entries: [Charge(PrivacyEvent("m", {})), *entries])
+OPENINGS = st.builds(Opening, st.floats(0.1, 9.0), st.floats(1e-9, 0.5), st.sampled_from(["example", "client"]))
+
+
+def written(entries: list[Entry], opening: Opening) -> bytes:
+    data, head = opening_line(opening)
+    for entry in entries:
+        line, head = entry_line(entry, head)
         data += line
     return data
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(CHARGES, max_size=4))
-def test_what_was_written_is_read(charges: list[Charge]) -> None:
-    chain = parse(written(charges))
+@given(ENTRIES, OPENINGS)
+def test_what_was_written_is_read(entries: list[Entry], opening: Opening) -> None:
+    chain = parse(written(entries, opening))
+    assert list(chain.entries) == entries
+    charges = [entry for entry in entries if isinstance(entry, Charge)]
     assert list(chain.charges) == charges
     assert [c.event.label for c in chain.charges] == [c.event.label for c in charges]
-    assert (chain.epsilon, chain.delta) == (8.0, DELTA)
-    assert [head.entries for head in chain.heads] == list(range(1, len(charges) + 2))
+    assert chain.opening == opening
+    assert [head.entries for head in chain.heads] == list(range(1, len(entries) + 2))
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(CHARGES, max_size=4), st.floats(0, 1))
-def test_a_crash_at_any_byte_leaves_whole_entries(charges: list[Charge], share: float) -> None:
-    """The charges of a prefix of the file are a prefix of the charges, and its size is that of whole lines."""
-    data = written(charges)
+@given(ENTRIES, OPENINGS, st.floats(0, 1))
+def test_a_crash_at_any_byte_leaves_whole_entries(entries: list[Entry], opening: Opening, share: float) -> None:
+    """The entries of a prefix of the file are a prefix of the entries, and its size is that of whole lines."""
+    data = written(entries, opening)
     cut = data[: int(share * len(data))]
     chain = parse(cut)
-    assert list(chain.charges) == charges[: len(chain.charges)]
+    assert list(chain.entries) == entries[: len(chain.entries)]
     assert cut[: chain.size] == b"".join(cut.splitlines(keepends=True)[: len(chain.heads)])
     assert b"\n" not in cut[chain.size :]
+
+
+CURVES = arrays(
+    np.int64, renyi.ORDERS.size, elements=st.integers(0, 1 << 40) | st.integers(0, 1 << 61) | st.just(1 << 61)
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(CURVES, CURVES, CURVES, st.integers(1, 10**6), st.integers(1, 10**20))
+def test_curves_add_exactly(a: renyi.Curve, b: renyi.Curve, c: renyi.Curve, few: int, many: int) -> None:
+    """added is associative and commutative, nothing() is its zero, and times is repeated addition."""
+    assert (renyi.added(a, renyi.added(b, c)) == renyi.added(renyi.added(a, b), c)).all()
+    assert (renyi.added(a, b) == renyi.added(b, a)).all()
+    assert (renyi.added(a, renyi.nothing()) == a).all()
+    for count in (few, many):
+        exact = [min(int(value) * count, 1 << 61) for value in a]
+        assert (renyi.times(a, count) == exact).all()
+        assert (renyi.times(a, count + 1) == renyi.added(renyi.times(a, count), a)).all()
+
+
+VARIANCES = st.sampled_from([20_000.0, 30_000.0, 50_000.0])
+ACTIONS = st.lists(
+    st.tuples(st.just("charge"), st.sampled_from("ab"), VARIANCES)
+    | st.tuples(st.just("settle"), st.integers(1, 8), VARIANCES)
+    | st.tuples(st.just("open"), st.none(), st.none()),
+    max_size=12,
+)
+
+
+def summed(variance: float, label: str = "") -> PrivacyEvent:
+    return PrivacyEvent("skellam", {"l2": 100.0, "l1": 1e4, "variance": variance}, 1, label)
+
+
+@settings(deadline=None, max_examples=60)
+@given(ACTIONS)
+def test_a_ledger_is_the_sum_of_what_was_let_in(actions: list[tuple]) -> None:
+    """Against a plain list: what is refused leaves no trace, no budget is ever passed, reopening changes nothing."""
+    model: dict[int, tuple[str, float]] = {}  # entry -> task, variance that counts
+    settled: set[object] = set()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        anchor = Anchor.create(Path(folder) / "device.anchor")
+
+        def opened() -> FileLedger:
+            return stack.enter_context(
+                FileLedger(Path(folder) / "l", epsilon=8.0, delta=DELTA, level="client", anchor=anchor)
+            )
+
+        ledger = opened()
+        for what, where, variance in actions:
+            if what == "open":
+                ledger.close()
+                ledger = opened()
+                continue
+            try:
+                act(ledger, where, variance)
+            except (BudgetError, ConfigError, LedgerError):
+                continue
+            if what == "charge":
+                model[ledger.last_charge] = (where, variance)
+            else:
+                assert where not in settled
+                assert variance >= model[where][1]
+                settled.add(where)
+                model[where] = (model[where][0], variance)
+            for name, budget in ((None, 8.0), ("a", 6.0), ("b", 6.0)):
+                spent = by_rdp([summed(v) for task, v in model.values() if name in {None, task}])
+                assert ledger.epsilon(task=name) == spent <= budget
+            assert anchor.heads() == {"client": ledger.head}
+
+
+def act(ledger: FileLedger, where: str | int, variance: float) -> None:
+    if isinstance(where, str):
+        ledger.for_task(where, epsilon=6.0, delta=DELTA).charge(summed(variance, f"{where}/round"))
+    else:
+        ledger.settle(where, summed(variance))
 
 
 ROWS = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 8)), elements=st.floats(width=32))

@@ -44,6 +44,12 @@ def micro_batches(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Per-example gradients one example at a time: the slow twin, [B, P]."""
     rows = []
     for one_x, one_y in zip(x.split(1), y.split(1), strict=True):
-        gradients = torch.autograd.grad(F.cross_entropy(model(one_x), one_y), list(model.parameters()))
-        rows.append(torch.cat([g.reshape(-1) for g in gradients]))
+        gradients = torch.autograd.grad(
+            F.cross_entropy(model(one_x), one_y), list(model.parameters()), allow_unused=True
+        )
+        rows.append(torch.cat([_flat(p, g) for p, g in zip(model.parameters(), gradients, strict=True)]))
     return torch.stack(rows)
+
+
+def _flat(parameter: Tensor, gradient: Tensor | None) -> Tensor:
+    return torch.zeros_like(parameter).reshape(-1) if gradient is None else gradient.reshape(-1)

@@ -7,6 +7,7 @@ import pytest
 
 from fedmesh.client.identities import (
     AGGREGATOR,
+    anchor_path,
     create_identities,
     device_name,
     open_identity,
@@ -14,6 +15,7 @@ from fedmesh.client.identities import (
     store_path,
 )
 from fedmesh.errors import ConfigError
+from fedmesh.privacy import Anchor, Head
 
 
 def mode(path: Path) -> int:
@@ -30,6 +32,28 @@ def test_everybody_gets_an_identity_of_their_own(tmp_path: Path) -> None:
         assert mode(folder / f"{name}.key") == 0o600
         assert len((folder / f"{name}.key").read_bytes()) == 32
     assert mode(folder) == 0o700
+
+
+def test_a_device_gets_an_anchor_with_its_key_and_never_again(tmp_path: Path) -> None:
+    create_identities(tmp_path, 2)
+    for name in ("device-0", "device-1"):
+        assert Anchor(anchor_path(tmp_path, name)).heads() == {}
+        assert mode(tmp_path / f"{name}.anchor") == 0o600
+    assert not anchor_path(tmp_path, AGGREGATOR).exists()
+    anchor_path(tmp_path, "device-1").unlink()
+    create_identities(tmp_path, 3)
+    assert not anchor_path(tmp_path, "device-1").exists()
+    assert anchor_path(tmp_path, "device-2").exists()
+
+
+def test_an_anchor_outlives_a_key_that_is_made_anew(tmp_path: Path) -> None:
+    create_identities(tmp_path, 1)
+    head = Head(3, 64 * "a")
+    Anchor(anchor_path(tmp_path, "device-0")).advance("example", head)
+    (tmp_path / "device-0.key").unlink()
+    (tmp_path / "roster.cbor").unlink()
+    create_identities(tmp_path, 1)
+    assert Anchor(anchor_path(tmp_path, "device-0")).heads() == {"example": head}
 
 
 def test_what_is_there_is_kept(tmp_path: Path) -> None:

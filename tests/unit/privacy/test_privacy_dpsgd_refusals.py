@@ -1,5 +1,6 @@
 """What DP-SGD refuses, and what it leaves as it was."""
 
+import inspect
 import itertools
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ from small_cnn import cnn, images, settings
 from torch import Tensor, nn
 
 from fedmesh.errors import ConfigError, TrustError
-from fedmesh.privacy import DpSgd, KeyedNoise
+from fedmesh.privacy import DpSettings, DpSgd, KeyedNoise
 
 
 class InPlace(nn.Module):
@@ -53,6 +54,42 @@ def test_an_output_changed_in_place_is_caught() -> None:
         DpSgd(InPlace(), settings(), learning_rate=0.1).fit(x, y, KeyedNoise(1))
 
 
+class Pieces(nn.Module):
+    """Takes each row of an image for an example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(0, 2)).view(-1, 8, 5).sum(1)
+
+
+def test_a_layer_that_sees_pieces_of_examples_is_caught() -> None:
+    """Each piece would be clipped for itself, and an example count eightfold."""
+    x, y = images()
+    with pytest.raises(ConfigError, match=r"saw \d+ rows for \d+ examples"):
+        DpSgd(Pieces(), settings(), learning_rate=0.1).fit(x, y, KeyedNoise(1))
+
+
+def test_sampling_is_by_coins_and_cannot_be_turned_off() -> None:
+    """Neither the trainer nor its settings have a batch size, a sampler, an order or an argument for more options."""
+    taken = {*inspect.signature(DpSgd).parameters, *inspect.signature(DpSgd.fit).parameters}
+    assert taken == {
+        "model",
+        "settings",
+        "learning_rate",
+        "momentum",
+        "loss",
+        "gradient_bytes",
+        "self",
+        "x",
+        "y",
+        "noise",
+    }
+    assert not {name for name in DpSettings.__dataclass_fields__ if "batch" in name} - {"expected_batch"}
+
+
 def constant_buffer() -> nn.Module:
     model = cnn()
     model.register_buffer("offset", torch.zeros(1))
@@ -70,6 +107,7 @@ def frozen() -> nn.Module:
         (lambda: nn.Sequential(cnn(), nn.BatchNorm1d(5, track_running_stats=False)), "BatchNorm1d"),
         (lambda: nn.Sequential(cnn(), nn.Dropout(0.5)), "Dropout"),
         (lambda: nn.Sequential(cnn(), nn.ReLU(inplace=True)), "inplace=False"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), "padding_mode"),
         (constant_buffer, "offset"),
         (frozen, "no trainable parameter"),
     ],

@@ -13,6 +13,26 @@ from fedmesh.types import Ledger, PrivacyEvent
 
 ROUND = DpSettings(8.0, 1e-5, 1.0, 2.0, 0.25, 4, 32.0).event("digits/round")
 
+FORMAT_1 = (
+    b"5c1a27fda8ec7aba2d715631acf1b36df3f0f5463b93b2b26c4cc8b65811d1f1 "
+    b'{"delta":1e-05,"entry":0,"epsilon":8.0,"format":"fedmesh-ledger/1"}\n'
+    b"7bf293fd655a336188a32990a21344fd6ba5a084cffc384af544ede693b8c81b "
+    b'{"count":4,"entry":1,"label":"digits/round","mechanism":"sampled_gaussian",'
+    b'"parameters":{"noise_multiplier":2.0,"sample_rate":0.25},"release":"r1"}\n'
+)
+FORMAT_2 = (
+    b"2c5495756aa935ef7078c16563ac4fa2afe7d9918aeefc0e1fd523c9263a6090 "
+    b'{"delta":1e-05,"entry":0,"epsilon":8.0,"format":"fedmesh-ledger/2","level":"example"}\n'
+    b"9c3700c3824eacb739dcdaf176e0895b98ca22a53fc36b8e6ad08e56c7f7c1cf "
+    b'{"delta":1e-06,"entry":1,"epsilon":4.0,"task":"digits"}\n'
+    b"db0473ec035ea8d7b261f321ae0fcf0bdad4d1727c780527a72d9b760623b677 "
+    b'{"count":4,"entry":2,"label":"digits/round","mechanism":"sampled_gaussian",'
+    b'"parameters":{"noise_multiplier":2.0,"sample_rate":0.25},"release":"r1"}\n'
+    b"592149a5298cb026219efad06d94bcb83326d72319c9126f449f9ee1716f4cbb "
+    b'{"count":4,"entry":3,"mechanism":"sampled_gaussian",'
+    b'"parameters":{"noise_multiplier":2.5,"sample_rate":0.25},"settles":2}\n'
+)
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -42,14 +62,36 @@ def test_a_ledger_remembers_what_was_charged(path: Path) -> None:
 def test_the_bytes_of_a_ledger_are_pinned(path: Path) -> None:
     """Golden bytes: a ledger of today is read tomorrow."""
     with opened(path) as ledger:
-        ledger.charge(ROUND, release_id="r1")
-    assert path.read_bytes() == (
-        b"5c1a27fda8ec7aba2d715631acf1b36df3f0f5463b93b2b26c4cc8b65811d1f1 "
-        b'{"delta":1e-05,"entry":0,"epsilon":8.0,"format":"fedmesh-ledger/1"}\n'
-        b"7bf293fd655a336188a32990a21344fd6ba5a084cffc384af544ede693b8c81b "
-        b'{"count":4,"entry":1,"label":"digits/round","mechanism":"sampled_gaussian",'
-        b'"parameters":{"noise_multiplier":2.0,"sample_rate":0.25},"release":"r1"}\n'
-    )
+        ledger.for_task("digits", epsilon=4.0, delta=1e-6).charge(ROUND, release_id="r1")
+        ledger.settle(2, PrivacyEvent(ROUND.mechanism, {**ROUND.parameters, "noise_multiplier": 2.5}, ROUND.count))
+    assert path.read_bytes() == FORMAT_2
+
+
+def test_a_ledger_of_format_1_is_read_and_continued(path: Path) -> None:
+    path.write_bytes(FORMAT_1)
+    with opened(path) as ledger:
+        assert ledger.level == "example"
+        assert [charge.event for charge in ledger.charges] == [ROUND]
+        ledger.charge(ROUND)
+        ledger.for_task("digits", epsilon=4.0, delta=1e-5).charge(ROUND)  # whose budget it does not keep
+        with pytest.raises(ConfigError, match="has no settlements"):
+            ledger.settle(1, ROUND)
+        assert ledger.head.entries == 4
+    assert path.read_bytes().startswith(FORMAT_1)
+    assert path.read_bytes().count(b"\n") == 4
+    with opened(path) as ledger:
+        assert ledger.epsilon() == epsilon([ROUND] * 3, 1e-5)
+    with pytest.raises(ConfigError, match="is of the example level, the client level was asked for"):
+        opened(path, level="client")
+
+
+def test_an_interrupted_creation_by_an_earlier_version_is_taken_up_again(path: Path) -> None:
+    path.write_bytes(FORMAT_1[:90])
+    opened(path).close()
+    assert b"fedmesh-ledger/2" in path.read_bytes()
+    path.write_bytes(FORMAT_1[:90])
+    with pytest.raises(LedgerError, match="not a privacy ledger"):
+        opened(path, level="client")
 
 
 def test_a_file_ledger_is_a_ledger(path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import fedmesh.privacy
 from fedmesh.errors import ConfigError
 from fedmesh.privacy import KeyedNoise, SystemNoise
+from fedmesh.privacy.noise import draw_words
 
 
 def test_the_same_seed_and_labels_repeat_the_draws() -> None:
@@ -39,6 +40,18 @@ def test_keyed_draws_are_pinned() -> None:
     noise = KeyedNoise(1, "golden", 2)
     assert noise.uniform(2).tolist() == pytest.approx(GOLDEN_UNIFORMS, abs=0)
     assert noise.normal(2).tolist() == pytest.approx(GOLDEN_NORMALS, rel=1e-14)
+
+
+def test_words_are_the_stream_that_uniforms_are_made_of() -> None:
+    words, uniforms = KeyedNoise(1, "words"), KeyedNoise(1, "words")
+    for size in (5, 40_000, 1):
+        assert ((words.words(size) >> np.uint64(11)) * 2.0**-53 == uniforms.uniform(size)).all()
+
+
+def test_a_numpy_generator_draws_words_of_64_bits_for_tests() -> None:
+    words = draw_words(np.random.default_rng(1), 1000)
+    assert words.dtype == np.uint64
+    assert words.max() >= 1 << 63
 
 
 GOLDEN_UNIFORMS = [0.9775840988984964, 0.2719683643144343]
