@@ -9,7 +9,7 @@ from torch import nn
 
 from fedmesh.errors import ConfigError
 
-__all__ = ["digits_cnn", "fashion_cnn", "har_cnn", "lenet"]
+__all__ = ["digits_cnn", "fashion_cnn", "har_cnn", "lenet", "linear_head"]
 
 
 def digits_cnn(input_shape: tuple[int, ...], classes: int, *, width: int = 12) -> nn.Module:
@@ -72,6 +72,21 @@ def har_cnn(input_shape: tuple[int, ...], classes: int, *, width: int = 32) -> n
         nn.Flatten(),
     )
     return _with_head(features, input_shape, (64, classes))
+
+
+def linear_head(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Softmax regression on vectors of fixed features [width], without a bias: the features end with a constant.
+
+    Starts at zero: its loss is convex, and no draw shows in the result.
+    """
+    if len(input_shape) != 1:
+        raise ConfigError(
+            f"model linear_head takes vectors, examples of shape [width], not {list(input_shape)}: add a [features] "
+            "section, or choose another [model] name"
+        )
+    layer = nn.Linear(input_shape[0], classes, bias=False)
+    nn.init.zeros_(layer.weight)
+    return nn.Sequential(layer)
 
 
 def _channels(name: str, input_shape: tuple[int, ...], *, dimensions: int) -> int:

@@ -6,8 +6,8 @@ added to anything: the second starts from the residual that the first started fr
 
 from flwr.app import Context
 
+from fedmesh.client.assignment import Assignment, Trained
 from fedmesh.client.task import Task
-from fedmesh.client.trainer import Assignment, Trained
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.types import Float32
 

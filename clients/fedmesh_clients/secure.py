@@ -1,6 +1,5 @@
 """How a client app takes part in secure aggregation: its credentials from a folder, its terms from its task."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from flwr.app import Context
@@ -53,6 +52,7 @@ def terms_of(task: Task, layout: Layout, *, floor: Policy | None = None) -> Term
         bits=task.bits,
         weight_cap=task.weight_cap,
         reported=task.reported,
-        privacy=None if task.dp is None else asdict(task.dp),
-        floor=Policy() if floor is None else floor,
+        privacy=task.privacy,
+        summed=task.summed,
+        floor=Policy(largest_cohort=task.group_size) if floor is None else floor,
     )

@@ -1,27 +1,28 @@
-"""What the client apps share: Flower messages on one side, `fedmesh.client.Trainer` on the other.
+"""What the client apps share: Flower messages on one side, a trainer (`fedmesh.client`) on the other.
 
 A train message holds ``arrays/model`` (float32 [P], the global weights) and ``config`` with ``server-round`` and, for
-the integer codec, ``delta-ranges``; the reply holds ``update/delta`` (uint8 [n], a packet) and nothing else, except
-``metrics/num-examples`` where the task weights by examples. Where the task is under secure aggregation, a train message
-also belongs to a session (`fedmesh.flower.secure`), and of the reply there is only the masked input. There is no
-evaluate handler: a device's metrics are its data's. Devices are told apart by ``partition-id`` in the node's
-configuration.
+the integer codec, ``delta-ranges`` (of a private sum: its clip); the reply holds ``update/delta`` (uint8 [n], a packet)
+and nothing else, except ``metrics/num-examples`` where the task weights by examples. Where the task is under secure
+aggregation, a train message also belongs to a session (`fedmesh.flower.secure`), and of the reply there is only the
+masked input. There is no evaluate handler: a device's metrics are its data's. Devices are told apart by
+``partition-id`` in the node's configuration.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedmesh.client.cohort import Cohort, Member, cohort_size
+from fedmesh.client.assignment import Assignment, TaskTrainer, Trained, check_examples, check_weights
 from fedmesh.client.ledgers import open_ledger
 from fedmesh.client.randomness import batch_order
+from fedmesh.client.release import encode
 from fedmesh.client.task import Task
-from fedmesh.client.trainer import Assignment, Trained, Trainer, check_examples, encode
 from fedmesh.errors import ConfigError, DecodeError
 from fedmesh.flower import SecureClient, Turn, discreet
 from fedmesh.flower.arrays import vector, vector_record
@@ -31,6 +32,9 @@ from fedmesh.quantization.codec import DeltaCodec
 from fedmesh.types import Examples
 from fedmesh_clients.residual import keep_residual, residual_in
 from fedmesh_clients.secure import FolderCredentials, partition_in, terms_of
+
+if TYPE_CHECKING:
+    from fedmesh.client.cohort import Cohort
 
 __all__ = ["DataSource", "TrainingApp"]
 
@@ -56,22 +60,32 @@ class TrainingApp(ClientApp):
         data: where a device's examples come from.
         ledgers: folder of the devices' privacy ledgers; needed if the task is private.
         identities: folder of the devices' identities; needed if the task is under secure aggregation.
+        trainer: of the task; None: the torch one, which can also train several devices at once.
 
     Raises:
         ConfigError: the task is impossible, or a folder that it needs is missing.
     """
 
-    def __init__(self, task: Task, data: DataSource, *, ledgers: Path | None, identities: Path | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        data: DataSource,
+        *,
+        ledgers: Path | None,
+        identities: Path | None = None,
+        trainer: TaskTrainer | None = None,
+    ) -> None:
         super().__init__()
-        if task.dp is not None and ledgers is None:
+        if task.budget is not None and ledgers is None:
             raise ConfigError(f"task {task.name} trains under a privacy budget: say where its ledgers are kept")
         self.task = task
         self._data = data
         self._ledgers = ledgers
-        self._trainer = Trainer.of(task)
-        self._cohort = Cohort(task, self._trainer.model, self._trainer.parameters)
-        self.cohort_size = cohort_size(task, self._trainer.model)
+        self._identities = identities
+        self._cohort: Cohort | None = None
+        self.cohort_size = 1
         """Devices that `train_cohort` is best given at once; 1 where training them one by one is as fast."""
+        self._trainer = self._torch_trainer() if trainer is None else trainer
         self._secure = self._secure_client(identities) if task.secure_aggregation else None
         self._guarded: Callable[[], AbstractContextManager[None]] = discreet if self._secure else nullcontext
         self.train()(self._train)
@@ -84,8 +98,12 @@ class TrainingApp(ClientApp):
         Raises:
             ConfigError: the task is private: a cohort is trained by plain SGD, and nobody would pay.
         """
-        if self.task.dp is not None:
+        if self.task.budget is not None:
             raise ConfigError(f"task {self.task.name} is private: its devices train one at a time, under their ledgers")
+        if self._cohort is None:
+            raise ConfigError(f"task {self.task.name} has a trainer that takes one device at a time")
+        from fedmesh.client.cohort import Member
+
         outcomes: list[RecordDict | Exception] = []
         jobs: dict[int, _Job] = {}
         members: list[Member] = []
@@ -120,15 +138,32 @@ class TrainingApp(ClientApp):
         assert self._secure is not None
         return Message(self._secure.answer(message, context), reply_to=message)
 
+    def _torch_trainer(self) -> TaskTrainer:
+        from fedmesh.client.cohort import Cohort, cohort_size  # torch: not on a device that trains without it
+        from fedmesh.client.trainer import Trainer
+
+        trainer = Trainer.of(self.task)
+        self._cohort = Cohort(self.task, trainer.model, trainer.parameters)
+        self.cohort_size = cohort_size(self.task, trainer.model)
+        return trainer
+
     def _secure_client(self, identities: Path | None) -> SecureClient:
         if identities is None:
             raise ConfigError(f"task {self.task.name} is under secure aggregation: say where its identities are kept")
         return SecureClient(FolderCredentials(identities), terms_of(self.task, self._trainer.layout))
 
     def _ledger(self, device: int) -> AbstractContextManager[FileLedger | None]:
-        if self._ledgers is None or self.task.dp is None:
+        budget = self.task.budget
+        if self._ledgers is None or budget is None:
             return nullcontext()
-        return open_ledger(self._ledgers, device, self.task.dp)
+        return open_ledger(
+            self._ledgers,
+            device,
+            level=budget.level,
+            epsilon=budget.epsilon,
+            delta=budget.delta,
+            identities=self._identities,
+        )
 
     def _job(self, message: Message, context: Context) -> _Job:
         """Everything that can be refused about a train message is refused here: nothing is trained or paid for yet."""
@@ -136,12 +171,12 @@ class TrainingApp(ClientApp):
         with self._guarded():
             examples = self._data(device)
             check_examples(self.task, examples)
-        content, size = message.content, self._trainer.parameters.size
+        content, size = message.content, self._trainer.layout.size
         number, ranges = number_in(content), ranges_in(content) if self.task.codec == "integer" else []
         if "arrays" not in content.array_records:
             raise DecodeError(f"a train message without 'arrays' came: it holds {sorted(content)}")
         weights = vector(content.array_records["arrays"], "model", dtype="float32", max_bytes=4 * size)
-        self._trainer.parameters.check(weights)
+        check_weights(weights, size)
         residual = residual_in(context, self.task, number, size)
         turn = None if self._secure is None else self._secure.open(message, context)
         return _Job(context, Assignment(number, device, weights, ranges, residual), examples, turn)
@@ -159,6 +194,8 @@ class TrainingApp(ClientApp):
 
     def _masked(self, job: _Job, turn: Turn, trained: Trained) -> RecordDict:
         terms = terms_of(self.task, self._trainer.layout)
+        if trained.values is not None:
+            return turn.mask(trained.values, 1)
         codec = DeltaCodec(terms.layout, terms.bits, np.asarray(job.assignment.ranges, dtype=np.float32))
         codes = codec.codes(trained.packet, max_bytes=codec.packet_bytes)
         weight = terms.weight(len(job.examples)) if self.task.weighting == "examples" else 1

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import fedmesh.client.trainer  # noqa: F401 - torch: workers fork from a process that has imported this module
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError
 from fedmesh_clients.training import DataSource, TrainingApp

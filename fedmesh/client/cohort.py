@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedmesh.client.assignment import Fitted
 from fedmesh.client.parameters import FlatParameters
-from fedmesh.client.sgd import Fitted
 from fedmesh.client.task import Task
 from fedmesh.types import Examples, Float32
 
@@ -48,7 +48,7 @@ class Member:
 
 def cohort_size(task: Task, model: nn.Module) -> int:
     """How many devices to train at once; 1 where that is not faster. A fixed rule: the choice changes the last bits."""
-    if task.dp is not None or task.batching == "never":
+    if task.budget is not None or task.batching == "never":
         return 1
     if task.batching == "always":
         return SIZE

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedmesh.errors import ConfigError, DecodeError
+from fedmesh.client.assignment import check_weights
+from fedmesh.errors import ConfigError
 from fedmesh.types import Float32, Layout
 
 __all__ = ["FlatParameters"]
@@ -47,13 +48,7 @@ class FlatParameters:
 
     def check(self, weights: Float32) -> None:
         """Raises: DecodeError: the weights are not float32 [P], or not finite: they are not this model's."""
-        if weights.shape != (self.size,) or weights.dtype != np.float32:
-            raise DecodeError(
-                f"weights of shape {weights.shape} and type {weights.dtype} arrived; the model has {self.size} "
-                "float32 parameters: the task and the server disagree about the model"
-            )
-        if not np.isfinite(weights).all():
-            raise DecodeError("the weights that arrived hold NaN or infinity: the global model has diverged")
+        check_weights(weights, self.size)
 
     def link_gradients(self) -> None:
         """Points every parameter's gradient into `gradients`; something else may have taken them away."""

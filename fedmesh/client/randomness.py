@@ -8,16 +8,16 @@ import json
 
 import numpy as np
 
+from fedmesh.client.assignment import Assignment
 from fedmesh.client.task import Task
 from fedmesh.errors import DecodeError
 from fedmesh.privacy.ledger import release_id
 from fedmesh.privacy.noise import KeyedNoise, NoiseSource, SystemNoise
-from fedmesh.types import Float32
 
 __all__ = ["batch_order", "noise_of", "release_of", "rounding"]
 
 _BATCHES, _ROUNDING = 0, 1
-_AFTERWARDS = {"secure_aggregation", "weight_cap"}
+_AFTERWARDS = {"secure_aggregation", "weight_cap", "group_size"}
 """Keys of a task that say what becomes of an update: the release itself is the same with them and without."""
 
 
@@ -32,13 +32,13 @@ def rounding(task: Task, round_number: int, device: int) -> np.random.Generator:
 
 
 def noise_of(task: Task, release: str | None) -> NoiseSource:
-    """What DP-SGD samples and perturbs with; `release` as by `release_of`."""
+    """What a private release samples, rounds and perturbs with; `release` as by `release_of`."""
     if task.keyed_noise_seed is None or release is None:
         return SystemNoise()
-    return KeyedNoise(task.keyed_noise_seed, "dp-sgd", release)
+    return KeyedNoise(task.keyed_noise_seed, "noise", release)
 
 
-def release_of(task: Task, round_number: int, device: int, weights: Float32) -> str | None:
+def release_of(task: Task, assignment: Assignment) -> str | None:
     """Names one release of a simulated device; None on a real one, where no release can be repeated.
 
     It covers all that the release is a function of besides the device's data: running it again with the same noise
@@ -48,7 +48,9 @@ def release_of(task: Task, round_number: int, device: int, weights: Float32) -> 
         return None
     plain = {key: value for key, value in task.to_plain().items() if key not in _AFTERWARDS}
     public = json.dumps(plain, sort_keys=True)
-    return release_id(public, round_number, device, np.ascontiguousarray(weights).tobytes())
+    scales = np.asarray(assignment.ranges if task.summed else (), np.float64)
+    weights = np.ascontiguousarray(assignment.weights)
+    return release_id(public, assignment.round, assignment.device, scales.tobytes(), weights.tobytes())
 
 
 def _generator(task: Task, round_number: int, device: int, purpose: int) -> np.random.Generator:

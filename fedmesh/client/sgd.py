@@ -4,33 +4,19 @@ The loop touches the model's parameters as one vector and takes its batches as s
 on a 62k-parameter model a step costs what its forward and backward pass cost. The model is resident and reused.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedmesh.client.assignment import Fitted
 from fedmesh.client.parameters import FlatParameters
 from fedmesh.client.task import Task
 from fedmesh.types import Examples, Float32
 
-__all__ = ["Fitted", "LocalSgd"]
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """What came of training on one device.
-
-    Attributes:
-        delta: the change of the weights, float32 [P].
-        metrics: ``examples``, how many, and ``loss``, their mean cross-entropy in nats, each taken before its batch's
-            step in the last epoch (0 without examples). Empty under DP, which does not cover them.
-    """
-
-    delta: Float32
-    metrics: Mapping[str, float] = field(default_factory=dict)
+__all__ = ["LocalSgd"]
 
 
 class LocalSgd:

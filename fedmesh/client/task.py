@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 from fedmesh.errors import ConfigError
-from fedmesh.privacy.settings import DpSettings
+from fedmesh.privacy.settings import Budget, DpSettings
+from fedmesh.privacy.summed import SumSettings
 
 __all__ = ["Task"]
 
@@ -21,8 +22,10 @@ class Task:
         ranges: activation quantizer -> (scale, zero point), frozen public constants; empty if `training` is ``float``.
         training: ``qat`` or ``float``; scales: ``power-of-two`` or ``free``.
         codec: ``integer`` (b-bit stochastic rounding) or ``float32``.
+        dp: privacy of examples by noise on the device; summed: by noise in the secure sum; one of them, or none.
         secure_aggregation: a device answers inside the secure sum, and refuses to answer outside it.
         weight_cap: under secure aggregation no device weighs more than this; 1 if the weighting is ``uniform``.
+        group_size: most devices that a session of secure aggregation may have.
         keyed_noise_seed: None on a device (noise from the operating system); a simulation's seed makes it repeatable.
             A device takes a task `as_deployed`.
     """
@@ -45,14 +48,29 @@ class Task:
     momentum: float = 0.0
     batching: Literal["auto", "always", "never"] = "auto"
     dp: DpSettings | None = None
+    summed: SumSettings | None = None
     keyed_noise_seed: int | None = None
     secure_aggregation: bool = False
     weight_cap: int = 1
+    group_size: int = 128
+
+    @property
+    def budget(self) -> Budget | None:
+        """What a device may spend on this task; None: it is not private."""
+        if self.summed is not None:
+            return Budget(self.summed.level, self.summed.epsilon, self.summed.delta)
+        return None if self.dp is None else Budget("example", self.dp.epsilon, self.dp.delta)
+
+    @property
+    def privacy(self) -> dict[str, Any] | None:
+        """The public facts about its noise that a session of secure aggregation names, as plain data."""
+        settings = self.summed or self.dp
+        return None if settings is None else asdict(settings)
 
     @property
     def reported(self) -> tuple[str, ...]:
         """Names of the metrics that travel inside the secure sum: none without one, and none under DP."""
-        return ("examples", "loss") if self.secure_aggregation and self.dp is None else ()
+        return ("examples", "loss") if self.secure_aggregation and self.budget is None else ()
 
     def as_deployed(self) -> Self:
         """The task without a seed: whoever sends a task would otherwise choose the noise, and could subtract it."""
@@ -76,6 +94,8 @@ class Task:
         try:
             dp = values.pop("dp", None)
             values["dp"] = None if dp is None else DpSettings(**dp)
+            summed = values.pop("summed", None)
+            values["summed"] = None if summed is None else SumSettings.from_plain(summed)
             values["ranges"] = {name: (float(s), int(z)) for name, (s, z) in values.get("ranges", {}).items()}
             values["input_shape"] = tuple(values["input_shape"])
             return cls(**values)

@@ -6,11 +6,12 @@ before it has begun has less left to lose, and the keys are cheaper than a round
 """
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 from fedmesh.coordinator.attempt import Attempt
 from fedmesh.coordinator.convener import Belongs, Convener
-from fedmesh.coordinator.groups import SMALLEST_GROUP
 from fedmesh.coordinator.registry import Registry
+from fedmesh.errors import QuorumError
 from fedmesh.flower.secure import Order
 
 __all__ = ["Ahead", "Draw"]
@@ -49,12 +50,13 @@ class Ahead:
         if not settings.overlap or settings.rounds is None or number > settings.rounds or self._draw is None:
             return
         drawn = set(self._draw(number, available))
-        if len(drawn) < max(SMALLEST_GROUP, quorum) or drawn & set(lost) or self._registry.unknown(drawn):
+        if len(drawn) < self._convener.fewest(quorum) or drawn & set(lost) or self._registry.unknown(drawn):
             return
         names = self._registry.named(drawn)
         if len(names) == len(drawn):
             self._number = number
-            self._attempt = self._convener.open(number, names, None, quorum=quorum)
+            with suppress(QuorumError):  # the round itself will say so
+                self._attempt = self._convener.open(number, names, None, quorum=quorum)
 
     def orders(self) -> dict[int, Order]:
         """Node id -> what it is asked to do for the next round."""

@@ -11,10 +11,16 @@ import numpy as np
 
 from fedmesh.errors import ConfigError
 
-__all__ = ["SMALLEST_GROUP", "deal"]
+__all__ = ["SMALLEST_GROUP", "deal", "group_sizes"]
 
 SMALLEST_GROUP = 4
 """Below it no device takes part: see `fedmesh.secagg.Policy`."""
+
+
+def group_sizes(devices: int, size: int) -> tuple[int, ...]:
+    """How many members each group has when so many devices are dealt by `size`; see `deal`."""
+    count = min(-(-devices // size), devices // SMALLEST_GROUP)
+    return tuple(len(part) for part in np.array_split(np.arange(devices), count))
 
 
 def deal(nodes: Collection[int], size: int, *, key: Collection[int] | None = None) -> tuple[tuple[int, ...], ...]:
@@ -33,5 +39,5 @@ def deal(nodes: Collection[int], size: int, *, key: Collection[int] | None = Non
         raise ConfigError(f"{len(nodes)} devices in groups of {size}: both are at least {SMALLEST_GROUP}")
     rng = np.random.default_rng([*(key if key is not None else (secrets.randbits(128),))])
     order = rng.permutation(np.array(sorted(nodes), dtype=np.uint64))
-    count = min(-(-len(nodes) // size), len(nodes) // SMALLEST_GROUP)
-    return tuple(tuple(sorted(int(node) for node in part)) for part in np.array_split(order, count))
+    ends = np.cumsum(group_sizes(len(nodes), size))
+    return tuple(tuple(sorted(int(node) for node in part)) for part in np.split(order, ends[:-1]))

@@ -112,7 +112,7 @@ class SecureRound:
 
     def _convened(self) -> Attempt:
         names = {node: name for node, name in self._names.items() if node not in self._gone}
-        wanted = max(SMALLEST_GROUP, self._quorum)
+        wanted = self._convener.fewest(self._quorum)
         if len(names) < wanted:
             raise self._reason(len(names), wanted)
         belongs, tried = self._instructions.belongs, len(self._attempts)
@@ -189,15 +189,16 @@ class SecureRound:
             self._ahead.hear(node, answer_in(reply.content, AHEAD, max_bytes=self._ahead.max_answer_bytes(node)))
 
     def _finish(self, attempt: Attempt) -> Outcome:
-        results, size = attempt.results, self._strategy.layout.size
+        results, settings = attempt.results, self._convener.settings
         survivors = sum(len(result.survivors) for result in results)
         if not results or survivors < self._quorum:
             raise self._reason(survivors, self._quorum)
         total, weight = results[0].total.copy(), sum(result.weight for result in results)
         for result in results[1:]:
             total += result.total
+        size = len(total) - settings.metrics.length
         arrays = self._strategy.apply_sum(total[:size], weight)
-        reported = self._convener.settings.metrics.decode(total[size:], weight)
+        reported = settings.metrics.decode(total[size:], weight)
         metrics = MetricRecord({"survivors": survivors, "weight": weight, **reported})
         return self._outcome(Outcome(arrays, survivors, metrics))
 

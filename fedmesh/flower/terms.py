@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmesh.errors import SecAggError
+from fedmesh.privacy.summed import SumSettings
 from fedmesh.secagg import MetricCodec, Policy, SessionHeader
 from fedmesh.types import Layout
 
@@ -31,6 +32,7 @@ class Terms:
         weight_cap: largest weight of a device.
         reported: metrics that ride behind the codes.
         privacy: facts about the noise in the device's own codes; None if there is none.
+        summed: of a task whose noise is complete in the sum only; its inputs are taken modulo the ring.
         floor: the least that the device accepts of cohort, threshold and sum.
     """
 
@@ -40,19 +42,27 @@ class Terms:
     weight_cap: int = 1
     reported: tuple[str, ...] = ()
     privacy: Mapping[str, Any] | None = None
+    summed: SumSettings | None = None
     floor: Policy = field(default_factory=Policy)
 
     @property
     def length(self) -> int:
-        """Elements of an input: the codes, then the digits of the metrics."""
-        return self.layout.size + self._metrics.length
+        """Elements of an input: the codes and the digits of the metrics, or those of a private sum."""
+        return self.layout.size + self._metrics.length if self.summed is None else self.summed.length
 
     @property
     def policy(self) -> Policy:
         """The floor, with what the task fixes."""
+        floor, summed = self.floor, self.summed
+        if summed is not None:  # a smaller sum would carry less noise than was paid for
+            floor = dataclasses.replace(
+                floor,
+                min_survivors=max(floor.min_survivors, summed.smallest_sum),
+                modular=True,
+            )
         return dataclasses.replace(
-            self.floor,
-            value_bits=self.bits,
+            floor,
+            value_bits=1 if summed else self.bits,
             max_weight_cap=self.weight_cap,
             max_length=self.length,
             layout_hash=self.layout.digest,
@@ -67,6 +77,8 @@ class Terms:
                 device does not add.
         """
         wanted = {"task": self.task, "length": self.length, "weight_cap": self.weight_cap}
+        if self.summed is not None:
+            wanted["ring_bits"] = self.summed.bits
         for name, value in wanted.items():
             if getattr(header, name) != value:
                 raise SecAggError(

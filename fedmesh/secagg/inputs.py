@@ -15,13 +15,16 @@ from fedmesh.secagg.header import SessionHeader
 __all__ = ["check_input"]
 
 
-def check_input(header: SessionHeader, vector: NDArray[np.int64], weight: int) -> NDArray[np.unsignedinteger[Any]]:
+def check_input(
+    header: SessionHeader, vector: NDArray[np.int64], weight: int, *, modular: bool = False
+) -> NDArray[np.unsignedinteger[Any]]:
     """The product weight * vector, then the weight: [header.length + 1] of the ring's type, not reduced yet.
 
     Args:
         header: of the session; checked by the policy before.
         vector: whole numbers [header.length], dense.
         weight: 1 to header.weight_cap.
+        modular: the sum may wrap around: values of any size count modulo the ring.
 
     Raises:
         SecAggError: a value, the length, the type or the weight does not fit the header; nothing of the values is told.
@@ -39,7 +42,7 @@ def check_input(header: SessionHeader, vector: NDArray[np.int64], weight: int) -
             f"the input is of shape {list(vector.shape)}, the session is about [{header.length}]", code="input"
         )
     bound = header.ring.largest_value(len(header.cohort), header.weight_cap)
-    if int(vector.max()) > bound or int(vector.min()) < -bound:
+    if not modular and (int(vector.max()) > bound or int(vector.min()) < -bound):
         raise SecAggError(
             f"the input has values beyond {bound}, which {header.ring_bits} bits do not hold for "
             f"{len(header.cohort)} devices with weights up to {header.weight_cap}",

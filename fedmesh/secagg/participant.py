@@ -121,7 +121,7 @@ class Participant:
         self._admit(header)
         if header.model_hash is None:
             raise SecAggError("the header leaves its model open: join() it, and supply() the input", code="input")
-        checked = check_input(header, vector, weight)
+        checked = check_input(header, vector, weight, modular=self._policy.modular)
         message, state = self._enter(header), self._session()
         state.input = checked
         state.context = input_context(state.session, header.model_hash, header.scale_hash or b"")
@@ -169,7 +169,7 @@ class Participant:
         state = self._session()
         if state.input is not None or state.step not in {"advertised", "shared", "delivered"}:
             raise SecAggError("this session has its input already: one leaves a device in a round", code="turn")
-        checked = check_input(state.header, vector, weight)
+        checked = check_input(state.header, vector, weight, modular=self._policy.modular)
         hashes = _bound(state.header, model_hash, scale_hash)
         self._policy.check_input(*hashes)
         context = input_context(state.session, *hashes)

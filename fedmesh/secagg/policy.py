@@ -28,6 +28,7 @@ class Policy:
         min_survivors: fewest inputs in a sum, beyond the header's own threshold.
         value_bits: the ring must have room for values of this width at the header's own n and weight cap.
         max_ring_bits, max_length, max_weight_cap: bounds on what a header can make the device compute and keep.
+        modular: inputs are taken modulo the ring, as a noise mechanism with a bound of its own wants it: sums may wrap.
         min_noise_multiplier, max_clip: of the header's ``privacy``, which must then name them.
         privacy, layout_hash, scale_hash, model_hash: must be exactly these; the device knows them of its own.
     """
@@ -40,6 +41,7 @@ class Policy:
     max_ring_bits: int = 62
     max_length: int = 1 << 28
     max_weight_cap: int = 1 << 31
+    modular: bool = False
     min_noise_multiplier: float | None = None
     max_clip: float | None = None
     privacy: Any = None

@@ -20,8 +20,10 @@ from fedmesh.clock import Clock, SystemClock
 from fedmesh.errors import ConfigError, DecodeError, QuorumError, RoundError
 from fedmesh.flower.arrays import unpack, vector, vector_record
 from fedmesh.flower.records import excerpt
+from fedmesh.privacy.summed import SumSettings
 from fedmesh.quantization.codec import DeltaCodec, FloatCodec, PacketSum, RangePolicy, dequantize_sum
 from fedmesh.types import Float32, Layout
+from fedmesh_strategies.private_sum import PrivateSum
 
 __all__ = ["FedAvg", "build"]
 
@@ -44,6 +46,8 @@ class FedAvg(Strategy):
         min_available: a round waits until so many nodes are there, and never for fewer than the quorum.
         patience_s: longest such wait, in seconds of `clock`.
         clock: what the wait is measured on.
+        summed: the devices' noise is complete in the secure sum only, which is then needed; see `PrivateSum`.
+        noise_seed: see `PrivateSum`.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -66,6 +70,8 @@ class FedAvg(Strategy):
         min_available: int = 1,
         patience_s: float = 60.0,
         clock: Clock | None = None,
+        summed: SumSettings | None = None,
+        noise_seed: int | None = None,
     ) -> None:
         _check("codec", codec, codec in {"integer", "float32"}, "'integer' or 'float32'")
         _check("fraction", fraction, 0 < fraction <= 1, "a share above 0 and up to 1")
@@ -88,6 +94,7 @@ class FedAvg(Strategy):
         self._clock = SystemClock() if clock is None else clock
         self.refused: dict[int, str] = {}
         """Node id -> why its packet was not used in the last round."""
+        self._private = None if summed is None else PrivateSum(summed, noise_seed=noise_seed)
         self._weights: Float32 | None = None
         self._codec: DeltaCodec | FloatCodec | None = None
 
@@ -101,10 +108,9 @@ class FedAvg(Strategy):
             DecodeError: the arrays are not of this model.
         """
         self._weights = self._flat(arrays)
-        self._codec = self._codec_for(self._weights)
         sent = config.copy()
         sent["server-round"] = server_round
-        sent["delta-ranges"] = self._codec.ranges.tolist() if isinstance(self._codec, DeltaCodec) else []
+        sent["delta-ranges"] = self._scales(server_round, self._weights)
         content = RecordDict({"arrays": vector_record("model", self._weights), "config": sent})
         nodes = self.drawn(server_round, self._available(grid))
         return [Message(content, node_id, MessageType.TRAIN, group_id=str(server_round)) for node_id in nodes]
@@ -118,6 +124,8 @@ class FedAvg(Strategy):
             QuorumError: fewer usable packets than the quorum.
             RoundError: `configure_train` was not called before.
         """
+        if self._private is not None:
+            raise RoundError("devices whose noise is complete in the sum only do not answer outside a secure sum")
         if self._codec is None:
             raise RoundError(f"round {server_round} is aggregated before it was configured")
         self.refused = {}
@@ -142,16 +150,17 @@ class FedAvg(Strategy):
         """The round's weights moved by the mean that a sum stands for: all that the rule needs of the devices.
 
         Args:
-            total: sum of weight * codes, int64 [P] (of weight * values, float32 [P], for the codec ``float32``).
+            total: sum of weight * codes, int64 [P] (of weight * values, float32 [P], for the codec ``float32``); of a
+                private sum the sum of inputs, int64 [length].
             weight: sum of the weights.
 
         Raises:
             RoundError: the result is not finite, or there is no round.
             DecodeError: the sum is not of this model.
         """
-        if self._weights is None or self._codec is None:
+        if self._weights is None:
             raise RoundError("a sum is applied before a round was configured")
-        delta = self.layout.flatten(dequantize_sum(total, weight, self._codec))
+        delta = self._mean(total, weight)
         moved = self.move(self._weights, delta)
         if not np.isfinite(moved).all():
             raise RoundError("the new weights are not finite: the round is dropped; lower the learning rate")
@@ -160,6 +169,21 @@ class FedAvg(Strategy):
     def move(self, weights: Float32, delta: Float32) -> Float32:
         """The new weights, float32 [P]: the step that a rule of the same kind replaces. `delta` is the mean."""
         return weights + np.float32(self.server_learning_rate) * delta
+
+    def _scales(self, server_round: int, weights: Float32) -> list[float]:
+        """What a device has to know to make its integers, from public state."""
+        if self._private is not None:
+            return self._private.begin(server_round, weights)
+        self._codec = self._codec_for(weights)
+        return [float(value) for value in self._codec.ranges] if isinstance(self._codec, DeltaCodec) else []
+
+    def _mean(self, total: NDArray[Any], weight: int) -> Float32:
+        """The mean change, float32 [P]."""
+        if self._private is not None:
+            return self._private.step(total, weight)
+        if self._codec is None:
+            raise RoundError("a sum is applied before a round was configured")
+        return self.layout.flatten(dequantize_sum(total, weight, self._codec))
 
     def configure_evaluate(
         self,
@@ -179,13 +203,15 @@ class FedAvg(Strategy):
         """Says nothing: the scenario is the summary."""
 
     def snapshot(self) -> dict[str, Any]:
-        """No state is kept between rounds: the weights are the coordinator's, the drawing follows from the seed."""
-        return {}
+        """The clip of a private sum, nothing else: the weights are the coordinator's, the drawing is the seed's."""
+        return {} if self._private is None else self._private.snapshot()
 
     def restore(self, state: Any) -> None:
-        """Forgets a round that was under way. Raises: ConfigError when `state` holds anything."""
-        if state:
-            raise ConfigError(f"a state with {sorted(state)} is not one of FedAvg's, which keeps none")
+        """Forgets a round that was under way. Raises: ConfigError when `state` holds what is not FedAvg's."""
+        if set(state) - ({"clip"} if self._private else set()):
+            raise ConfigError(f"a state with {sorted(state)} is not one of FedAvg's with these settings")
+        if self._private is not None:
+            self._private.restore(state)
         self._weights = self._codec = None
         self.refused = {}
 

@@ -95,7 +95,7 @@ def test_rounds_and_devices_draw_their_own_randomness_and_repeat_it() -> None:
 
 def test_a_real_device_repeats_nothing() -> None:
     task = training.task(keyed_noise_seed=None)
-    assert isinstance(noise_of(task, release_of(task, 1, 0, training.start())), SystemNoise)
+    assert isinstance(noise_of(task, release_of(task, assignment())), SystemNoise)
     draws = {rounding(task, 1, 0).integers(1 << 60) for _ in range(3)}
     assert len(draws) == 3
 
@@ -103,12 +103,12 @@ def test_a_real_device_repeats_nothing() -> None:
 def test_a_release_is_named_by_all_that_it_comes_from() -> None:
     weights = training.start()
     releases = {
-        release_of(training.task(), 1, 0, weights),
-        release_of(training.task(learning_rate=0.01), 1, 0, weights),
-        release_of(training.task(), 2, 0, weights),
-        release_of(training.task(), 1, 1, weights),
-        release_of(training.task(), 1, 0, weights + 1),
-        release_of(training.task(keyed_noise_seed=8), 1, 0, weights),
+        release_of(training.task(), assignment()),
+        release_of(training.task(learning_rate=0.01), assignment()),
+        release_of(training.task(), assignment(round=2)),
+        release_of(training.task(), assignment(device=1)),
+        release_of(training.task(), assignment(weights=weights + 1)),
+        release_of(training.task(keyed_noise_seed=8), assignment()),
     }
     assert len(releases) == 6
     assert None not in releases
@@ -117,7 +117,7 @@ def test_a_release_is_named_by_all_that_it_comes_from() -> None:
 
 def test_a_release_is_the_same_inside_a_secure_sum() -> None:
     first, second = (training.task(secure_aggregation=secure) for secure in (False, True))
-    assert release_of(first, 1, 0, training.start()) == release_of(second, 1, 0, training.start())
+    assert release_of(first, assignment()) == release_of(second, assignment())
 
 
 def test_a_private_round_is_paid_for_before_it_runs() -> None:
@@ -127,7 +127,7 @@ def test_a_private_round_is_paid_for_before_it_runs() -> None:
     ((event, release),) = ledger.charged
     assert event == training.DP.event()
     assert event.label == "test/round-3"
-    assert release == release_of(task, 3, 0, training.start())
+    assert release == release_of(task, assignment(round=3))
     before = trainer.parameters.values.clone()
     with pytest.raises(BudgetError):
         trainer.change(assignment(), training.examples(0), ledger=Recorder(BudgetError("no")))
@@ -148,7 +148,7 @@ def test_the_same_private_round_again_is_the_same_packet_and_free(tmp_path: Path
     trainer, examples = Trainer.of(training.int8_task(dp=training.DP)), training.examples(0, 30)
     packets = []
     for _ in range(2):
-        with open_ledger(tmp_path, 0, training.DP) as ledger:
+        with open_ledger(tmp_path, 0, epsilon=training.DP.epsilon, delta=training.DP.delta) as ledger:
             packets.append(trainer.train(assignment(), examples, ledger=ledger).packet)
             assert len(ledger.charges) == 1
     assert packets[0] == packets[1]
@@ -158,7 +158,7 @@ def test_the_same_private_round_again_is_the_same_packet_and_free(tmp_path: Path
 def test_a_device_over_its_budget_declines(tmp_path: Path) -> None:
     small = dataclasses.replace(training.DP, epsilon=0.3)
     trainer = Trainer.of(training.task(dp=small))
-    with open_ledger(tmp_path, 0, small) as ledger, pytest.raises(BudgetError):
+    with open_ledger(tmp_path, 0, epsilon=small.epsilon, delta=small.delta) as ledger, pytest.raises(BudgetError):
         trainer.train(assignment(), training.examples(0), ledger=ledger)
 
 

@@ -264,12 +264,12 @@ def test_one_bad_member_of_a_cohort_is_refused_alone(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_training_is_told_by_its_kind_only(tmp_path: Path) -> None:
-    """Flower's own nodes send the text of what was raised, and PyTorch's has a label in it."""
+    """Flower's own nodes send the text of what was raised, and this one has a label in it."""
 
-    def mislabelled(device: int) -> training.Examples:
-        return training.Examples(examples(device).x, np.full(len(examples(device)), 4321))
+    def unreadable(device: int) -> training.Examples:
+        raise IndexError(f"label 4321 of device {device}")
 
-    server, raised = serve(secure_task(), tmp_path, source=mislabelled), list[Exception]()
+    server, raised = serve(secure_task(), tmp_path, source=unreadable), list[Exception]()
     server.fleet._app = overheard(server.fleet._app, raised)
     with pytest.raises(SecAggError):
         server.round(1, training.start())

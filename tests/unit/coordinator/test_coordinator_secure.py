@@ -474,7 +474,7 @@ def test_a_server_that_is_not_on_the_roster_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"group_size": 3}, {"group_size": 129}, {"attempts": 0}, {"weight_cap": 0}, {"quorum": 0}, {"bits": 1}]
+    "setting", [{"group_size": 3}, {"group_size": 1025}, {"attempts": 0}, {"weight_cap": 0}, {"quorum": 0}, {"bits": 1}]
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):

@@ -7,7 +7,8 @@ import pytest
 
 from fedmesh.errors import SecAggError
 from fedmesh.flower.terms import Terms
-from fedmesh.secagg import MetricCodec, Policy, SessionHeader
+from fedmesh.privacy.summed import SumSettings
+from fedmesh.secagg import Identity, MetricCodec, Policy, Roster, SessionHeader
 from fedmesh.types import Layout
 
 LAYOUT = Layout(("w", "b"), ((2, 3), (2,)))
@@ -78,3 +79,48 @@ def test_another_session_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(SecAggError) as caught:
         TERMS.check(header(TERMS, **change))
     assert caught.value.code == "policy"
+
+
+SUMMED = SumSettings(
+    level="client",
+    epsilon=8.0,
+    delta=1e-5,
+    clip=1.0,
+    noise_multiplier=1.0,
+    honest=3,
+    colluders=1,
+    members=6,
+    size=8,
+    bits=18,
+    gamma=0.01,
+)
+PRIVATE = dataclasses.replace(TERMS, reported=(), weight_cap=1, summed=SUMMED, privacy=dataclasses.asdict(SUMMED))
+
+
+def private_header(**changes: object) -> SessionHeader:
+    facts = {"ring_bits": 18, "min_cohort": 4, "cohort": ("a", "b", "c", "d", "e"), "threshold": 4}
+    return header(PRIVATE, **{**facts, **changes})
+
+
+def roster_of_five() -> Roster:
+    return Roster({name: Identity.generate().public for name in "abcde"})
+
+
+def test_a_private_sum_has_its_own_length_and_ring() -> None:
+    assert PRIVATE.length == SUMMED.length == 8
+    PRIVATE.check(private_header())
+    PRIVATE.policy.check(private_header(), roster_of_five(), "a")
+    with pytest.raises(SecAggError, match="ring_bits = 17"):
+        PRIVATE.check(private_header(ring_bits=17))
+
+
+def test_a_sum_with_less_noise_than_was_paid_for_is_refused() -> None:
+    few = dataclasses.replace(SUMMED, honest=4, members=5)
+    terms = dataclasses.replace(PRIVATE, summed=few, privacy=dataclasses.asdict(few))
+    session = private_header(privacy=terms.privacy)
+    with pytest.raises(SecAggError, match="sums of 4 inputs were announced; this device wants at least 5"):
+        terms.policy.check(session, roster_of_five(), "a")
+    for name, value in (("noise_multiplier", 0.5), ("clip", 2.0), ("honest", 2), ("gamma", 0.02)):
+        session = private_header(privacy={**dataclasses.asdict(SUMMED), name: value})
+        with pytest.raises(SecAggError, match="other privacy parameters"):
+            PRIVATE.policy.check(session, roster_of_five(), "a")

@@ -1,0 +1,96 @@
+"""The client of devices without torch: what the torch client would send, from a process that never imports it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import heads
+import numpy as np
+import pytest
+import training
+
+from fedmesh import plugins
+from fedmesh.client.assignment import Assignment
+from fedmesh.client.lite import LiteTrainer
+from fedmesh.errors import ConfigError
+from fedmesh.flower import InlineFleet
+from fedmesh.flower.identity import node_id_of
+from fedmesh.simulation.zygote import PRELOADED, preload_of
+from fedmesh_clients import lite
+from fedmesh_clients.training import TrainingApp
+
+HEAVY = ("torch", "opacus", "onnx", "onnxruntime", "sklearn", "scipy", "dp_accounting")
+
+
+def packets(app: TrainingApp, devices: int = 3) -> list[bytes]:
+    fleet = InlineFleet(app, devices)
+    for node_id in fleet.node_ids:
+        fleet.submit(training.train_message(node_id, heads.start(), tensors=1))
+    replies = sorted((fleet.collect(None)[0] for _ in range(devices)), key=lambda reply: reply.metadata.src_node_id)
+    return [training.packet_of(reply) for reply in replies]
+
+
+def test_it_is_found_by_its_entry_point() -> None:
+    assert plugins.load(plugins.CLIENTS, "lite") is lite.build
+
+
+@pytest.mark.parametrize("changes", [{}, {"codec": "integer"}, {"dp": heads.DP}], ids=["float32", "int8", "private"])
+def test_devices_send_what_their_trainer_makes(tmp_path: Path, changes: dict[str, object]) -> None:
+    task = heads.task(**changes)
+    app = lite.build(task, heads.examples, ledgers=tmp_path)
+    assert app.cohort_size == 1
+    sent = packets(app)
+    trainer = LiteTrainer(task)
+    for device, packet in enumerate(sent):
+        asked = Assignment(1, device, heads.start(), [0.5])
+        assert packet == trainer.train(asked, heads.examples(device), ledger=heads.Recorder()).packet
+    assert len(set(sent)) == 3
+    assert (tmp_path / "device-2.ledger").exists() == (task.dp is not None)
+
+
+def test_the_torch_client_sends_the_same_up_to_rounding() -> None:
+    task = heads.task(momentum=0.0)
+    mine, want = packets(lite.build(task, heads.examples)), packets(TrainingApp(task, heads.examples, ledgers=None))
+    for pair in zip(mine, want, strict=True):
+        np.testing.assert_allclose(*(np.frombuffer(packet[32:], np.float32) for packet in pair), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model": "lenet"}, "knows the model 'linear_head'"),
+        ({"input_shape": (1, 8, 8)}, "takes vectors"),
+        ({"dp": heads.DP}, "ledgers"),
+        ({"secure_aggregation": True, "codec": "integer"}, "identities"),
+    ],
+)
+def test_what_it_cannot_serve_is_refused(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        lite.build(heads.task(**changes), heads.examples)
+
+
+@pytest.mark.parametrize("changes", ["", "dp=heads.DP"], ids=["plain", "private"])
+def test_its_process_imports_no_torch(tmp_path: Path, changes: str) -> None:
+    program = f"""
+import importlib, sys
+for name in {(*PRELOADED, *preload_of("lite", private=False))!r}:
+    importlib.import_module(name)
+from pathlib import Path
+import heads
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from fedmesh.flower.arrays import vector_record
+from fedmesh.flower.identity import adopt
+from fedmesh_clients.lite import build
+adopt(1)
+app = build(heads.task({changes}), heads.examples, ledgers=Path({str(tmp_path)!r}))
+config = ConfigRecord({{"server-round": 1, "delta-ranges": [0.5]}})
+content = RecordDict({{"arrays": vector_record("model", heads.start()), "config": config}})
+node = {{"partition-id": 0, "num-partitions": 1}}
+reply = app(Message(content, {node_id_of(0)}, "train"), Context(1, {node_id_of(0)}, node, RecordDict(), {{}}))
+print(sorted(reply.content), [name for name in {HEAVY} if name in sys.modules])
+"""
+    environment = {"PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60, env=environment
+    )
+    assert done.stdout.splitlines()[-1] == "['update'] []"
