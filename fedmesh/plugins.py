@@ -1,15 +1,16 @@
-"""Strategies, clients and models are found by entry points: fedmesh never imports a plug-in by name."""
+"""Strategies, clients, models and features are found by entry points: fedmesh never imports a plug-in by name."""
 
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fedmesh.errors import ConfigError
 
-__all__ = ["CLIENTS", "MODELS", "STRATEGIES", "available", "find", "load"]
+__all__ = ["CLIENTS", "FEATURES", "MODELS", "STRATEGIES", "available", "find", "load"]
 
 STRATEGIES = "fedmesh.strategies"
 CLIENTS = "fedmesh.clients"
 MODELS = "fedmesh.models"
+FEATURES = "fedmesh.features"
 
 
 def available(group: str) -> dict[str, EntryPoint]:

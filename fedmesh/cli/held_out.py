@@ -17,9 +17,9 @@ __all__ = ["held_out"]
 def held_out(data: str, model: Path, data_dir: Path | None) -> tuple[Examples, str]:
     """The examples, and in words which ones they are.
 
-    Of a data set by name: its official test part, or else what the run beside `model` held out (the scenario that comes
-    with fedmesh, for a model that lies alone; another seed cuts another way, and the words say so). Of a file: its test
-    part, or all of it.
+    Of a data set by name: its official test part; or, without one, and where the run drew people of its own, what the
+    run beside `model` held out (the scenario that comes with fedmesh, for a model that lies alone; another seed cuts
+    another way, and the words say so). Of a file: its test part, or all of it.
 
     Raises:
         ConfigError: unknown, missing or malformed data, or no way to tell what was held out.
@@ -29,9 +29,10 @@ def held_out(data: str, model: Path, data_dir: Path | None) -> tuple[Examples, s
     if data_dir is not None and not data_dir.is_dir():
         raise ConfigError(f"the data directory {data_dir} is not there: correct --data-dir or FEDMESH_DATA")
     dataset = load(data, data_dir)
-    if dataset.test is not None:
-        return dataset.test, f"test part of {data}"
     run = _scenario_beside(model)
+    people = run is not None and run.data.name == data and run.data.held_out == "ids"
+    if dataset.test is not None and not people:  # of such a run, the test part's people may be devices
+        return dataset.test, f"test part of {data}"
     if run is not None and run.data.name == data:
         origin = f"held out of {data} in the run {model.parent} (seed {run.seed})"
     elif data.endswith(".npz"):

@@ -13,11 +13,15 @@ from fedmesh.cli.simulate import DATA_HELP
 __all__ = ["command"]
 
 
-def command(
+def command(  # noqa: PLR0917 - the options of a command line
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")],
     data: Annotated[
         str, typer.Option(metavar="NAME|FILE.npz", help="A data set's held-out part, or arrays x and y in a file.")
     ],
+    features: Annotated[
+        Path | None,
+        typer.Option(metavar="features.cbor", help="The run's map from data to the model's inputs."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of ONNX Runtime.")] = 1,
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", metavar="DIR", envvar="FEDMESH_DATA", help=DATA_HELP)
@@ -26,10 +30,14 @@ def command(
 ) -> None:
     """Measure a model in ONNX Runtime: its accuracy, and the latency of one example."""
     from fedmesh.cli.held_out import held_out
+    from fedmesh.features import load
     from fedmesh.inference import Engine, Latency, evaluate
+    from fedmesh.types import Examples
 
     engine = Engine(model, threads=threads)
     examples, origin = held_out(data, model, data_dir)
+    if features is not None:
+        examples = Examples(load(features)(examples.x), examples.y)
     evaluation = evaluate(engine, examples)
     latency = Latency.of(engine.measure(examples.x))
     report = {
@@ -38,6 +46,7 @@ def command(
         "latency_ms": asdict(latency),
         "loss": evaluation.loss,
         "examples": origin,
+        "features": None if features is None else str(features),
         "model": str(model),
         "sha256": engine.sha256,
         "bytes": engine.size_bytes,

@@ -1,7 +1,7 @@
 """Data sets, found by name or read from an npz file: bounded, checked, finite.
 
-`digits` comes with scikit-learn; `fashion` and `har` lie in a data directory, laid out as docs/data.md says. A set that
-is missing is an error that says what to fetch from where. Nothing is downloaded.
+`digits` comes with scikit-learn; `fashion`, `har` and `mnist` lie in a data directory, laid out as docs/data.md says. A
+set that is missing is an error that says what to fetch from where. Nothing is downloaded.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,7 @@ FASHION_CLASSES = (
 )  # fmt: skip
 HAR_FILE = "uci-har/hapt_windows.npz"
 HAR_CLASSES = ("walking", "upstairs", "downstairs", "sitting", "standing", "laying")
+MNIST_FILE = "mnist-by-writer/mnist_by_writer.npz"
 MOST_CLASSES = 65_536  # one label of a billion must not come to a billion names
 # Public constants that bring g, g and rad/s to a common range of about +-4: one activation scale serves all channels.
 HAR_GAIN = np.array([2, 2, 2, 4, 4, 4, 2, 2, 2], np.float32)
@@ -41,6 +42,8 @@ class Dataset:
         blocks: int64 [N]; examples of one block overlap (windows of one recording) and must not be split between
             training and evaluation. None: every example stands alone.
         test: the official test examples, when there are such; they are in no device's hands.
+        test_groups: their ids, int64 [len(test)], or None; in one numbering with `groups`.
+        test_blocks: likewise.
     """
 
     name: str
@@ -50,12 +53,18 @@ class Dataset:
     groups: NDArray[np.int64] | None = None
     blocks: NDArray[np.int64] | None = None
     test: Examples | None = None
+    test_groups: NDArray[np.int64] | None = None
+    test_blocks: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         _check(self.name, self.x, self.y, len(self.classes))
         for what, ids in (("groups", self.groups), ("blocks", self.blocks)):
             if ids is not None and ids.shape != self.y.shape:
                 raise DataError(f"{self.name}: {what} has shape {ids.shape}, wanted one id for each of {len(self.y)}")
+        tested = 0 if self.test is None else len(self.test)
+        for what, ids in (("test_groups", self.test_groups), ("test_blocks", self.test_blocks)):
+            if ids is not None and ids.shape != (tested,):
+                raise DataError(f"{self.name}: {what} has shape {ids.shape}, wanted one id for each of {tested}")
         if self.test is not None:
             _check(f"{self.name} (test)", self.test.x, self.test.y, len(self.classes))
             if self.test.x.shape[1:] != self.x.shape[1:]:
@@ -127,6 +136,30 @@ def _har(data_dir: Path | None) -> Dataset:
         groups=stored["subject"][train].astype(np.int64),
         blocks=stored["segment"][train].astype(np.int64),
         test=Examples(windows[test], labels[test]) if test.any() else None,
+        test_groups=stored["subject"][test].astype(np.int64) if test.any() else None,
+        test_blocks=stored["segment"][test].astype(np.int64) if test.any() else None,
+    )  # fmt: skip
+
+
+def _mnist(data_dir: Path | None) -> Dataset:
+    path = _find(
+        data_dir, MNIST_FILE, "mnist",
+        "the npz that examples/prepare_mnist.py makes of MNIST and of https://github.com/facebookresearch/qmnist",
+    )  # fmt: skip
+    stored = read_npz(path, required=("x", "y", "writer", "split"))
+    x, y = stored["x"], stored["y"]
+    if x.ndim != 3 or x.shape[1:] != (28, 28) or x.dtype != np.uint8:
+        raise DataError(f"{path}: x is {x.dtype} of shape {x.shape}, wanted uint8 [N, 28, 28]: fetch it again")
+    if any(stored[key].shape != (len(x),) for key in ("y", "writer", "split")):
+        raise DataError(f"{path}: y, writer and split do not have one value for each of {len(x)} images")
+    images = np.multiply(x[:, np.newaxis], np.float32(1 / 255), dtype=np.float32)
+    labels, writers = y.astype(np.int64), stored["writer"].astype(np.int64)
+    train, test = stored["split"] == 0, stored["split"] == 1
+    return Dataset(
+        "mnist", images[train], labels[train], tuple("0123456789"),
+        groups=writers[train],
+        test=Examples(images[test], labels[test]) if test.any() else None,
+        test_groups=writers[test] if test.any() else None,
     )  # fmt: skip
 
 
@@ -193,5 +226,7 @@ def _check(name: str, x: NDArray[np.float32], y: NDArray[np.int64], classes: int
         raise DataError(f"{name}: labels run from {y.min()} to {y.max()}, wanted 0 to {classes - 1}")
 
 
-_LOADERS: dict[str, Callable[[Path | None], Dataset]] = {"digits": _digits, "fashion": _fashion, "har": _har}
+_LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
+    "digits": _digits, "fashion": _fashion, "har": _har, "mnist": _mnist,
+}  # fmt: skip
 NAMES = tuple(_LOADERS)

@@ -7,11 +7,11 @@ window shares samples with a training window of the same device.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedmesh.errors import ConfigError
 from fedmesh.simulation import partition as deal
 from fedmesh.simulation.datasets.catalog import Dataset
+from fedmesh.simulation.datasets.people import groups_of, without_ids
 from fedmesh.simulation.scenario import PartitionSection, Scenario
 from fedmesh.types import Examples
 
@@ -39,19 +39,29 @@ class FederatedData:
 
 
 def split(
-    dataset: Dataset, *, public_fraction: float, local_held_out_fraction: float, partition: PartitionSection, seed: int
+    dataset: Dataset,
+    *,
+    public_fraction: float,
+    local_held_out_fraction: float,
+    partition: PartitionSection,
+    seed: int,
+    public_ids: int | None = None,
+    held_out_ids: int | None = None,
 ) -> FederatedData:
-    """Cuts `dataset`; fractions as in the scenario's ``[data]``.
+    """Cuts `dataset`; fractions and numbers of ids as in the scenario's ``[data]``.
 
     The public part is a stratified sample of the examples; with ``partition.kind = "natural"`` it is all examples of a
-    share of the ids, since people who volunteer their data volunteer all of it.
+    share of the ids (or of `public_ids` of them), since people who volunteer their data volunteer all of it. With
+    `held_out_ids` the official test part is forgotten: that many ids out of both parts are the held-out ones.
 
     Raises:
         ConfigError: the partition is impossible for this data set, or a part would be empty.
     """
-    streams = np.random.SeedSequence([seed, 0x64617461]).spawn(3)  # own streams: a fraction changed moves one part only
-    public_rng, deal_rng, local_rng = map(np.random.default_rng, streams)
-    public, private = _public(dataset, public_fraction, partition, public_rng)
+    streams = np.random.SeedSequence([seed, 0x64617461]).spawn(4)  # own streams: a fraction changed moves one part only
+    public_rng, deal_rng, local_rng, people_rng = map(np.random.default_rng, streams)
+    if held_out_ids is not None:
+        dataset = without_ids(dataset, held_out_ids, people_rng)
+    public, private = _public(dataset, public_fraction, public_ids, partition, public_rng)
     hands = [private[hand] for hand in _deal(dataset, private, partition, deal_rng)]
     cuts = [_held_out(dataset, hand, local_held_out_fraction, local_rng) for hand in hands]
     everything = Examples(dataset.x, dataset.y)
@@ -77,20 +87,27 @@ def split_as(dataset: Dataset, scenario: Scenario) -> FederatedData:
         local_held_out_fraction=scenario.data.local_held_out_fraction,
         partition=scenario.partition,
         seed=scenario.seed,
+        public_ids=scenario.data.public_ids,
+        held_out_ids=scenario.data.held_out_ids,
     )
 
 
 def _public(
-    dataset: Dataset, fraction: float, partition: PartitionSection, rng: np.random.Generator
+    dataset: Dataset, fraction: float, number: int | None, partition: PartitionSection, rng: np.random.Generator
 ) -> tuple[deal.Indices, deal.Indices]:
     """Indices of the public and of the private part, ascending."""
     if not 0 < fraction < 1:
         raise ConfigError(f"data.public_fraction is {fraction!r}, wanted a number between 0 and 1")
     if partition.kind == "natural":
-        groups = _groups(dataset)
+        groups = groups_of(dataset)
         ids = rng.permutation(np.unique(groups))
-        chosen = ids[: max(1, round(fraction * len(ids)))]
+        chosen = ids[: max(1, round(fraction * len(ids))) if number is None else number]
         is_public = np.isin(groups, chosen)
+    elif number is not None:
+        raise ConfigError(
+            f"data.public_ids counts people, and partition.kind is {partition.kind!r}: use partition.kind = 'natural', "
+            "or data.public_fraction"
+        )
     else:
         is_public = np.zeros(len(dataset.y), bool)
         for label in np.unique(dataset.y):
@@ -98,18 +115,10 @@ def _public(
             is_public[members[: max(1, round(fraction * len(members)))]] = True
     if is_public.all():
         raise ConfigError(
-            f"data.public_fraction = {fraction:g} makes all of {dataset.name} public: lower it, no device has anything"
+            f"data.public_{'fraction' if number is None else 'ids'} = {fraction if number is None else number:g} makes "
+            f"all of {dataset.name} public: lower it, no device has anything"
         )
     return np.flatnonzero(is_public), np.flatnonzero(~is_public)
-
-
-def _groups(dataset: Dataset) -> NDArray[np.int64]:
-    if dataset.groups is None:
-        raise ConfigError(
-            f"{dataset.name} has no natural ids: set partition.kind to iid, dirichlet or shards (or give the npz file "
-            "an array `groups`)"
-        )
-    return dataset.groups
 
 
 def _deal(
@@ -126,7 +135,7 @@ def _deal(
             each = partition.shards_per_client
             return deal.shards(labels, clients, rng, shards_per_client=each, min_examples=fewest)
         case "natural":
-            return deal.natural(_groups(dataset)[private], clients, rng, min_examples=fewest)
+            return deal.natural(groups_of(dataset)[private], clients, rng, min_examples=fewest)
 
 
 def _held_out(dataset: Dataset, hand: deal.Indices, fraction: float, rng: np.random.Generator) -> deal.Indices:

@@ -48,6 +48,8 @@ def test_har():
     assert 2 not in har.groups  # an official test subject
     assert len(np.unique(har.groups)) >= 16
     assert len(har.test) > 2000
+    assert set(np.unique(har.test_groups)) == {2, 4, 9, 10, 12, 13, 18, 20, 24}
+    assert not set(har.test_blocks) & set(har.blocks)
     # Lying down turns gravity from the first axis (vertical when upright) to the others.
     lying = har.classes.index("laying")
     assert np.abs(har.x[har.y == lying, 0].mean()) < 1 < har.x[har.y != lying, 0].mean()
@@ -56,7 +58,14 @@ def test_har():
         assert len(np.unique(har.y[inside])) == len(np.unique(har.groups[inside])) == 1
 
 
-@pytest.mark.parametrize(("name", "where"), [("fashion", "fashion-mnist"), ("har", r"uci-har/hapt_windows\.npz")])
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("fashion", "fashion-mnist"),
+        ("har", r"uci-har/hapt_windows\.npz"),
+        ("mnist", r"mnist-by-writer/mnist_by_writer\.npz"),
+    ],
+)
 def test_a_missing_set_says_what_to_fetch_and_where_to_put_it(tmp_path, name, where):
     with pytest.raises(DataError, match=rf"--data DIR or set FEDMESH_DATA.*https://.*DIR/{where}"):
         load(name)
@@ -71,9 +80,9 @@ def test_one_missing_fashion_file_is_named(tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(DataError, match=r"'mnist' is not a data set: use one of digits, fashion, har"):
-        load("mnist")
-    assert NAMES == ("digits", "fashion", "har")
+    with pytest.raises(DataError, match=r"'cifar' is not a data set: use one of digits, fashion, har, mnist"):
+        load("cifar")
+    assert NAMES == ("digits", "fashion", "har", "mnist")
     assert issubclass(DataError, ConfigError)  # the command exits with 2
 
 
@@ -170,6 +179,32 @@ def test_a_har_file_of_another_make(tmp_path):
     np.savez(path, x=np.zeros((3, 128, 9)), **fields)
     with pytest.raises(DataError, match="one value for each of 3 windows"):
         load("har", tmp_path)
+
+
+@needs("mnist-by-writer/mnist_by_writer.npz")
+def test_mnist_by_writer():
+    mnist = load("mnist", DATA)
+    assert mnist.x.shape == (60_000, 1, 28, 28)
+    assert mnist.test.x.shape == (10_000, 1, 28, 28)
+    assert (mnist.x.dtype, mnist.x.min(), mnist.x.max()) == (np.float32, 0, 1)
+    assert (len(np.unique(mnist.groups)), len(np.unique(mnist.test_groups))) == (539, 297)
+    assert not set(mnist.groups) & set(mnist.test_groups)
+    assert mnist.y[:5].tolist() == [5, 0, 4, 1, 9]
+
+
+def test_an_mnist_file_of_another_make(tmp_path):
+    (tmp_path / "mnist-by-writer").mkdir()
+    path = tmp_path / "mnist-by-writer" / "mnist_by_writer.npz"
+    fields = {"y": np.zeros(2, np.uint8), "writer": np.ones(2, np.int16), "split": np.zeros(2, np.uint8)}
+    np.savez(path, x=np.zeros((2, 784), np.uint8), **fields)
+    with pytest.raises(DataError, match=r"wanted uint8 \[N, 28, 28\]"):
+        load("mnist", tmp_path)
+    np.savez(path, x=np.zeros((3, 28, 28), np.uint8), **fields)
+    with pytest.raises(DataError, match="one value for each of 3 images"):
+        load("mnist", tmp_path)
+    np.savez(path, x=np.zeros((2, 28, 28), np.uint8), **fields)
+    mnist = load("mnist", tmp_path)
+    assert (len(mnist.y), mnist.test, mnist.test_groups) == (2, None, None)
 
 
 def test_a_dataset_checks_itself():
