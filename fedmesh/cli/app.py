@@ -6,6 +6,8 @@ import typer
 
 from fedmesh import __version__
 from fedmesh.cli import doctor, infer, listing, simulate
+from fedmesh.cli.ledger import ledger
+from fedmesh.cli.privacy import privacy
 
 __all__ = ["app"]
 
@@ -27,6 +29,8 @@ app.command("strategies")(listing.strategies)
 app.command("clients")(listing.clients)
 app.add_typer(config, name="config")
 config.command("show")(listing.show)
+app.add_typer(privacy, name="privacy")
+app.add_typer(ledger, name="ledger")
 app.command("doctor")(doctor.command)
 
 

@@ -19,7 +19,7 @@ from fedmesh.events import StepDone
 if TYPE_CHECKING:
     from fedmesh.simulation.scenario import Scenario
 
-__all__ = ["DATA_HELP", "HELP", "command"]
+__all__ = ["DATA_HELP", "HELP", "check_data_folder", "command", "refuse_without", "stopped_as_by_ctrl_c"]
 
 DATA_HELP = "Folder with the data sets."
 HELP = (
@@ -55,7 +55,7 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; print the run directory only.")] = False,
 ) -> None:
     """Run a federation on this machine."""
-    _check_data_folder(data)
+    check_data_folder(data)
     if resume is not None:
         _refuse_with_resume(scenario=scenario, rounds=rounds, seed=seed, set=assignments, out=out)
         plan, folder = None, resume
@@ -99,7 +99,8 @@ def _refuse_unless_resumable(folder: Path) -> None:
     RunDirectory.open(folder)  # without torch: a mistake is told at once
 
 
-def _check_data_folder(data: Path | None) -> None:
+def check_data_folder(data: Path | None) -> None:
+    """Raises: ConfigError when `data` is not a folder."""
     if data is not None and not data.is_dir():
         raise ConfigError(f"the data directory {data} is not there: correct --data or FEDMESH_DATA")
 
@@ -138,10 +139,10 @@ def _run(
 ) -> dict[str, Any]:
     from fedmesh.cli.progress import progress
 
-    _refuse_without("matplotlib")  # is needed last: learn it first
+    refuse_without("matplotlib")  # is needed last: learn it first
     try:
         # The progress is shown before torch is imported, which takes seconds.
-        with _stopped_as_by_ctrl_c(), progress(quiet=quiet) as events:
+        with stopped_as_by_ctrl_c(), progress(quiet=quiet) as events:
             from fedmesh.dashboard import write_report
             from fedmesh.simulation import run
 
@@ -178,7 +179,7 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def _stopped_as_by_ctrl_c() -> Iterator[None]:
+def stopped_as_by_ctrl_c() -> Iterator[None]:
     """SIGTERM, of `kill` or a service manager, ends a run as Ctrl-C does: with the terminal as it was, and a word."""
 
     def interrupt(*_: object) -> None:
@@ -191,7 +192,8 @@ def _stopped_as_by_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _refuse_without(module: str) -> None:
+def refuse_without(module: str) -> None:
+    """Raises: ConfigError when `module` is not installed."""
     if find_spec(module) is None:
         raise _missing(module)
 

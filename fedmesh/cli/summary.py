@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedmesh.dashboard.text import counted, milliseconds, number, percent, seconds, size
+from fedmesh.dashboard import promise
+from fedmesh.dashboard.text import counted, milliseconds, percent, seconds, size
 
 __all__ = ["print_summary"]
 
@@ -93,9 +94,8 @@ def _privacy(result: Mapping[str, Any]) -> str:
     final, privacy = result["final"], result.get("privacy") or {}
     if final["epsilon"] is None:
         return "none: no differential privacy"
-    level = privacy.get("level", "example")
-    spent = f"epsilon {final['epsilon']:.2f} at delta {number(final['delta'])} a device, {level} level"
-    return f"{spent}\n[yellow]noise {privacy['noise']}[/]" if privacy.get("noise") else spent
+    told = f"{promise.spent(result)}, of each {promise.whom(privacy)}\n{promise.foundation(privacy)}"
+    return f"{told}\n[yellow]noise {privacy['noise']}[/]" if privacy.get("noise") else told
 
 
 def _seen(result: Mapping[str, Any]) -> str:

@@ -11,24 +11,36 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def dumps(tables: Mapping[str, Any]) -> str:
-    """`tables` as TOML: nested mappings of strings, booleans, finite numbers and lists; a None becomes a comment."""
+    """`tables` as TOML: nested mappings of strings, booleans, finite numbers and lists; a None becomes a comment.
+
+    A list of mappings becomes an array of tables.
+    """
     return "\n".join(_lines(tables, ())).strip() + "\n"
 
 
-def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+def _lines(table: Mapping[str, Any], path: tuple[str, ...], *, one_of_many: bool = False) -> list[str]:
     lines = [
         f"{_key(key)} = {_value(value)}" for key, value in table.items() if not _is_table(value) and value is not None
     ]
     lines += [f"# {_key(key)} is not set" for key, value in table.items() if value is None]
-    if path and (lines or not table):
-        lines.insert(0, f"[{'.'.join(map(_key, path))}]")
+    name = ".".join(map(_key, path))
+    if one_of_many:
+        lines.insert(0, f"[[{name}]]")
+    elif path and (lines or not table):
+        lines.insert(0, f"[{name}]")
     for key, value in table.items():
-        if _is_table(value):
+        if isinstance(value, Mapping):
             lines += ["", *_lines(value, (*path, key))]
+        elif _is_table(value):
+            for item in value:
+                lines += ["", *_lines(item, (*path, key), one_of_many=True)]
     return lines
 
 
 def _is_table(value: Any) -> bool:
+    """Whether `value` is a mapping, or some in a list."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(item, Mapping) for item in value)
     return isinstance(value, Mapping)
 
 

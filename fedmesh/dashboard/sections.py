@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedmesh.dashboard import secure
+from fedmesh.dashboard import promise, secure
 from fedmesh.dashboard.text import counted, escape, milliseconds, number, percent, seconds, size, table
 
 __all__ = ["details", "footer", "header", "promises", "tiles"]
@@ -96,10 +96,12 @@ def _privacy(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if final["epsilon"] is None:
         what = "The sums" if _summed(result) else "What a device sent"
         return [("bad", "No differential privacy.", f"{what} can tell about the examples of a device.")]
-    level = escape(privacy.get("level", "example"))
-    spent = f"epsilon {final['epsilon']:.2f} at delta {number(final['delta'])}"
-    how = f"DP-SGD on every device, {spent} at most, recorded in the device's ledger before each step."
-    rows = [("good", f"Differential privacy of each {level}.", how)]
+    how = (
+        f"{promise.spent(result)} at most, recorded in the device's ledger before each step; "
+        f"{promise.foundation(privacy)}."
+    )
+    kind = "warn" if privacy.get("mode") == "central" else "good"
+    rows = [(kind, f"Differential privacy of each {promise.whom(privacy)}.", escape(how[0].upper() + how[1:]))]
     if privacy.get("noise"):
         rows.append(("warn", "Simulated noise.", f"Noise was {escape(privacy['noise'])}."))
     return rows

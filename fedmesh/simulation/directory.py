@@ -3,6 +3,7 @@
 ::
 
     DIR/run.json          the scenario, resolved, with the digest of the data it runs on
+    DIR/features.cbor     the map from examples to features, of a scenario that has features
     DIR/start.cbor        the public start: weights and activation ranges
     DIR/journal.sqlite3   every committed round
     DIR/ledgers/          one privacy ledger per device

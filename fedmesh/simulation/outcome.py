@@ -10,7 +10,9 @@ import numpy as np
 
 from fedmesh import __version__
 from fedmesh.client.task import Task
+from fedmesh.coordinator import RoundRecord
 from fedmesh.inference import Engine, Evaluation, Latency
+from fedmesh.privacy.summed import SumSettings
 from fedmesh.simulation.datasets import FederatedData
 from fedmesh.simulation.directory import RunDirectory
 from fedmesh.simulation.judge import Verdict
@@ -45,7 +47,7 @@ def describe_final(
         "bytes_int8": engine.size_bytes,
         "bytes_float": directory.float_model.stat().st_size,
         "epsilon": epsilon,
-        "delta": task.dp.delta if task.dp else None,
+        "delta": task.budget.delta if task.budget else None,
     }
 
 
@@ -66,13 +68,17 @@ def describe_devices(
     ]
 
 
-def describe_privacy(task: Task) -> dict[str, Any]:
-    """What is promised to each device, and how."""
+def describe_privacy(task: Task, records: Sequence[RoundRecord]) -> dict[str, Any]:
+    """What is promised to whom, and how."""
+    noise = {"noise": "operating system" if task.keyed_noise_seed is None else _KEYED}
+    if task.summed is not None:
+        return {**_describe_sum(task.summed, records), **noise}
     if task.dp is None:
         return {"enabled": False}
     dp = task.dp
     return {
         "enabled": True,
+        "mode": "local",
         "level": "example",
         "epsilon": dp.epsilon,
         "delta": dp.delta,
@@ -81,8 +87,38 @@ def describe_privacy(task: Task) -> dict[str, Any]:
         "sample_rate": dp.sample_rate,
         "steps": dp.steps,
         "expected_batch": dp.expected_batch,
-        "noise": "operating system" if task.keyed_noise_seed is None else _KEYED,
+        **noise,
     }
+
+
+def _describe_sum(settings: SumSettings, records: Sequence[RoundRecord]) -> dict[str, Any]:
+    mode = "shared" if settings.level == "example" else "central" if settings.trusted_server else "client"
+    return {
+        "enabled": True,
+        "mode": mode,
+        "level": settings.level,
+        "epsilon": settings.epsilon,
+        "delta": settings.delta,
+        "clip": settings.clip,
+        "noise_multiplier": settings.noise_multiplier,
+        "expected_batch": settings.expected_batch,
+        "honest": settings.honest,
+        "colluders": settings.colluders,
+        "smallest_sum": settings.smallest_sum,
+        "ring_bits": settings.bits,
+        "ring_elements": settings.length,
+        "gamma": settings.gamma,
+        "epsilon_released": _released(settings, records),
+    }
+
+
+def _released(settings: SumSettings, records: Sequence[RoundRecord]) -> float:
+    """What the sums that were unmasked cost, each with the devices that were in it; a device is in one sum a round."""
+    from fedmesh.privacy import spent
+
+    sums = [[session.survivors for session in record.sessions if session.survivors] for record in records]
+    fewest = [min(found) for found in sums if found]  # also of a round that failed in the end
+    return spent([event for count in fewest for event in settings.events(survivors=count)], settings.delta)
 
 
 def measure_latency(directory: RunDirectory, data: FederatedData) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """What a scenario and a public start come to: the task that devices get, and the strategy that asks them."""
 
+import math
 from typing import Any
 
 from fedmesh.client.task import Task
+from fedmesh.coordinator.groups import group_sizes
 from fedmesh.errors import ConfigError
 from fedmesh.plugins import STRATEGIES, load
 from fedmesh.privacy.settings import DpSettings
+from fedmesh.privacy.summed import QuantileSettings, SumSettings, calibrated
 from fedmesh.quantization.codec import RangePolicy, constant_ranges, dp_ranges, relative_ranges
+from fedmesh.secagg import SessionHeader
 from fedmesh.simulation.directory import PublicStart
 from fedmesh.simulation.scenario import PrivacySection, Scenario
 from fedmesh.types import Layout
@@ -36,9 +40,11 @@ def make_task(scenario: Scenario, start: PublicStart, input_shape: tuple[int, ..
         momentum=client.momentum,
         batching=client.batching,
         dp=_dp_settings(scenario.privacy, scenario.rounds),
+        summed=_sum_settings(scenario, start.weights.size),
         keyed_noise_seed=scenario.seed,
         secure_aggregation=scenario.secure_aggregation.enabled,
         weight_cap=_weight_cap(scenario),
+        group_size=scenario.secure_aggregation.group_size,
     )
 
 
@@ -49,7 +55,7 @@ def make_strategy(scenario: Scenario, layout: Layout, task: Task) -> Any:
         ConfigError: there is none of that name, it refuses its settings, or `check_needs` refuses it.
     """
     section = scenario.strategy
-    settings = {
+    settings: dict[str, Any] = {
         "layout": layout,
         "codec": scenario.delta.codec,
         "bits": scenario.delta.bits,
@@ -59,6 +65,8 @@ def make_strategy(scenario: Scenario, layout: Layout, task: Task) -> Any:
         "weighting": section.weighting,
         "seed": scenario.seed,
     }
+    if task.summed is not None:
+        settings |= {"summed": task.summed, "noise_seed": task.keyed_noise_seed}
     if twice := sorted(settings.keys() & section.options.keys()):
         raise ConfigError(
             f"strategy.options has {', '.join(twice)}, which the scenario has a key of its own for: use that"
@@ -114,7 +122,7 @@ def _delta_ranges(task: Task, layout: Layout, fraction: float) -> RangePolicy:
 
 def _dp_settings(privacy: PrivacySection, rounds: int) -> DpSettings | None:
     """The noise that spends the whole budget on the last step of the last round, and not before."""
-    if not privacy.enabled:
+    if not privacy.enabled or privacy.mode != "local":
         return None
     from fedmesh.privacy import noise_multiplier
 
@@ -128,3 +136,45 @@ def _dp_settings(privacy: PrivacySection, rounds: int) -> DpSettings | None:
         steps=privacy.steps,
         expected_batch=privacy.expected_batch,
     )
+
+
+def _sum_settings(scenario: Scenario, size: int) -> SumSettings | None:
+    """The same for noise in the sum: sized for the smallest session, less the devices that it may lose or distrust.
+
+    A session never takes a sum of fewer than its threshold, so no more than a third of it has to be planned for.
+    """
+    privacy = scenario.privacy
+    if not privacy.enabled or privacy.mode == "local":
+        return None
+    sizes = group_sizes(scenario.asked_of(scenario.partition.clients), scenario.secure_aggregation.group_size)
+    members, smallest = max(sizes), min(sizes)
+    fewest = max(SessionHeader.threshold_for(members), math.ceil(smallest * (1 - privacy.dropouts)))
+    colluders = math.ceil(members * privacy.colluders)
+    on_examples = privacy.mode == "shared"
+    quantile = None
+    if privacy.clip_quantile is not None:
+        # A twentieth of the devices: the count costs next to nothing beside the update (Andrew et al. 2021, 3.1).
+        quantile = QuantileSettings(
+            target=privacy.clip_quantile, rate=privacy.clip_rate, noise_multiplier=max(1.0, members / 20)
+        )
+
+    def settings(noise_multiplier: float, gamma: float) -> SumSettings:
+        return SumSettings(
+            level="example" if on_examples else "client",
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            clip=privacy.clip,
+            noise_multiplier=noise_multiplier,
+            honest=fewest - colluders,
+            colluders=colluders,
+            members=members,
+            size=size,
+            bits=privacy.ring_bits,
+            gamma=gamma,
+            expected_batch=privacy.expected_batch if on_examples else 1.0,
+            step=scenario.client.learning_rate if on_examples else 1.0,
+            trusted_server=privacy.mode == "central",
+            quantile=quantile,
+        )
+
+    return calibrated(settings, rounds=scenario.rounds, signal=privacy.expected_batch if on_examples else 1.0)

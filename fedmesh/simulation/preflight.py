@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from fedmesh.errors import ConfigError
-from fedmesh.plugins import CLIENTS, MODELS, STRATEGIES, find
+from fedmesh.plugins import CLIENTS, FEATURES, MODELS, STRATEGIES, find
 from fedmesh.simulation.datasets import FederatedData
 from fedmesh.simulation.directory import PublicStart
+from fedmesh.simulation.featuring import featured_example
 from fedmesh.simulation.plan import make_strategy, make_task
 from fedmesh.simulation.scenario import Scenario
 from fedmesh.simulation.start import build_model
@@ -21,13 +22,15 @@ _ANY_LAYOUT = Layout(("weights",), ((1,),))
 
 
 def check_plugins(scenario: Scenario) -> None:
-    """Raises: ConfigError when the model, client or strategy that the scenario names is not installed."""
+    """Raises: ConfigError when the model, client, strategy or features that the scenario names are not installed."""
     for group, section in ((MODELS, scenario.model), (CLIENTS, scenario.client), (STRATEGIES, scenario.strategy)):
         find(group, section.name)
+    if scenario.features.name is not None:
+        find(FEATURES, scenario.features.name)
 
 
 def check_fit(scenario: Scenario, data: FederatedData) -> None:
-    """Builds the model and the strategy once, and shows the model an example.
+    """Builds the features, the model and the strategy once, and shows the model an example.
 
     Raises:
         ConfigError: one of them refuses its options, the model does not turn an example into a logit for each class, or
@@ -35,11 +38,12 @@ def check_fit(scenario: Scenario, data: FederatedData) -> None:
     """
     if (too_few := scenario.too_few_for_a_sum(len(data.devices))) is not None:
         raise ConfigError(too_few)
-    classes, shape = len(data.classes), data.public.x.shape[1:]
+    example = featured_example(data.public, scenario).x
+    classes, shape = len(data.classes), example.shape[1:]
     model = build_model(scenario.model, shape, classes, scenario.seed).eval()
     try:
         with torch.no_grad():
-            got = tuple(model(torch.from_numpy(data.public.x[:1])).shape)
+            got = tuple(model(torch.from_numpy(example)).shape)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"the model {scenario.model.name!r} does not take examples of shape {list(shape)}: {error}"

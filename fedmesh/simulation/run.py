@@ -28,6 +28,7 @@ from fedmesh.simulation.datasets import FederatedData
 from fedmesh.simulation.directory import PublicStart, RunDirectory, data_digest
 from fedmesh.simulation.engine import ClientSpec, WorkerFleet
 from fedmesh.simulation.faults import FaultyFleet
+from fedmesh.simulation.featuring import featured
 from fedmesh.simulation.judge import Judge
 from fedmesh.simulation.plan import make_strategy, make_task
 from fedmesh.simulation.preflight import check_fit, check_plugins
@@ -116,6 +117,7 @@ def _run(
             data = _load(scenario, data_dir)
             check_fit(scenario, data)  # before the run directory: a scenario that cannot run leaves none to resume
             directory = directory_for(data_digest(data))
+            data = featured(data, scenario, directory.path)
         with _timed("public start", events):
             federation = _prepare(scenario, directory, data)
         journal = stack.enter_context(Journal(directory.journal))
@@ -180,7 +182,7 @@ def _train(
     )
     last = journal.last()
     first = 1 if last is None else last.record.round + 1
-    if last is not None and federation.task.dp is not None:
+    if last is not None and federation.task.budget is not None:
         check_spent(journal.records(), _epsilons(federation), len(federation.data.devices))
     events(RunStarted(scenario.name, scenario.rounds, first, len(federation.data.devices)))
     run = coordinator.run(vector_record("model", federation.start.weights), scenario.rounds)
@@ -209,7 +211,7 @@ def _evaluate(
     verdict = federation.judge.int8(_weights(federation, arrays))
     events(ModelChecked(number, verdict.agreement, verdict.max_abs_logit_difference))
     spent = _epsilons(federation)
-    epsilon = max(spent.values(), default=0.0) if federation.task.dp else None
+    epsilon = max(spent.values(), default=0.0) if federation.task.budget else None
     return {**verdict.as_metrics(), "epsilon": epsilon}
 
 
@@ -221,10 +223,12 @@ def _weights(federation: _Federation, arrays: ArrayRecord) -> Float32:
 
 def _epsilons(federation: _Federation) -> dict[int, float]:
     """Device -> epsilon spent so far, for devices that ever trained under a budget."""
-    settings = federation.task.dp
-    if settings is None:
+    budget = federation.task.budget
+    if budget is None:
         return {}
-    return spent_by_device(federation.directory.ledgers, len(federation.data.devices), settings)
+    directory = federation.directory
+    identities = directory.identities if federation.scenario.secure_aggregation.enabled else None
+    return spent_by_device(directory.ledgers, len(federation.data.devices), budget, identities=identities)
 
 
 def _conclude(
@@ -234,7 +238,7 @@ def _conclude(
     start_float = judge.float32(federation.start.weights).accuracy  # its file is overwritten by the next line's
     verdict, float32 = judge.int8(weights, final=True), judge.float32(weights)
     epsilons = _epsilons(federation)
-    epsilon = max(epsilons.values(), default=0.0) if task.dp else None
+    epsilon = max(epsilons.values(), default=0.0) if task.budget else None
     start = records[0].evaluation
     return {
         "scenario": scenario.name,
@@ -250,7 +254,7 @@ def _conclude(
         "devices": outcome.describe_devices(data, judge.by_device(), epsilons),
         "classes": list(data.classes),
         "held_out": len(data.held_out),
-        "privacy": outcome.describe_privacy(task),
+        "privacy": outcome.describe_privacy(task, records),
         "secure_aggregation": describe_secure_aggregation(scenario, task, records),
         "latency_ms": outcome.measure_latency(federation.directory, data),
         "failures": [

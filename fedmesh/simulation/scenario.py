@@ -19,6 +19,7 @@ __all__ = [
     "DataSection",
     "DeltaSection",
     "FailuresSection",
+    "FeaturesSection",
     "ModelSection",
     "PartitionSection",
     "PrivacySection",
@@ -26,6 +27,7 @@ __all__ = [
     "Scenario",
     "SecureAggregationSection",
     "StrategySection",
+    "SweepSection",
 ]
 
 SMALLEST_COHORT = 4
@@ -47,6 +49,32 @@ class DataSection(_Section):
     """Share of the training examples (or, with a natural id, of the ids) that the server may see."""
     local_held_out_fraction: Share = 0.2
     """Share of each device's examples that it never trains on."""
+    public_ids: Annotated[int, Field(ge=1)] | None = None
+    """With natural ids: how many of them are public, instead of a share."""
+    held_out: Literal["official", "ids"] = "official"
+    """The global held-out examples. ``official``: the data set's test part, or else what the devices hold out.
+    ``ids``: all examples of `held_out_ids` ids drawn from training and test part together."""
+    held_out_ids: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _says_how_many(self) -> Self:
+        if (self.held_out == "ids") != (self.held_out_ids is not None):
+            raise ValueError("held_out = 'ids' and held_out_ids, their number, come together or not at all")
+        return self
+
+
+class FeaturesSection(_Section):
+    """Fixed features that the model sees instead of the examples: fitted on the public ones, frozen, sent to all."""
+
+    name: str | None = None
+    """An entry point of the group fedmesh.features; without it the model sees the examples themselves."""
+    components: Annotated[int, Field(ge=1, le=4096)] = 200
+    bias: Positive = 0.3
+    shrinkage: Annotated[float, Field(ge=0, le=100)] = 0.5
+    """Part of the mean variance that is added to each axis's before whitening."""
+    within: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of the covariance within the public classes in what is whitened, against the whole one's."""
+    options: dict[str, int | float | str | bool] = {}
 
 
 class PartitionSection(_Section):
@@ -115,20 +143,34 @@ class ClientSection(_Section):
 
 
 class PrivacySection(_Section):
-    """Example-level differential privacy of every device (DP-SGD)."""
+    """Differential privacy: of single examples or of whole devices, with noise on the device or in the secure sum."""
 
     enabled: bool = False
+    mode: Literal["local", "shared", "client", "central"] = "local"
+    """``local``: of examples, each device adds all the noise itself (DP-SGD). ``shared``: of examples, each device adds
+    its share of the noise, one clipped gradient a round. ``client``: of devices, likewise. ``central``: of devices, the
+    server adds the noise and is trusted: to compare."""
     epsilon: Positive = 8.0
     """Budget of a device over the whole run."""
     delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
     clip: Positive = 1.0
-    """Largest L2 norm of an example's gradient."""
+    """Largest L2 norm of an example's gradient; of a device's update in the modes client and central."""
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Poisson sampling rate of a step: a public constant."""
     steps: Annotated[int, Field(ge=1)] = 4
     """Steps of a round: a public constant."""
     expected_batch: Positive = 32.0
     """The denominator of a step's mean gradient: a public constant, never a device's own count."""
+    ring_bits: Annotated[int, Field(ge=8, le=48)] = 20
+    """Noise in the sum: width of what a device sends for each weight."""
+    dropouts: Annotated[float, Field(ge=0, le=1 / 3)] = 0.1
+    """Noise in the sum: share of a session's devices that may be lost before its sum is refused. It costs noise."""
+    colluders: Annotated[float, Field(ge=0, le=1 / 3)] = 0.05
+    """Noise in the sum: share of a session's devices that may be in league with the server, and add no noise."""
+    clip_quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Mode client: share of updates that the clip should leave alone; it then moves after every round."""
+    clip_rate: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """How fast it moves."""
 
 
 class FailuresSection(_Section):
@@ -147,7 +189,7 @@ class SecureAggregationSection(_Section):
     """What was summed is all that is seen: updates leave their devices masked, and only sums of them are unmasked."""
 
     enabled: bool = True
-    group_size: Annotated[int, Field(ge=SMALLEST_COHORT, le=128)] = 128
+    group_size: Annotated[int, Field(ge=SMALLEST_COHORT, le=1024)] = 128
     """Most devices in one session. A larger cohort is dealt into groups at random, whose sums are added;
     none falls below four (5 to 7 devices by 4 are one group)."""
     weight_cap: Annotated[int, Field(ge=1, le=1_000_000)] = 255
@@ -158,6 +200,16 @@ class SecureAggregationSection(_Section):
     """Whether the keys of the next round are exchanged on the way, on this round's messages."""
 
 
+class SweepSection(_Section):
+    """Settings of one part of ``fedmesh privacy sweep``, which a run by itself does not look at."""
+
+    mode: Literal["none", "local", "shared", "client", "central"]
+    epsilon: Positive | None = None
+    """The smallest budget that they are for, up to the next table's of this mode; without it, for all of the mode."""
+    set: dict[str, Any] = {}
+    """Dotted key -> value, over the scenario's."""
+
+
 class Scenario(_Section):
     """A federation."""
 
@@ -166,6 +218,7 @@ class Scenario(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     data: DataSection = DataSection()
+    features: FeaturesSection = FeaturesSection()
     partition: PartitionSection = PartitionSection()
     model: ModelSection = ModelSection()
     quantization: QuantizationSection = QuantizationSection()
@@ -175,6 +228,7 @@ class Scenario(_Section):
     privacy: PrivacySection = PrivacySection()
     failures: FailuresSection = FailuresSection()
     secure_aggregation: SecureAggregationSection = SecureAggregationSection()
+    sweep: Annotated[tuple[SweepSection, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -189,6 +243,7 @@ class Scenario(_Section):
                 "strategy.weighting = 'examples' makes a device's weight a function of its data, which DP does not "
                 "cover: use 'uniform'"
             )
+        self._check_noise_in_the_sum()
         secure = self.secure_aggregation
         if secure.enabled and self.strategy.weighting == "examples" and secure.weight_cap == 1:
             raise ValueError(
@@ -208,7 +263,30 @@ class Scenario(_Section):
             )
         if (too_few := self.too_few_for_a_sum(self.partition.clients)) is not None:
             raise ValueError(too_few)
+        if self.sweep:
+            from fedmesh.simulation.laboratory.sweep.overrides import check_tables
+
+            check_tables(self)
         return self
+
+    def _check_noise_in_the_sum(self) -> None:
+        privacy = self.privacy
+        if not privacy.enabled or privacy.mode == "local":
+            return
+        if not self.secure_aggregation.enabled:
+            raise ValueError(
+                f"privacy.mode = '{privacy.mode}' protects what a secure sum shows, and secure_aggregation.enabled is "
+                "off: turn it on, or use privacy.mode = 'local'"
+            )
+        if privacy.mode == "shared" and self.client.momentum > 0:
+            raise ValueError(
+                "privacy.mode = 'shared' takes one gradient a round, and client.momentum is of several: set it to 0"
+            )
+        if privacy.clip_quantile is not None and privacy.mode == "shared":
+            raise ValueError(
+                "privacy.clip_quantile follows the norms of whole updates, in the modes client and central: leave it "
+                "out"
+            )
 
     def asked_of(self, devices: int) -> int:
         """How many of `devices` devices are asked in a round."""
@@ -252,6 +330,13 @@ class Scenario(_Section):
             _put(tables, dotted, value)
         return cls.parse(tables, source=str(path))
 
+    def overridden(self, overrides: Mapping[str, Any], *, source: str) -> Self:
+        """This scenario with dotted `overrides` put over it; raises as `parse`."""
+        tables = self.model_dump(mode="json")
+        for dotted, value in overrides.items():
+            _put(tables, dotted, value)
+        return self.parse(tables, source=source)
+
 
 def _put(tables: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
@@ -277,6 +362,8 @@ def _explain(error: ValidationError) -> str:
 def _reason(kind: str, message: str, path: tuple[str, ...]) -> str:
     if kind == "extra_forbidden":
         return f"unknown key, {_advice(path)}"
+    if kind == "tuple_type":
+        return f"wanted a list of tables, each as [[{'.'.join(path)}]]"
     if kind in {"model_type", "dict_type"}:
         return f"wanted a table, as [{'.'.join(path)}]"
     return message.removeprefix("Value error, ").replace("Input should be", "should be", 1)
@@ -284,12 +371,12 @@ def _reason(kind: str, message: str, path: tuple[str, ...]) -> str:
 
 def _advice(path: tuple[str, ...]) -> str:
     """The nearest key of the same table, else keys of that name elsewhere, else every key of the table."""
-    table, last = ".".join(path[:-1]), path[-1]
+    table, last = ".".join(part for part in path[:-1] if not part.isdecimal()), path[-1]
     known = [dotted.rpartition(".") for dotted in _dotted_keys()]
     siblings = [key for parent, _, key in known if parent == table]
     if near := difflib.get_close_matches(last, siblings, n=1):
         return f"did you mean {'.'.join((*path[:-1], near[0]))}?"
-    if elsewhere := [f"{parent}{dot}{key}" for parent, dot, key in known if key == last]:
+    if elsewhere := [f"{parent}{dot}{key}" for parent, dot, key in known if key == last and parent != "sweep"]:
         return f"did you mean {' or '.join(elsewhere)}?"
     return f"there are {', '.join(siblings)}"
 
@@ -300,4 +387,4 @@ def _dotted_keys() -> list[str]:
         keys.append(name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
             keys += [f"{name}.{key}" for key in field.annotation.model_fields]
-    return keys
+    return keys + [f"sweep.{key}" for key in SweepSection.model_fields]

@@ -60,7 +60,8 @@ def secure_script(
         attempts=section.attempts,
         overlap=section.overlap,
         reported=task.reported,
-        privacy=None if task.dp is None else asdict(task.dp),
+        privacy=task.privacy,
+        summed=task.summed,
         rounds=scenario.rounds,
         seed=scenario.seed,
     )

@@ -7,26 +7,41 @@ budget anew. The journal remembers how far each round had come.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fedmesh.client.identities import anchor_path, device_name
 from fedmesh.client.ledgers import ledger_path, open_ledger
 from fedmesh.coordinator import RoundRecord
 from fedmesh.errors import LedgerError
-from fedmesh.privacy.settings import DpSettings
+from fedmesh.privacy import Anchor
+from fedmesh.privacy.settings import Budget, Level
 
 __all__ = ["check_spent", "spent_by_device"]
 
 _ROUNDING = 1e-6
 
 
-def spent_by_device(folder: Path, devices: int, settings: DpSettings) -> dict[int, float]:
-    """Device -> epsilon spent so far, for those of `devices` that ever trained under the budget.
+def spent_by_device(folder: Path, devices: int, budget: Budget, *, identities: Path | None = None) -> dict[int, float]:
+    """Device -> epsilon spent so far on the budget's level, for those of `devices` that ever trained under it.
+
+    Args:
+        folder: of the ledgers.
+        devices: how many there are.
+        budget: of each of them.
+        identities: folder of the devices' identities, where their ledgers are anchored; None: they are not.
 
     Raises:
-        LedgerError: a ledger is damaged.
+        LedgerError: a ledger is damaged, or was rolled back.
     """
     spent = {}
     for device in range(devices):
-        if ledger_path(folder, device).exists():
-            with open_ledger(folder, device, settings) as ledger:
+        if ledger_path(folder, device, budget.level).exists() or _is_anchored(identities, device, budget.level):
+            with open_ledger(
+                folder,
+                device,
+                level=budget.level,
+                epsilon=budget.epsilon,
+                delta=budget.delta,
+                identities=identities,
+            ) as ledger:
                 spent[device] = ledger.epsilon()
     return spent
 
@@ -51,6 +66,11 @@ def check_spent(records: Sequence[RoundRecord], spent: Mapping[int, float], devi
     for device, rounds in least.items():
         _compare(f"the privacy ledger of device {device} says", spent.get(device, 0.0), recorded[rounds])
     _compare("the privacy ledgers together say", max(spent.values(), default=0.0), max(recorded))
+
+
+def _is_anchored(identities: Path | None, device: int, level: Level) -> bool:
+    """Whether the device's anchor knows of a ledger: one that is not there is then missing."""
+    return identities is not None and level in Anchor(anchor_path(identities, device_name(device))).heads()
 
 
 def _all_came_to_train(record: RoundRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Where workers come from: a process that has imported torch and done nothing else, and forks when asked.
+"""Where workers come from: a process that has imported the client app and done nothing else, and forks when asked.
 
 Forking the engine's own process would be faster by the time of the imports, but it has threads (torch, ONNX Runtime,
 progress bars) and perhaps a GPU, and a fork of those may hang. The zygote is single-threaded. It starts while the
@@ -29,7 +29,8 @@ from fedmesh.simulation.pipes import Pipe, PipeClosedError
 
 __all__ = ["Forked", "Launcher", "WorkerProcess", "Zygote", "preload_of"]
 
-PRELOADED = ("torch", "fedmesh.simulation.worker")
+PRELOADED = ("fedmesh.simulation.worker",)
+_OPACUS = "fedmesh.privacy.preload"
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _EXIT_GRACE_S = 5.0
 
@@ -183,9 +184,12 @@ class Forked:
 
 
 def preload_of(client: str, *, private: bool) -> tuple[str, ...]:
-    """Modules that a zygote should import for the client app `client`; DP-SGD needs Opacus, two seconds more."""
+    """Modules that a zygote should import for the client app `client`; DP-SGD needs Opacus, two seconds more.
+
+    The app's module imports torch if it is going to need it; Opacus is then imported too, and left alone otherwise.
+    """
     point = available(CLIENTS).get(client)
-    return (*((point.module,) if point else ()), *(("fedmesh.privacy.preload",) if private else ()))
+    return (*((point.module,) if point else ()), *((_OPACUS,) if private else ()))
 
 
 def _describe(status: int) -> str:
@@ -263,6 +267,8 @@ def main(arguments: Sequence[str]) -> None:
     control = Pipe.from_fd(int(arguments[0]))
     os.set_inheritable(control.fileno(), False)
     for name in arguments[1:]:
+        if name == _OPACUS and "torch" not in sys.modules:
+            continue  # this client app trains without either
         with contextlib.suppress(ImportError):  # the worker imports it again and reports what is wrong, with its name
             importlib.import_module(name)
     reader, writer = os.pipe()

@@ -12,6 +12,8 @@ from fedmesh.cli import main
 from fedmesh.cli.catalog import load
 from fedmesh.cli.held_out import _shipped_scenario, held_out
 from fedmesh.errors import ConfigError, DataError
+from fedmesh.features import fit, save
+from fedmesh.types import Examples
 
 Capture = pytest.CaptureFixture[str]
 
@@ -135,3 +137,41 @@ def test_mistakes(arguments: list[str], said: str, model: Path, tmp_path: Path, 
 def test_a_set_that_nobody_cut() -> None:
     with pytest.raises(DataError, match="no scenario says what is held out of 'faces'"):
         _shipped_scenario("faces")
+
+
+def test_features_are_made_of_the_data_first(tmp_path: Path, capsys: Capture) -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.random((30, 1, 8, 8), np.float32), rng.integers(0, 3, 30)
+    np.savez(tmp_path / "mine.npz", x=x, y=y)
+    features = fit("hog", Examples(x, y), components=4, bias=0.3)
+    save(features, tmp_path / "features.cbor")
+    weights = rng.normal(size=(5, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "w"], ["logits"])],
+        "head",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 5])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    head = tmp_path / "head.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), head)
+    arguments = [str(head), "--data", str(tmp_path / "mine.npz")]
+    report = infer([*arguments, "--features", str(tmp_path / "features.cbor")], capsys)
+    assert report["accuracy"] == np.mean((features(x) @ weights).argmax(axis=1) == y)
+    assert report["features"] == str(tmp_path / "features.cbor")
+    assert main(["infer", *arguments]) == 2  # the head takes vectors, not images
+    assert main(["infer", *arguments, "--features", str(head)]) == 2
+    assert "is no feature map" in capsys.readouterr().err
+
+
+def test_where_a_run_drew_people_of_its_own_they_are_judged_on(tmp_path: Path) -> None:
+    groups = np.repeat(np.arange(12), 5)
+    arrays = {"x": np.arange(60, dtype=np.float32)[:, None], "y": np.arange(60) % 3, "groups": groups}
+    file = str(tmp_path / "people.npz")
+    np.savez(file, **arrays)
+    tables = {"name": "people", "data": {"name": file, "held_out": "ids", "held_out_ids": 4, "public_ids": 2}}
+    tables |= {"partition": {"kind": "natural", "clients": 6}}
+    (tmp_path / "run.json").write_text(json.dumps({"scenario": tables}))
+    examples, words = held_out(file, tmp_path / "model.int8.onnx", None)
+    assert len(np.unique(examples.x // 5)) == 4
+    assert "held out of" in words

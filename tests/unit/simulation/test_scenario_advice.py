@@ -30,7 +30,7 @@ from fedmesh.simulation.scenario import Scenario
             {"secure_aggregation": {"enabled": True}, "strategy": {"fraction": 0.3}},
             "among at least 4, but only 3 of 10 devices are asked in a round: raise partition.clients or",
         ),
-        ({"secure_aggregation": {"group_size": 129}}, "secure_aggregation.group_size: should be less than or equal"),
+        ({"secure_aggregation": {"group_size": 1025}}, "secure_aggregation.group_size: should be less than or equal"),
         ({"secure_aggregation": {"group_size": 3}}, "secure_aggregation.group_size: should be greater than or equal"),
         ({"strategy": {"quorum": 11}}, "mine.toml: strategy.quorum is 11, but only 10 of 10"),
     ],

@@ -25,7 +25,7 @@ def data() -> FederatedData:
     return FederatedData(examples, devices, devices, examples, tuple("0123456789"), tuple(range(4)))
 
 
-@pytest.mark.parametrize("kind", ["model", "client", "strategy"])
+@pytest.mark.parametrize("kind", ["model", "client", "strategy", "features"])
 def test_a_plugin_that_is_not_installed(kind):
     with pytest.raises(ConfigError, match=f"'nope' is not one of the {kind.rstrip('y')}.*installed"):
         check_plugins(scenario(**{kind: {"name": "nope"}}))
@@ -38,6 +38,9 @@ def test_a_plugin_that_is_not_installed(kind):
         ({"model": {"options": {"foo": 1}}}, "unexpected keyword argument 'foo'"),
         ({"model": {"name": "lenet"}}, r"'lenet' cannot be built for examples of shape \[1, 8, 8\]"),
         ({"model": {"name": "har_cnn"}}, r"takes examples of shape \[channels, samples\]"),
+        ({"model": {"name": "linear_head"}}, r"add a \[features\] section"),
+        ({"features": {"name": "inertial", "components": 2}}, "choose other features"),
+        ({"features": {"name": "pixels", "components": 4}}, "at most 3"),
         ({"strategy": {"options": {"foo": 1}}}, "does not take these settings"),
         ({"strategy": {"options": {"seed": 1}}}, "strategy.options has seed"),
     ],
