@@ -45,9 +45,10 @@ def test_the_mean_of_updates_comes_back():
     np.testing.assert_allclose(mean, rows.mean(0), atol=0.002)
 
 
-def test_an_update_a_hundred_times_too_long_moves_the_mean_by_its_clip():
+@pytest.mark.parametrize("norm", [50.0, 1e9, 1e30])
+def test_an_update_that_is_far_too_long_moves_the_mean_by_its_clip(norm):
     quiet = sum(encode_update(CLIENT, np.zeros(50, np.float32), clip=0.5, seed=SEED, noise=noise(i)) for i in range(9))
-    loud = quiet + encode_update(CLIENT, updates(1, 50.0)[0], clip=0.5, seed=SEED, noise=noise(9))
+    loud = quiet + encode_update(CLIENT, updates(1, norm)[0], clip=0.5, seed=SEED, noise=noise(9))
     means = [mean_of(CLIENT, total, 10, clip=0.5, seed=SEED) for total in (quiet, loud)]
     assert 10 * np.linalg.norm(means[1] - means[0]) == pytest.approx(0.5, rel=0.02)
 

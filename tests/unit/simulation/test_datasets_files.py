@@ -1,6 +1,7 @@
 """Reading idx and npz files: what is right, damaged, truncated, missing or hostile."""
 
 import gzip
+import itertools
 import struct
 
 import numpy as np
@@ -42,6 +43,7 @@ def test_an_idx_file(tmp_path, pixels):
         gzip.compress(idx(np.zeros((2, 3, 4), np.uint8)))[:20] + b"\xff" * 20,
         gzip.compress(bytes(10_000_000)),
     ],
+    ids=itertools.count(),  # gzip writes the time into its header: ids of the bytes would differ between processes
 )
 def test_a_damaged_idx_file(tmp_path, content):
     path = tmp_path / "x.gz"
