@@ -87,7 +87,9 @@ class TrainingApp(ClientApp):
         """Devices that `train_cohort` is best given at once; 1 where training them one by one is as fast."""
         self._trainer = self._torch_trainer() if trainer is None else trainer
         self._secure = self._secure_client(identities) if task.secure_aggregation else None
-        self._guarded: Callable[[], AbstractContextManager[None]] = discreet if self._secure else nullcontext
+        self._guarded: Callable[[], AbstractContextManager[None]] = (
+            discreet if task.secure_aggregation or task.budget else nullcontext
+        )
         self.train()(self._train)
         if self._secure is not None:
             self.query("secagg")(self._steps)

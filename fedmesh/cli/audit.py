@@ -137,7 +137,8 @@ def laboratory(
     if out is not None:
         _make(out)
     with stopped_as_by_ctrl_c(), progress(quiet=quiet) as events:
-        from fedmesh.simulation.laboratory.subject import one_thread, prepare
+        from fedmesh.simulation.laboratory.subject import prepare
+        from fedmesh.simulation.start import one_thread
 
         with one_thread():
             yield prepare(chosen, data_dir=data, events=events), events

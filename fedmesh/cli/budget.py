@@ -85,6 +85,8 @@ def epsilon(
     if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
         raise ConfigError(f"--noise-multiplier is {noise_multiplier}, it must be above 0")
     report = _spent(mechanism, noise_multiplier, rounds, delta, options)
+    if math.isinf(report["epsilon"]):
+        raise ConfigError(f"--noise-multiplier {noise_multiplier:g} promises nothing: no epsilon is large enough")
     _say({**report, **notes}, as_json=as_json)
 
 
@@ -151,7 +153,7 @@ def _spent(
     by_rdp = accountant.epsilon([gaussian], delta, "rdp")
     if mechanism is not Mechanism.SKELLAM:
         spent = accountant.spent([gaussian], delta)
-        by_pld = accountant.epsilon([gaussian], delta, "pld")
+        by_pld = accountant.epsilon([gaussian], delta, "pld") if accountant.fits_pld([gaussian], delta) else None
         return {"epsilon": spent, **head, "sample_rate": rate, "rdp": by_rdp, "pld": by_pld}
     event, gamma = calibration.distributed_skellam(
         noise_multiplier=multiplier,

@@ -1,6 +1,7 @@
 """``fedmesh ledger show`` and ``verify``: what devices spent, read without holding or changing their ledgers."""
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,9 @@ def _files(path: Path) -> list[Path]:
     folder = path / "ledgers" if (path / "ledgers").is_dir() else path
     if not folder.is_dir():
         raise ConfigError(f"{path} is not there: name a ledger, or a folder of ledgers")
-    found = sorted(folder.glob("*.ledger"), key=lambda file: (len(_device(file)), file.name))  # 2 before 10
+    found = sorted(
+        filter(Path.is_file, folder.glob("*.ledger")), key=lambda file: (len(_device(file)), file.name)
+    )  # 2 before 10
     if not found:
         raise ConfigError(f"there are no ledgers in {folder}: name another folder, or a run under a privacy budget")
     return found
@@ -156,10 +159,10 @@ def _described(item: Finding) -> dict[str, Any]:
         "format": opening.format,
         "level": opening.level,
         "budget": opening.epsilon,
-        "epsilon": whole.reported,
+        "epsilon": _finite(whole.reported),
         **_account(whole),
         "tasks": [
-            {"task": task.name, "budget": task.budget, "epsilon": task.reported, **_account(task)}
+            {"task": task.name, "budget": task.budget, "epsilon": _finite(task.reported), **_account(task)}
             for task in statement.tasks()
         ],
         "head": {"entries": statement.entries, "digest": statement.digest},
@@ -171,13 +174,18 @@ def _described(item: Finding) -> dict[str, Any]:
 
 def _account(account: "Account") -> dict[str, Any]:
     names = ("charges", "delta", "rdp", "pld", "left")
-    return {name: getattr(account, name) for name in names}
+    return {name: _finite(getattr(account, name)) for name in names}
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no word for infinity, which noise far too small to promise anything is accounted at."""
+    return value if value is None or math.isfinite(value) else None
 
 
 def _entry(row: "Row") -> dict[str, Any]:
     from fedmesh.privacy.entries import entry_body
 
-    return {**entry_body(row.entry, row.number), "spent": row.spent}
+    return {**entry_body(row.entry, row.number), "spent": _finite(row.spent)}
 
 
 def _verdict(item: Finding) -> dict[str, Any]:

@@ -41,13 +41,13 @@ def print_all(found: "Sequence[Finding]") -> None:
     table = _table("device", "level", "charges", "budget", "delta", "spent", "left", "anchor")
     for item in found:
         if item.statement is None:
-            table.add_row(item.device, "damaged", "", "", "", "", "", "see verify")
+            table.add_row(_plain(item.device), "damaged", "", "", "", "", "", "see verify")
             continue
         opening, whole = item.statement.opening, item.statement.whole()
         row = (opening.level, str(whole.charges), number(opening.epsilon), number(opening.delta))
         held = "holds" if item.anchor else "none"
         anchored = "see verify" if item.rollback else held
-        table.add_row(item.device, *row, _figure(whole.reported), _figure(whole.left), anchored)
+        table.add_row(_plain(item.device), *row, _figure(whole.reported), _figure(whole.left), anchored)
     Console(highlight=False, markup=False).print(table)
 
 
@@ -57,12 +57,13 @@ def print_verdicts(found: "Sequence[Finding]") -> None:
     for item in found:
         if item.error:
             console.print("[bold red]✗[/]", end=" ")
-            console.print(f"{item.path}: {item.error}", markup=False)
+            console.print(_plain(f"{item.path}: {item.error}"), markup=False)
             continue
         assert item.statement is not None
         torn = ", a last one was interrupted and never charged" if item.statement.torn_bytes else ""
         console.print("[green]✓[/]", end=" ")
-        console.print(f"{item.path}: {_count(item.statement.entries)}{torn}; {_anchored(item)}", markup=False)
+        verdict = f"{item.path}: {_count(item.statement.entries)}{torn}; {_anchored(item)}"
+        console.print(_plain(verdict), markup=False)
 
 
 def _facts(item: "Finding") -> Table:
@@ -72,7 +73,7 @@ def _facts(item: "Finding") -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 1))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("ledger", str(item.path))
+    table.add_row("ledger", _plain(str(item.path)))
     table.add_row(
         "promise", f"epsilon {number(opening.epsilon)} at delta {number(opening.delta)}, {opening.level} level"
     )
@@ -92,7 +93,7 @@ def _tasks(tasks: "Sequence[Account]") -> Table:
     for task in tasks:
         budget = "-" if task.budget is None else number(task.budget)
         row = (str(task.charges), budget, number(task.delta), _figure(task.reported), _figure(task.left))
-        table.add_row(task.name or "(none)", *row)
+        table.add_row(_plain(task.name) or "(none)", *row)
     return table
 
 
@@ -109,6 +110,11 @@ def _entries(rows: "Sequence[Row]") -> Table:
     return table
 
 
+def _plain(text: str) -> str:
+    """Without what a terminal would act on: whoever wrote the file may have written that."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def _words(row: "Row") -> tuple[str, str, str, str]:
     if isinstance(row.entry, TaskBudget):
         what = f"budget of {row.entry.name}"
@@ -118,7 +124,7 @@ def _words(row: "Row") -> tuple[str, str, str, str]:
         what = f"settles entry {row.entry.entry}" if isinstance(row.entry, Settlement) else event.label or "(no label)"
         values = ", ".join(f"{_SHORT.get(name, name)} {value:.4g}" for name, value in event.parameters.items())
         cost = f"{event.count} x {event.mechanism}: {values}"
-    return str(row.number), what, cost, _figure(row.spent)
+    return str(row.number), _plain(what), _plain(cost), _figure(row.spent)
 
 
 def _anchored(item: "Finding") -> str:

@@ -22,9 +22,10 @@ from fedmesh.events import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
-__all__ = ["progress"]
+__all__ = ["bars_on", "progress"]
 
 
 @contextmanager
@@ -41,6 +42,14 @@ def progress(*, quiet: bool) -> Iterator[EventSink]:
         yield lines.handle
         lines.close()
         return
+    with bars_on(console) as bars:
+        sink = Bars(bars)
+        yield sink.handle
+        sink.close()
+
+
+def bars_on(console: "Console") -> "Progress":
+    """Bars with a note and the time, to be entered; what is told between them scrolls by above."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -50,10 +59,7 @@ def progress(*, quiet: bool) -> Iterator[EventSink]:
         TextColumn("[dim]{task.fields[note]}[/]"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=False, refresh_per_second=8) as bars:
-        sink = Bars(bars)
-        yield sink.handle
-        sink.close()
+    return Progress(*columns, console=console, transient=False, refresh_per_second=8)
 
 
 class Lines:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING
 
+from fedmesh.cli.progress import bars_on
 from fedmesh.dashboard.text import counted, percent, seconds
 from fedmesh.events import Event, EventSink, ignore
 from fedmesh.simulation.laboratory.sweep.cells import Cell
@@ -34,16 +35,7 @@ def sweep_progress(*, quiet: bool) -> Iterator[EventSink]:
     if not console.is_terminal:
         yield SweepLines().handle
         return
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(finished_text="[green]✓[/]"),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("[dim]{task.fields[note]}[/]"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=False, refresh_per_second=8) as bars:
+    with bars_on(console) as bars:
         yield SweepBars(bars).handle
 
 

@@ -113,6 +113,8 @@ def check_examples(task: Task, examples: Examples) -> None:
 
 def check_promises(task: Task) -> None:
     """Raises: ConfigError: the task would let something of the data past DP, or cannot do what it says."""
+    if "/" in task.name:  # a ledger tells the tasks of a device apart by what stands before the slash of a label
+        raise ConfigError(f"the task is called {task.name!r}: a task's name has no slash")
     if task.dp is not None and task.summed is not None:
         raise ConfigError("the task has noise on the device and noise in the sum: choose one of the two")
     if task.budget is not None and task.error_feedback:

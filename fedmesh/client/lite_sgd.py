@@ -18,6 +18,9 @@ from fedmesh.types import Examples, Float32
 
 __all__ = ["fit", "fit_private", "gradient_rows"]
 
+_SAFE = 1 - 2.0**-20
+"""As in `fedmesh.privacy.clipping`, which needs torch: float32 rounds the clipped gradient up by less than the rest."""
+
 
 def fit(task: Task, head: LinearHead, start: Float32, examples: Examples, order: np.random.Generator) -> Fitted:
     """What comes of `local_epochs` over `examples`, as by `LocalSgd.fit`.
@@ -117,6 +120,6 @@ def _clipped(errors: Float32, norms: NDArray[np.float64], clip: float) -> Float3
     """Each example's error, [B, classes], scaled down until its gradient's norm is at most `clip`; zero if unsound."""
     lengths = np.linalg.norm(errors.astype(np.float64), axis=1) * norms
     sound = np.isfinite(lengths)
-    factors = np.minimum(1.0, clip / (lengths + 1e-6))  # as `fedmesh.privacy.clipping`
+    factors = np.minimum(1.0, _SAFE * clip / (lengths + 1e-6))
     scaled = errors * factors[:, np.newaxis].astype(np.float32)
     return scaled if sound.all() else np.where(sound[:, np.newaxis], scaled, np.float32(0))

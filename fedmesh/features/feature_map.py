@@ -62,17 +62,33 @@ class FeatureMap:
     def __call__(self, x: Float32) -> Float32:
         """The vectors of `x` [N, *input_shape]: components of unit norm, then the bias; each by itself, bit for bit.
 
+        An example that is not finite, or whose features are not, has components of zero: whether a device's data is
+        sound is data as well, and must not decide whether the device takes part.
+
         Raises:
-            ConfigError: `x` has another shape. DataError: features that are not finite.
+            ConfigError: `x` has another shape.
         """
         self._check(x)
         found = np.empty((len(x), self.components + 1), np.float32)
         weights = self.whitening.astype(np.float64)
         for start in range(0, len(x), _CHUNK):
             part = slice(start, start + _CHUNK)
-            found[part, :-1] = self._components(raw_features(self.name, self._extract, x[part]), weights)
+            found[part, :-1] = self._vectors(x[part], weights)
         found[:, -1] = self.bias
         return found
+
+    def _vectors(self, x: Float32, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        sound = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+        if not sound.all():
+            x = x.copy()
+            x[~sound] = 0.0
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            features = rows_of(self.name, self._extract, x)
+        sound &= np.isfinite(features).all(axis=1)
+        features[~sound] = 0.0
+        vectors = self._components(features, weights)
+        vectors[~sound] = 0.0
+        return vectors
 
     def _components(self, features: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
         if features.shape[1] != len(self.centre):
@@ -136,12 +152,18 @@ def fit(
 
 
 def raw_features(name: str, extract: Extract, x: Float32) -> NDArray[np.float64]:
-    """What `extract` finds in `x`, [N, D]. Raises: DataError: not finite, or not a row for each example."""
-    features = np.asarray(extract(x), np.float64)
-    if features.ndim != 2 or len(features) != len(x):
-        raise DataError(f"the features {name!r} of {len(x)} examples have shape {features.shape}, wanted one row each")
+    """As `rows_of`. Raises: DataError: not finite, or not a row for each example."""
+    features = rows_of(name, extract, x)
     if not np.isfinite(features).all():
         raise DataError(f"the features {name!r} of an example are not finite: scale the data to a few units")
+    return features
+
+
+def rows_of(name: str, extract: Extract, x: Float32) -> NDArray[np.float64]:
+    """What `extract` finds in `x`, [N, D], a new array. Raises: DataError: it is not a row for each example."""
+    features = np.array(extract(x), np.float64)
+    if features.ndim != 2 or len(features) != len(x):
+        raise DataError(f"the features {name!r} of {len(x)} examples have shape {features.shape}, wanted one row each")
     return features
 
 

@@ -16,6 +16,7 @@ from fedmesh.types import Float32
 
 __all__ = ["hog"]
 
+_LARGEST_SIDE = 1 << 12
 _SMALLEST = np.float32(1e-6)
 
 
@@ -34,6 +35,8 @@ def hog(input_shape: tuple[int, ...], *, cell: int = 4, directions: int = 8, upr
             f"hog takes images of one channel, [1, height, width], not {list(input_shape)}: choose other features"
         )
     _, height, width = input_shape
+    if not (1 <= height <= _LARGEST_SIDE and 1 <= width <= _LARGEST_SIDE):
+        raise ConfigError(f"hog takes images of up to {_LARGEST_SIDE} pixels a side, not {list(input_shape)}")
     if type(cell) is not int or not 2 <= cell <= min(height, width):
         raise ConfigError(f"hog's cell is {cell!r}, wanted a side of 2 to {min(height, width)} pixels")
     if type(directions) is not int or not 2 <= directions <= 64:

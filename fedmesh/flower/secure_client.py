@@ -141,4 +141,4 @@ def discreet() -> Iterator[None]:
         raise
     except Exception as error:
         kind = type(error).__name__
-        raise SecAggError(f"the device has nothing for the sum: {kind} (its log says more)", code="input") from error
+        raise SecAggError(f"the device has nothing to send: {kind} (its log says more)", code="input") from error

@@ -92,8 +92,11 @@ class Terms:
         """The codes [P], and behind them the digits of the reported metrics: int64 [length].
 
         Raises:
-            SecAggError: ``input``: a metric is missing, or no number that the sum can carry.
+            SecAggError: ``input``: a metric is missing, or no number that the sum can carry; or codes carry no noise,
+                and the task wants it in every input.
         """
+        if self.summed is not None:
+            raise SecAggError("this task's inputs carry noise, an update's codes do not: nothing is sent", code="input")
         try:
             digits = self._metrics.encode(metrics)
         except SecAggError:  # its text has the value in it, and an error reply would carry it out of the device

@@ -24,13 +24,16 @@ from fedmesh.errors import ConfigError, TrustError
 from fedmesh.privacy import renyi
 from fedmesh.types import PrivacyEvent
 
-__all__ = ["SAMPLED_GAUSSIAN", "epsilon", "gaussian", "has_pld", "sampled_gaussian", "spent"]
+__all__ = ["SAMPLED_GAUSSIAN", "epsilon", "fits_pld", "gaussian", "has_pld", "sampled_gaussian", "spent"]
 
 SAMPLED_GAUSSIAN = "sampled_gaussian"
 """Mechanism of `PrivacyEvent`: Poisson sampling at ``sample_rate``, Gaussian noise of ``noise_multiplier`` x clip."""
 
 SMALLEST_DELTA = 1e-14
 """Below it PLD's truncated tails (1e-15) leave no finite epsilon."""
+
+_LARGEST_LOSS, _MOST_STEPS = 256.0, 10**6
+"""Beyond them a distribution takes more memory than there is, and no one promises so much: RDP's figure has to do."""
 
 _GAUSSIANS = frozenset({"gaussian", SAMPLED_GAUSSIAN})
 
@@ -43,8 +46,8 @@ def epsilon(events: Iterable[PrivacyEvent], delta: float, method: Literal["pld",
     Equal events are grouped and results kept, so asking again, or for another device with the same history, is free.
 
     Raises:
-        ConfigError: an event's mechanism or parameters are not known here, have no PLD though that is asked for, or
-            delta is not in [1e-14, 1).
+        ConfigError: an event's mechanism or parameters are not known here, or delta is not in [1e-14, 1); PLD is asked
+            for, and an event has none, or it would be of more than a million steps or an epsilon above 256.
     """
     check_delta(delta)
     composition = _grouped(events)
@@ -58,11 +61,16 @@ def epsilon(events: Iterable[PrivacyEvent], delta: float, method: Literal["pld",
     if not has_pld(grouped):
         strange = sorted({event.mechanism for event in grouped} - _GAUSSIANS)
         raise ConfigError(f"there is no privacy loss distribution of {', '.join(strange)}: ask for RDP, or `spent`")
+    if not _is_small(composition, delta):
+        raise ConfigError(
+            f"no privacy loss distribution is made of more than {_MOST_STEPS} steps, or of an epsilon above "
+            f"{_LARGEST_LOSS:g}: ask for RDP, or `spent`"
+        )
     return loss.epsilon_of(grouped, delta)
 
 
 def spent(events: Iterable[PrivacyEvent], delta: float) -> float:
-    """Epsilon by PLD, checked against RDP; where an event has no PLD, by RDP.
+    """Epsilon by PLD, checked against RDP; by RDP where an event has no PLD, or the sum is too large for one.
 
     Raises:
         TrustError: the tight bound lies above the loose one, beyond PLD's discretisation.
@@ -70,7 +78,7 @@ def spent(events: Iterable[PrivacyEvent], delta: float) -> float:
     """
     events = list(events)
     loose = epsilon(events, delta, "rdp")
-    if not has_pld(events):
+    if not fits_pld(events, delta):
         return loose
     from fedmesh.privacy import loss
 
@@ -80,6 +88,12 @@ def spent(events: Iterable[PrivacyEvent], delta: float) -> float:
 def has_pld(events: Iterable[PrivacyEvent]) -> bool:
     """Whether every event has a privacy loss distribution here: whether it is Gaussian."""
     return all(event.mechanism in _GAUSSIANS for event in events)
+
+
+def fits_pld(events: Iterable[PrivacyEvent], delta: float) -> bool:
+    """Whether all `events` together have a distribution, and one that fits into memory. Raises: as `epsilon`."""
+    events = list(events)
+    return has_pld(events) and _is_small(_grouped(events), delta)
 
 
 def sampled_gaussian(sample_rate: float, noise_multiplier: float, count: int = 1, label: str = "") -> PrivacyEvent:
@@ -118,6 +132,12 @@ def _grouped(events: Iterable[PrivacyEvent]) -> _Composition:
         renyi.curve(parameters)  # refuses what nobody can account for
         counts[parameters] += event.count
     return tuple(sorted(counts.items()))
+
+
+def _is_small(composition: _Composition, delta: float) -> bool:
+    """Whether a privacy loss distribution of all of it fits into memory."""
+    steps = sum(count for _, count in composition)
+    return steps <= _MOST_STEPS and renyi.epsilon_of(_total(composition), delta) <= _LARGEST_LOSS
 
 
 def _events(composition: _Composition) -> list[PrivacyEvent]:

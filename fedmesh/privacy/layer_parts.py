@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedmesh.privacy.clipping import Part, Rows
+from fedmesh.privacy.clipping import Part, Rows, row_norms
 from fedmesh.privacy.ghost import Factors, factors, in_blocks, law, pays, weight_order
 
 __all__ = ["Call", "layer_parts", "row_size"]
@@ -150,7 +150,7 @@ class _Outer(_Layer):
     def norms(self) -> Sequence[Tensor]:
         """See `Part`."""
         x, backprops = self._seen.inputs[0], self._seen.backprops[0]
-        sides = [torch.linalg.vector_norm(side.flatten(1), dim=1) for side in (x, backprops)]
+        sides = [row_norms(side.flatten(1)) for side in (x, backprops)]
         return (sides[0] * sides[1],)
 
     def add(self, weights: Tensor) -> None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from fedmesh.errors import BudgetError, ConfigError, LedgerError
+from fedmesh.privacy import renyi
 from fedmesh.privacy.anchor import Anchor
 from fedmesh.privacy.chain import Chain, Head, entry_line, opening_line, parse
 from fedmesh.privacy.durable import DurableFile
@@ -135,7 +136,8 @@ class FileLedger:
             event: of the same mechanism and count, with no parameter that costs more; its label is not kept.
 
         Raises:
-            ConfigError: it costs more than was charged, or the ledger's format has no settlements.
+            ConfigError: it costs more than was charged, cannot be accounted for, or the ledger's format has no
+                settlements.
             LedgerError: the entry is no charge or was settled before, or this cannot be made durable.
         """
         if self._opening.format == FORMAT_1:
@@ -147,6 +149,7 @@ class FileLedger:
         why = self._tally.refusal(settlement)
         if why is not None:
             raise ConfigError(f"entry {entry} of the privacy ledger {self._path} cannot be settled: the event {why}")
+        renyi.curve(renyi.key(event))  # what nobody can account for would stay in the ledger for good
         self._append(settlement)
 
     def for_task(self, name: str, *, epsilon: float, delta: float) -> "TaskLedger":

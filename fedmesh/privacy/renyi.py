@@ -38,6 +38,12 @@ _MIDDLE = np.arange(3.0, 10.95, 0.1).round(1).tolist()
 ORDERS: Float64 = np.asarray([*_SMALL, *_MIDDLE, *range(11, 64), *_LARGE])
 """Orders at which curves are kept, float64, ascending: the best of them is within 0.1 % of the best of all."""
 
+_LEAST_SAMPLED = 0.05
+"""Below this multiplier the quadrature's steps are too many, and sampling hides nothing: it counts as no sampling."""
+
+_SMALLEST, _LARGEST = 1e-60, 1e60
+"""Of every parameter: what lies beyond overflows when it is squared, and no mechanism has it."""
+
 _SERIES = 64
 """Orders above, which are whole, are summed as a series."""
 
@@ -117,7 +123,7 @@ def _rounded_up(bounds: Float64) -> Curve:
 
 
 def _sampled_gaussian(orders: Float64, *, noise_multiplier: float, sample_rate: float) -> Float64:
-    if sample_rate == 1:
+    if sample_rate == 1 or noise_multiplier < _LEAST_SAMPLED:  # which is a bound in any case
         return _gaussian(orders, noise_multiplier=noise_multiplier)
     bounds, small = np.full(orders.size, math.inf), orders <= _SERIES
     bounds[small] = _by_quadrature(orders[small], sample_rate, noise_multiplier)
@@ -153,10 +159,10 @@ def _checked(parameters: Parameters) -> tuple[str, dict[str, float]]:
         raise ConfigError(
             f"a privacy event {mechanism!r} with parameters {sorted(values)} cannot be accounted for: wanted {known}"
         )
-    if not all(0 < value < math.inf for value in values.values()) or values.get("sample_rate", 1.0) > 1:
+    if not all(_SMALLEST <= value <= _LARGEST for value in values.values()) or values.get("sample_rate", 1.0) > 1:
         raise ConfigError(
             f"a privacy event {mechanism!r} with {_listed(values)} means nothing: wanted a sample_rate in (0, 1] and "
-            "every other parameter finite and above 0"
+            f"every parameter between {_SMALLEST:g} and {_LARGEST:g}"
         )
     return mechanism, values
 

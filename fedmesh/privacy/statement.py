@@ -14,6 +14,9 @@ from fedmesh.privacy.tally import Spending, Tally, task_of
 
 __all__ = ["Account", "Row", "Statement"]
 
+_MOST_BYTES = 1 << 28
+"""A million charges: whoever looks at foreign files should not have to hold more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -72,9 +75,12 @@ class Statement:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                data = file.read(_MOST_BYTES + 1)
         except OSError as error:
             raise ConfigError(f"cannot read the privacy ledger {path}: {error.strerror}") from error
+        if len(data) > _MOST_BYTES:
+            raise LedgerError(f"{path} is larger than {_MOST_BYTES} bytes: no device wrote such a ledger")
         chain = parse(data)
         if chain.opening is None:
             raise LedgerError("the file is empty, or its first entry was not written to the end: there is no ledger")
@@ -127,7 +133,8 @@ class Statement:
             name = f"task {account.name!r}" if account.name else "the device"
             if account.rdp is None:
                 raise LedgerError(
-                    f"what {name} spent cannot be accounted for: {self.path} has events of unknown mechanisms"
+                    f"what {name} spent cannot be accounted for: {self.path} has events of unknown mechanisms, or "
+                    "with parameters that mean nothing"
                 )
             if account.budget is not None and account.rdp > account.budget:
                 raise LedgerError(

@@ -152,9 +152,10 @@ class SumSettings:
         bound = sensitivity(1.0, self.gamma, self.dimension)
         if self.trusted_server:  # rounding lets an update move the sum by a little more than the clip
             multiplier = self.noise_multiplier / (bound.l2 * self.gamma)
-            return (PrivacyEvent("gaussian", {"noise_multiplier": multiplier}, 1, label),)
-        variance = honest * (self.sigma_local / self.gamma) ** 2
-        values = PrivacyEvent("skellam", {"l2": bound.l2, "l1": bound.l1, "variance": variance}, 1, label)
+            values = PrivacyEvent("gaussian", {"noise_multiplier": multiplier}, 1, label)
+        else:
+            variance = honest * (self.sigma_local / self.gamma) ** 2
+            values = PrivacyEvent("skellam", {"l2": bound.l2, "l1": bound.l1, "variance": variance}, 1, label)
         if self.quantile is None:
             return (values,)
         bits = {"l2": float(BIT), "l1": float(BIT), "variance": honest * self.quantile_variance}

@@ -47,7 +47,11 @@ def encode_update(settings: SumSettings, update: Float32, *, clip: float, seed: 
         clip: of the round.
         seed: of the round's rotation, public.
         noise: where rounding and noise come from.
+
+    Raises:
+        ConfigError: the update has another size than the one that was accounted for.
     """
+    _check_size(settings, np.shape(update)[-1:])
     scaled = np.asarray(update, np.float64) / clip
     values = skellam.encode(
         scaled, clip=1.0, gamma=settings.gamma, sigma_local=settings.sigma_local, seed_rotation=seed, rng=noise
@@ -71,15 +75,25 @@ def encode_examples(
     Args:
         settings: level ``example``.
         chunks: gradients, float [b, P] each, of examples that are in no other row.
-        clip, seed, noise: as for `encode_update`.
+        clip, seed, noise: as for `encode_update`, and what it raises.
     """
     total = np.zeros(settings.dimension, np.int64)
     for rows in chunks:
+        _check_size(settings, np.shape(rows)[-1:])
         scaled = np.asarray(rows, np.float64) / clip
         total += skellam.round_examples(scaled, clip=1.0, gamma=settings.gamma, seed_rotation=seed, rng=noise)
     limit = ((1 << (settings.bits - 1)) - 1) // settings.members
     variance = (settings.sigma_local / settings.gamma) ** 2
     return skellam.saturate(total, limit) + skellam.noise(settings.dimension, variance=variance, rng=noise)
+
+
+def _check_size(settings: SumSettings, shape: tuple[int, ...]) -> None:
+    """A longer vector is rounded in more places, and moves the sum by more than was paid for."""
+    if shape != (settings.size,):
+        raise ConfigError(
+            f"the model gives {shape} values, the privacy of its sum was accounted for {settings.size}: the task and "
+            "the model do not belong together"
+        )
 
 
 def mean_of(settings: SumSettings, total: Int64, devices: int, *, clip: float, seed: bytes) -> Float32:

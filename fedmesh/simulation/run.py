@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from flwr.app import ArrayRecord
 
 from fedmesh.client.task import Task
@@ -36,7 +35,7 @@ from fedmesh.simulation.scenario import Scenario
 from fedmesh.simulation.securing import describe_secure_aggregation, secure_script
 from fedmesh.simulation.shared import SharedExamples
 from fedmesh.simulation.spending import check_spent, spent_by_device
-from fedmesh.simulation.start import make_start, restore
+from fedmesh.simulation.start import make_start, one_thread, restore
 from fedmesh.simulation.zygote import Zygote, preload_of
 from fedmesh.types import Float32, Layout
 
@@ -111,7 +110,7 @@ def _run(
     check_plugins(scenario)
     with ExitStack() as stack:
         zygote = stack.enter_context(_early_zygote(scenario))  # imports torch while the data is read
-        stack.enter_context(_one_thread())
+        stack.enter_context(one_thread())
         stack.enter_context(quiet_flower())
         with _timed(f"data: {scenario.data.name}", events):
             data = _load(scenario, data_dir)
@@ -299,14 +298,3 @@ def _early_zygote(scenario: Scenario) -> Iterator[Zygote]:
         yield zygote
     finally:
         zygote.close()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread in this process: sums would depend on the number of cores otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,6 +5,7 @@ a device would be a function of its data that DP-SGD does not cover.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from fedmesh.simulation.directory import PublicStart
 from fedmesh.simulation.scenario import ModelSection, Scenario
 from fedmesh.types import Examples, Layout
 
-__all__ = ["build_model", "make_start", "restore"]
+__all__ = ["build_model", "make_start", "one_thread", "restore"]
 
 _MOMENTUM = 0.9
 _CALIBRATION_BATCH = 64
@@ -78,6 +79,17 @@ def pretrain(model: nn.Module, public: Examples, settings: ModelSection, rng: np
             optimizer.zero_grad()
             torch.autograd.backward(F.cross_entropy(model(x[batch]), y[batch]))
             optimizer.step()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread in this process: sums would depend on the number of cores otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:

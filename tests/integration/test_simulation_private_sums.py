@@ -1,5 +1,7 @@
 """Whole simulated runs whose noise is complete in the secure sum only."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -37,11 +39,23 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def first_round(tmp_path_factory):
+    """One round of each mode, held once: scenario, run directory and result."""
+
+    @functools.cache
+    def run(mode):
+        scenario = small_digits(**(SHARED if mode == "shared" else CLIENT), partition__alpha=0.2, rounds=1)
+        out = tmp_path_factory.mktemp(mode) / "run"
+        return scenario, out, simulate(scenario, out, workers=2)
+
+    return run
+
+
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("overrides", [SHARED, CLIENT], ids=["shared", "client"])
-def test_the_weights_move_by_the_sum_of_what_the_devices_put_in(overrides, tmp_path):
-    scenario, out = small_digits(**overrides, rounds=1), tmp_path / "run"
-    result = simulate(scenario, out, workers=2)
+@pytest.mark.parametrize("mode", ["shared", "client"])
+def test_the_weights_move_by_the_sum_of_what_the_devices_put_in(mode, first_round, tmp_path):
+    scenario, out, result = first_round(mode)
     start = RunDirectory.open(out).load_start()
     data = datasets.split_as(datasets.load("digits", None), scenario)
     task = make_task(scenario, start, (1, 8, 8), 10)
@@ -58,9 +72,24 @@ def test_the_weights_move_by_the_sum_of_what_the_devices_put_in(overrides, tmp_p
     # The examples lie elsewhere in memory than in a worker: the last bit of a gradient may tip a rounding.
     np.testing.assert_allclose(weights_after(out, settings.size), start.weights + step, rtol=0, atol=5e-6)
     privacy = result["privacy"]
-    assert (privacy["mode"], privacy["level"]) == (scenario.privacy.mode, settings.level)
+    assert (privacy["mode"], privacy["level"]) == (mode, settings.level)
     assert result["final"]["epsilon"] <= scenario.privacy.epsilon
     assert privacy["epsilon_released"] <= result["final"]["epsilon"]
+
+
+@pytest.mark.parametrize("mode", ["shared", "client"])
+def test_what_a_device_sends_does_not_depend_on_how_much_it_holds(mode, first_round):
+    _, _, result = first_round(mode)
+    assert len({device["examples"] for device in result["devices"]}) > 1
+    (train,) = [stage for stage in result["rounds"][0]["stages"] if stage["name"] == "train"]
+    assert train["bytes_up"] % 4 == 0  # four devices, the same number of bytes each
+
+
+def test_the_run_is_the_same_on_any_number_of_workers(first_round, tmp_path):
+    scenario, _, result = first_round("shared")
+    alone = simulate(scenario, tmp_path / "run", workers=1)
+    assert alone["final"]["sha256"] == result["final"]["sha256"]
+    assert alone["final"]["loss"] == result["final"]["loss"]
 
 
 def test_a_shared_budget_spent_to_the_end_and_half_its_devices_decline(tmp_path):
@@ -90,13 +119,6 @@ def test_a_shared_budget_spent_to_the_end_and_half_its_devices_decline(tmp_path)
     assert all("privacy budget" in failure["reason"] for failure in result["failures"])
     with open_ledger(out / "ledgers", 3, level="example", epsilon=8.0, delta=1e-5) as ledger:
         assert [charge.event.label for charge in ledger.charges] == ["another-task/round-1"]
-
-
-@pytest.mark.parametrize("overrides", [SHARED, CLIENT], ids=["shared", "client"])
-def test_the_run_is_the_same_on_any_number_of_workers(overrides, tmp_path):
-    runs = [simulate(small_digits(**overrides, rounds=2), tmp_path / str(n), workers=n) for n in (1, 2)]
-    assert runs[0]["final"]["sha256"] == runs[1]["final"]["sha256"]
-    assert runs[0]["final"]["loss"] == runs[1]["final"]["loss"]
 
 
 def test_too_many_lost_devices_cost_the_round_and_never_the_promise(tmp_path):
@@ -130,10 +152,3 @@ def test_a_clip_that_follows_its_quantile_survives_an_interruption(tmp_path):
     ]
     assert again["final"]["sha256"] == whole["final"]["sha256"]
     assert ledger_path(tmp_path / "cut" / "ledgers", 0, "client").exists()
-
-
-def test_what_a_device_sends_does_not_depend_on_how_much_it_holds(tmp_path):
-    result = simulate(small_digits(**CLIENT, partition__alpha=0.2, rounds=1), tmp_path / "run", workers=2)
-    assert len({device["examples"] for device in result["devices"]}) > 1
-    (train,) = [stage for stage in result["rounds"][0]["stages"] if stage["name"] == "train"]
-    assert train["bytes_up"] % 4 == 0  # four devices, the same number of bytes each

@@ -1,12 +1,8 @@
 """What the laboratory examines: a scenario's task, its public start and its devices' data."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import torch
 
 from fedmesh.client.task import Task
 from fedmesh.events import EventSink, StepDone, ignore
@@ -20,7 +16,7 @@ from fedmesh.simulation.scenario import Scenario
 from fedmesh.simulation.start import make_start
 from fedmesh.types import Float32
 
-__all__ = ["Subject", "one_thread", "prepare"]
+__all__ = ["Subject", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +54,3 @@ def prepare(scenario: Scenario, *, data_dir: Path | None = None, events: EventSi
     task = make_task(scenario, start, data.public.x.shape[1:], classes)
     events(StepDone("public start", watch.lap()))
     return Subject(scenario, task, start.weights, data)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: figures would depend on the number of cores otherwise, and small models gain nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

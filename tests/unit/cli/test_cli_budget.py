@@ -161,3 +161,23 @@ def test_mistakes(arguments: list[str], said: str, capsys: Capture) -> None:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert said in captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["dpsgd", "--sample-rate", "0.1", "--noise-multiplier", "0.0001", "--rounds", "1"],
+        ["dpsgd", "--sample-rate", "0.1", "--noise-multiplier", "1", "--rounds", "1000000000000"],
+        ["gaussian", "--noise-multiplier", "0.0001", "--rounds", "1"],
+        ["skellam", *SUM, "--noise-multiplier", "0.00001", "--rounds", "1", "--json"],
+    ],
+)
+def test_noise_that_promises_nothing(arguments: list[str], capsys: Capture) -> None:
+    assert main(["privacy", "epsilon", "--mechanism", *arguments]) == 2
+    assert "promises nothing" in capsys.readouterr().err
+
+
+def test_a_figure_too_large_for_a_distribution_is_rdps(capsys: Capture) -> None:
+    found = told(capsys, "epsilon", "gaussian", "--noise-multiplier", "0.01", "--rounds", "1")
+    assert found["pld"] is None
+    assert found["epsilon"] == found["rdp"] > 256

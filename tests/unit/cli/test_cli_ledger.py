@@ -9,7 +9,10 @@ from fedmesh.cli import main
 from fedmesh.client.identities import create_identities
 from fedmesh.client.ledgers import open_ledger
 from fedmesh.privacy import FileLedger, epsilon
-from fedmesh.privacy.accountant import gaussian
+from fedmesh.privacy.accountant import gaussian, sampled_gaussian
+from fedmesh.privacy.chain import entry_line, opening_line
+from fedmesh.privacy.entries import Charge, Opening
+from fedmesh.types import PrivacyEvent
 
 Capture = pytest.CaptureFixture[str]
 
@@ -171,3 +174,39 @@ def test_mistakes(arguments: list[str], said: str, code: int, run: Path, capsys:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert said in captured.err
+
+
+def written(path: Path, event: PrivacyEvent) -> Path:
+    """A ledger that no `FileLedger` would have written: its hashes are right, its one charge was never checked."""
+    opening, head = opening_line(Opening(8.0, 1e-5))
+    path.write_bytes(opening + entry_line(Charge(event), head)[0])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (sampled_gaussian(0.1, 1e-4), "spent epsilon inf of 8"),
+        (sampled_gaussian(0.1, 1.0, 10**12), "spent epsilon inf of 8"),
+        (gaussian(1e-200, 10**300), "cannot be accounted for"),
+        (PrivacyEvent("skellam", {"l1": 1e300, "l2": 1e300, "variance": 1e-300}), "cannot be accounted for"),
+    ],
+)
+def test_figures_that_would_exhaust_memory_or_overflow(
+    event: PrivacyEvent, said: str, tmp_path: Path, capsys: Capture
+) -> None:
+    path = written(tmp_path / "odd.ledger", event)
+    assert main(["ledger", "show", str(path)]) == 0
+    capsys.readouterr()
+    assert main(["ledger", "show", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["epsilon"] is None
+    assert main(["ledger", "verify", str(path)]) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_a_label_does_not_command_the_terminal(tmp_path: Path, capsys: Capture) -> None:
+    path = written(tmp_path / "odd.ledger", gaussian(40.0, 1, "t\x1b]0;title\x07\x1b[31m/round-1"))
+    assert main(["ledger", "show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "\\x1b]0;title" in shown
+    assert not {"\x1b", "\x07"} & set(shown)

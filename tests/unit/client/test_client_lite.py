@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fedmesh.client.assignment import Assignment, Trained
 from fedmesh.client.linear_head import LinearHead
 from fedmesh.client.lite import LiteTrainer
-from fedmesh.client.lite_sgd import gradient_rows
+from fedmesh.client.lite_sgd import _clipped, gradient_rows
 from fedmesh.client.randomness import noise_of, release_of
 from fedmesh.client.task import Task
 from fedmesh.client.trainer import Trainer, build_model
@@ -275,3 +275,12 @@ def test_a_device_of_its_kind_loads_nothing_heavy(task: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60, env=environment
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_no_example_adds_more_than_the_clip_in_spite_of_float32():
+    rng = np.random.default_rng(1)
+    inputs = (rng.normal(size=(500, 50)) * 10 ** rng.uniform(-2, 8, (500, 1))).astype(np.float32)
+    errors = rng.normal(size=(500, 10)).astype(np.float32)
+    clipped = _clipped(errors, np.linalg.norm(inputs.astype(np.float64), axis=1), 0.3).astype(np.float64)
+    norms = np.linalg.norm(clipped, axis=1) * np.linalg.norm(inputs.astype(np.float64), axis=1)
+    assert norms.max() <= 0.3

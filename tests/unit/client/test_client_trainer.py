@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import training
+from heads import Recorder
 
 from fedmesh.client.ledgers import ledger_path, open_ledger
 from fedmesh.client.randomness import noise_of, release_of, rounding
@@ -13,7 +14,7 @@ from fedmesh.client.trainer import Assignment, Trainer
 from fedmesh.errors import BudgetError, ConfigError, DecodeError, LedgerError, RoundError
 from fedmesh.privacy.noise import KeyedNoise, SystemNoise
 from fedmesh.quantization.codec import DeltaCodec, FloatCodec
-from fedmesh.types import Examples, PrivacyEvent
+from fedmesh.types import Examples
 
 RANGES = [0.5] * 6
 MAX = 1 << 20
@@ -21,19 +22,6 @@ MAX = 1 << 20
 
 def assignment(**changes: object) -> Assignment:
     return dataclasses.replace(Assignment(1, 0, training.start(), RANGES), **changes)
-
-
-class Recorder:
-    """A ledger that remembers, and may refuse."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
-        self.charged: list[tuple[PrivacyEvent, str | None]] = []
-
-    def charge(self, event: PrivacyEvent, *, release_id: str | None = None) -> None:
-        if self.error:
-            raise self.error
-        self.charged.append((event, release_id))
 
 
 def test_the_packet_holds_the_change_of_the_weights() -> None:

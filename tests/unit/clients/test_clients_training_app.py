@@ -8,7 +8,7 @@ import training
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedmesh.client.trainer import Assignment, Trainer
-from fedmesh.errors import ConfigError, DecodeError
+from fedmesh.errors import ConfigError, DecodeError, FedMeshError
 from fedmesh.flower import InlineFleet
 from fedmesh.flower.identity import node_id_of
 from fedmesh.types import Examples
@@ -136,3 +136,15 @@ def test_vision_takes_images_and_wearable_takes_windows() -> None:
         vision.build(windows, data)
     with pytest.raises(ConfigError, match="wearable client"):
         wearable.build(training.task(), training.examples)
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_an_error_of_a_private_device_says_nothing_of_its_data(private: bool, tmp_path: Path) -> None:
+    def data(device: int) -> Examples:
+        raise ValueError(f"row 17 of device {device} says: diabetes")
+
+    task = training.task(dp=training.DP if private else None)
+    app = vision.build(task, data, ledgers=tmp_path)
+    with pytest.raises(FedMeshError if private else ValueError) as caught:
+        app(message(), context(0))
+    assert ("diabetes" in str(caught.value)) is not private

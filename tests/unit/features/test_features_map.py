@@ -155,11 +155,25 @@ def test_another_shape_is_refused():
         fitted("pixels")(SETS["hog"].x)
 
 
-def test_features_that_are_not_finite_are_refused():
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("name", SETS)
+def test_an_example_that_is_not_sound_is_a_vector_without_components_and_leaves_the_others_alone(name, value):
+    features, sound = fitted(name), SETS[name].x
+    x = sound.copy()
+    x[3] = value
+    vectors, wanted = features(x), features(sound)
+    others = np.arange(len(x)) != 3
+    assert vectors[others].tobytes() == wanted[others].tobytes()
+    assert np.isfinite(vectors).all()
+    if not np.isfinite(value):
+        assert vectors[3].tolist() == [*[0.0] * 12, np.float32(0.3)]
+
+
+def test_public_examples_that_are_not_finite_are_refused():
     bad = SETS["pixels"].x.copy()
     bad[3, 0, 0, 0] = np.nan
     with pytest.raises(DataError, match="not finite"):
-        fitted("pixels")(bad)
+        fit("pixels", Examples(bad, SETS["pixels"].y), components=12, bias=0.3)
 
 
 def test_an_extractor_that_has_changed_since_is_refused():

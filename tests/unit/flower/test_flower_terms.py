@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from private_sums import sum_settings
 
 from fedmesh.errors import SecAggError
 from fedmesh.flower.terms import Terms
-from fedmesh.privacy.summed import SumSettings
 from fedmesh.secagg import Identity, MetricCodec, Policy, Roster, SessionHeader
 from fedmesh.types import Layout
 
@@ -81,19 +81,7 @@ def test_another_session_is_refused(change: dict[str, object]) -> None:
     assert caught.value.code == "policy"
 
 
-SUMMED = SumSettings(
-    level="client",
-    epsilon=8.0,
-    delta=1e-5,
-    clip=1.0,
-    noise_multiplier=1.0,
-    honest=3,
-    colluders=1,
-    members=6,
-    size=8,
-    bits=18,
-    gamma=0.01,
-)
+SUMMED = sum_settings(clip=1.0, noise_multiplier=1.0, honest=3, colluders=1, members=6, size=8, bits=18, gamma=0.01)
 PRIVATE = dataclasses.replace(TERMS, reported=(), weight_cap=1, summed=SUMMED, privacy=dataclasses.asdict(SUMMED))
 
 
@@ -124,3 +112,10 @@ def test_a_sum_with_less_noise_than_was_paid_for_is_refused() -> None:
         session = private_header(privacy={**dataclasses.asdict(SUMMED), name: value})
         with pytest.raises(SecAggError, match="other privacy parameters"):
             PRIVATE.policy.check(session, roster_of_five(), "a")
+
+
+def test_codes_without_noise_never_go_into_a_private_sum() -> None:
+    codes = np.arange(-4, 4, dtype=np.int8)
+    assert len(codes) == PRIVATE.length  # nothing else would notice
+    with pytest.raises(SecAggError, match="carry noise"):
+        PRIVATE.input(codes, {})

@@ -7,7 +7,7 @@ from dp_accounting import pld, rdp
 
 from fedmesh.errors import ConfigError, TrustError
 from fedmesh.privacy import epsilon, noise_multiplier, spent
-from fedmesh.privacy.accountant import _agreed, gaussian, has_pld, sampled_gaussian
+from fedmesh.privacy.accountant import _agreed, fits_pld, gaussian, has_pld, sampled_gaussian
 from fedmesh.privacy.calibration import distributed_skellam
 from fedmesh.privacy.loss import _thinned
 from fedmesh.types import PrivacyEvent
@@ -212,3 +212,14 @@ def test_the_smaller_of_two_bounds_is_reported() -> None:
 def test_a_tight_bound_above_the_loose_one_is_an_alarm(tight: float) -> None:
     with pytest.raises(TrustError, match="accountants disagree"):
         _agreed(tight, 5.3, 0.02)
+
+
+@pytest.mark.parametrize(
+    "event", [gaussian(1e-3), sampled_gaussian(0.1, 1.0, 10**12), sampled_gaussian(0.1, 1e5, 10**7)]
+)
+def test_no_distribution_is_made_that_memory_does_not_hold(event):
+    assert has_pld([event])
+    assert not fits_pld([event], 1e-5)
+    assert spent([event], 1e-5) == epsilon([event], 1e-5, "rdp")
+    with pytest.raises(ConfigError, match="ask for RDP"):
+        epsilon([event], 1e-5)

@@ -234,3 +234,11 @@ def test_a_charge_costs_as_much_at_the_end_of_a_long_ledger(path: Path, monkeypa
             times.append(time.process_time() - begun)
     assert times[1] < 3 * times[0]
     assert times[1] / 900 < 0.005  # 0.3 ms on an idle core
+
+
+def test_a_settlement_that_nobody_can_account_for_is_not_entered(path: Path) -> None:
+    with opened(path) as ledger:
+        ledger.charge(summed("t/round-1"))
+        with pytest.raises(ConfigError, match="means nothing"):
+            ledger.settle(1, summed("", l2=0.0))
+        ledger.charge(summed("t/round-2"))

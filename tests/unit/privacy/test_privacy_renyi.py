@@ -125,3 +125,23 @@ def test_so_much_that_no_order_has_a_bound_is_infinite() -> None:
 def test_what_nobody_can_account_for_is_refused(event: PrivacyEvent) -> None:
     with pytest.raises(ConfigError, match=r"cannot be accounted for|means nothing"):
         renyi.curve(renyi.key(event))
+
+
+@pytest.mark.parametrize("multiplier", [1e-9, 1e-4, 0.049])
+def test_hardly_any_noise_on_a_sample_is_bounded_in_no_time_by_what_it_costs_without_sampling(
+    multiplier: float,
+) -> None:
+    sampled = PrivacyEvent("sampled_gaussian", {"noise_multiplier": multiplier, "sample_rate": 0.1})
+    whole = PrivacyEvent("gaussian", {"noise_multiplier": multiplier})
+    assert (renyi.curve(renyi.key(sampled)) == renyi.curve(renyi.key(whole))).all()
+
+
+@pytest.mark.parametrize("value", [1e-200, 1e200])
+@pytest.mark.parametrize("mechanism", ["gaussian", "sampled_gaussian", "skellam", "discrete_gaussian"])
+def test_parameters_whose_squares_overflow_are_refused(mechanism: str, value: float) -> None:
+    names = {"skellam": ("l1", "l2", "variance"), "discrete_gaussian": ("l2", "variance")}
+    parameters = dict.fromkeys(names.get(mechanism, ("noise_multiplier",)), value)
+    if mechanism == "sampled_gaussian":
+        parameters["sample_rate"] = 0.5
+    with pytest.raises(ConfigError, match="between 1e-60 and 1e"):
+        renyi.curve(renyi.key(PrivacyEvent(mechanism, parameters)))

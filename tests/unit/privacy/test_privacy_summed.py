@@ -1,24 +1,15 @@
 from dataclasses import asdict, replace
 
 import pytest
+from private_sums import sum_settings
 
 from fedmesh.errors import ConfigError
 from fedmesh.privacy import skellam
 from fedmesh.privacy.accountant import epsilon
 from fedmesh.privacy.summed import BIT, QuantileSettings, SumSettings, calibrated
 
-SETTINGS = SumSettings(
-    level="client",
-    epsilon=3.0,
-    delta=1e-5,
-    clip=0.5,
-    noise_multiplier=2.0,
-    honest=80,
-    colluders=10,
-    members=100,
-    size=1000,
-    bits=20,
-    gamma=0.01,
+SETTINGS = sum_settings(
+    epsilon=3.0, noise_multiplier=2.0, honest=80, colluders=10, members=100, size=1000, bits=20, gamma=0.01
 )
 QUANTILE = QuantileSettings(target=0.5, rate=0.2, noise_multiplier=5.0)
 
@@ -116,3 +107,11 @@ def test_a_grid_too_coarse_for_the_budget_is_an_error_that_says_so():
 
     with pytest.raises(ConfigError, match=r"raise privacy\.ring_bits"):
         calibrated(settings, rounds=10)
+
+
+def test_the_quantile_costs_as_much_where_the_server_is_trusted():
+    bits = replace(SETTINGS, quantile=QUANTILE).events("t/round-1")[1]
+    trusted = replace(SETTINGS, quantile=QUANTILE, trusted_server=True).events("t/round-1")
+    assert [event.mechanism for event in trusted] == ["gaussian", "skellam"]
+    assert trusted[1] == bits
+    assert trusted[1].label == "t/round-1/quantile"

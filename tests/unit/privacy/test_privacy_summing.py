@@ -2,26 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from private_sums import sum_settings
 
 from fedmesh.errors import ConfigError, DecodeError
 from fedmesh.privacy import skellam
 from fedmesh.privacy.noise import KeyedNoise
-from fedmesh.privacy.summed import BIT, QuantileSettings, SumSettings
+from fedmesh.privacy.summed import BIT, QuantileSettings
 from fedmesh.privacy.summing import clip_in, encode_examples, encode_update, mean_of, next_clip, server_noise
 
-CLIENT = SumSettings(
-    level="client",
-    epsilon=8.0,
-    delta=1e-5,
-    clip=0.5,
-    noise_multiplier=0.01,
-    honest=10,
-    colluders=0,
-    members=10,
-    size=50,
-    bits=24,
-    gamma=1e-4,
-)
+CLIENT = sum_settings()
 EXAMPLE = replace(CLIENT, level="example", expected_batch=20.0, step=3.0)
 FOLLOWING = replace(CLIENT, quantile=QuantileSettings(target=0.5, rate=0.2, noise_multiplier=0.01))
 SEED = skellam.rotation_seed(1, np.zeros(50, np.float32))
@@ -118,3 +107,12 @@ def test_a_trusted_server_adds_the_noise_that_devices_would_have_added():
     assert added.std() == pytest.approx(2.0 * 0.5 / 10, rel=0.03)
     with pytest.raises(ConfigError, match="not the server"):
         server_noise(CLIENT, 10, clip=0.5, noise=noise(0))
+
+
+@pytest.mark.parametrize("size", [10, 49, 51, 5000])
+def test_an_input_of_another_size_than_was_paid_for_is_refused(size):
+    rows = np.zeros((2, size), np.float32)
+    with pytest.raises(ConfigError, match="accounted for 50"):
+        encode_update(CLIENT, rows[0], clip=0.5, seed=SEED, noise=noise(0))
+    with pytest.raises(ConfigError, match="accounted for 50"):
+        encode_examples(EXAMPLE, [rows], clip=0.5, seed=SEED, noise=noise(0))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flower_apps import LAYOUT
 from flwr.app import ConfigRecord, Message, RecordDict
+from private_sums import sum_settings
 
 from fedmesh.errors import ConfigError, RoundError
 from fedmesh.flower import adopt
@@ -11,25 +12,13 @@ from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.flower.records import ranges_in
 from fedmesh.privacy.noise import KeyedNoise
 from fedmesh.privacy.skellam import rotation_seed
-from fedmesh.privacy.summed import QuantileSettings, SumSettings
+from fedmesh.privacy.summed import QuantileSettings
 from fedmesh.privacy.summing import encode_update
 from fedmesh.quantization.codec import relative_ranges
 from fedmesh_strategies.fedavg import FedAvg
 
 START = np.linspace(-1, 1, LAYOUT.size, dtype=np.float32)
-SETTINGS = SumSettings(
-    level="client",
-    epsilon=8.0,
-    delta=1e-5,
-    clip=2.0,
-    noise_multiplier=0.001,
-    honest=4,
-    colluders=1,
-    members=8,
-    size=LAYOUT.size,
-    bits=24,
-    gamma=1e-4,
-)
+SETTINGS = sum_settings(clip=2.0, noise_multiplier=0.001, honest=4, colluders=1, members=8, size=LAYOUT.size)
 QUANTILE = QuantileSettings(target=0.5, rate=0.2, noise_multiplier=0.01)
 
 
