@@ -54,5 +54,11 @@ def terms_of(task: Task, layout: Layout, *, floor: Policy | None = None) -> Term
         reported=task.reported,
         privacy=task.privacy,
         summed=task.summed,
-        floor=Policy(largest_cohort=task.group_size) if floor is None else floor,
+        floor=_floor(task) if floor is None else floor,
     )
+
+
+def _floor(task: Task) -> Policy:
+    """The safe defaults; a session may be as large as the task's groups, which its devices pay for in work."""
+    usual = Policy()
+    return usual if task.group_size <= usual.largest_cohort else Policy(largest_cohort=task.group_size)

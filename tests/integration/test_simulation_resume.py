@@ -162,5 +162,5 @@ def test_an_edited_scenario_is_noticed(interrupted):
 
 def test_a_lost_ledger_is_noticed(interrupted):
     (interrupted / "ledgers" / "device-1.ledger").unlink()
-    with pytest.raises(LedgerError, match=r"device 1 .* entries are lost"):
+    with pytest.raises(LedgerError, match=r"device-1\.ledger is missing, and the anchor .* knows 3 entries"):
         resume(interrupted, workers=1)

