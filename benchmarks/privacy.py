@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -110,12 +111,12 @@ def measure(work: Work) -> dict[str, Any]:
             _say(f"  {steps[-1].ratio(lambda one: one.cpu_s):.2f}x in time, {_memory(steps[-1]):.2f}x in memory")
     _say(f"encoding {work.coordinates:,} coordinates")
     values = encoding.vector(work.coordinates)
-    encoded, plain = encoding.fedmesh(values), encoding.numpy_poisson(values)  # tables are made once in a process
+    encoded, peer = encoding.fedmesh(values), encoding.numpy_poisson(values)  # tables are made once in a process
     decoded = decode(encoded, gamma=encoding.GAMMA, seed_rotation=encoding.SEED, size=len(values))
-    if len(plain) != len(encoded) or abs(float(decoded @ values) / 2 - 1) > 0.2:
+    if len(peer) != len(encoded) or abs(float(decoded @ values) / 2 - 1) > 0.2:
         raise SystemExit("the encoded vector is not the vector: the benchmark is wrong")
     repeats = 7 if work.coordinates == COORDINATES else 1
-    ours, theirs = (best_of(repeats, lambda way=way: way(values)) for way in (encoding.fedmesh, encoding.numpy_poisson))  # type: ignore[misc]
+    ours, theirs = (best_of(repeats, partial(way, values)) for way in (encoding.fedmesh, encoding.numpy_poisson))
     _say(f"a ledger of {work.rounds:,} rounds")
     ledger, epsilon = accounting.fedmesh(work.rounds)
     one_by_one, peer_epsilon = accounting.one_by_one(work.rounds)

@@ -123,7 +123,7 @@ class PrivacyEvent:
     """A privacy cost as data (after dp-accounting): `count` times the named mechanism.
 
     Attributes:
-        mechanism: ``"sampled_gaussian"`` (Poisson-subsampled Gaussian, Abadi et al. 2016).
+        mechanism: one that `fedmesh.privacy.accountant` lists, e.g. ``"sampled_gaussian"``.
         parameters: the mechanism's public parameters, e.g. ``{"sample_rate": 0.1, "noise_multiplier": 1.0}``.
         count: how many times it is composed with itself.
         label: what it pays for, e.g. ``"digits/round-3"``; never anything about the data.

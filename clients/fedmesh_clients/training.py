@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from fedmesh.client.assignment import Assignment, TaskTrainer, Trained, check_examples, check_weights
 from fedmesh.client.ledgers import open_ledger
 from fedmesh.client.randomness import batch_order
-from fedmesh.client.release import encode
+from fedmesh.client.release import codec_of, encode
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError, DecodeError
 from fedmesh.flower import SecureClient, Turn, discreet
@@ -59,7 +59,8 @@ class TrainingApp(ClientApp):
         task: the public task.
         data: where a device's examples come from.
         ledgers: folder of the devices' privacy ledgers; needed if the task is private.
-        identities: folder of the devices' identities; needed if the task is under secure aggregation.
+        identities: folder of the devices' identities; needed if the task is under secure aggregation. The ledgers are
+            anchored in it.
         trainer: of the task; None: the torch one, which can also train several devices at once.
 
     Raises:
@@ -98,7 +99,8 @@ class TrainingApp(ClientApp):
         """The replies' contents of several devices that are trained together; a device that failed has an exception.
 
         Raises:
-            ConfigError: the task is private: a cohort is trained by plain SGD, and nobody would pay.
+            ConfigError: the task is private (a cohort is trained by plain SGD, and nobody would pay), or its trainer
+                takes one device at a time.
         """
         if self.task.budget is not None:
             raise ConfigError(f"task {self.task.name} is private: its devices train one at a time, under their ledgers")
@@ -123,7 +125,8 @@ class TrainingApp(ClientApp):
         for (index, job), fitted in zip(jobs.items(), results, strict=True):
             try:
                 with self._guarded():
-                    trained = encode(self.task, self._trainer.layout, job.assignment, fitted)
+                    codec = codec_of(self.task, self._trainer.layout, job.assignment)
+                    trained = encode(self.task, codec, job.assignment, fitted)
                 outcomes[index] = self._content(job, trained)
             except Exception as error:  # noqa: BLE001 - as above
                 outcomes[index] = error

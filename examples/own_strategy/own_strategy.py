@@ -22,10 +22,10 @@ class Momentum(FedAvg):
         return weights + self.velocity
 
     def snapshot(self) -> dict[str, Any]:
-        return {"velocity": self.velocity}
+        return super().snapshot() | {"velocity": self.velocity}
 
     def restore(self, state: Any) -> None:
-        super().restore({})
+        super().restore({name: value for name, value in state.items() if name != "velocity"})
         self.velocity = state["velocity"]
 
 

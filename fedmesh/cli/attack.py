@@ -1,13 +1,12 @@
 """``fedmesh privacy attack``: what a scenario's pipeline would leak without defences, and what is left with them."""
 
-import json
-import sys
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from fedmesh.cli.audit import Assignments, Data, Json, Out, Quiet, ScenarioName, Seed, laboratory, write
+from fedmesh.cli.laboratory import Assignments, Data, Json, Out, Quiet, ScenarioName, Seed, laboratory, write
+from fedmesh.cli.printing import print_json
 
 __all__ = ["attack"]
 
@@ -50,7 +49,7 @@ def membership(
             ]  # fmt: skip
             pictures.draw_areas(out / "membership.png", rows)
     if as_json:
-        _print_json(content)
+        print_json(content)
     else:
         from fedmesh.cli.laboratory_summary import print_membership
 
@@ -88,12 +87,8 @@ def inversion(
             rows = [("original", found.originals), *((one.pipeline, one.images) for one in found.reconstructions)]
             pictures.draw_images(out / "inversion.png", rows)
     if as_json:
-        _print_json(content)
+        print_json(content)
     else:
         from fedmesh.cli.laboratory_summary import print_inversion
 
         print_inversion(found.reconstructions, content, out)
-
-
-def _print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")

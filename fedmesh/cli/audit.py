@@ -1,38 +1,23 @@
 """``fedmesh privacy audit``: whether a scenario's mechanism keeps what it promises, as far as measuring can tell."""
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedmesh.cli.simulate import DATA_HELP, check_data_folder, refuse_without, stopped_as_by_ctrl_c
+from fedmesh.cli.laboratory import Assignments, Data, Json, Out, Quiet, ScenarioName, Seed, laboratory, write
+from fedmesh.cli.printing import print_json
 from fedmesh.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedmesh.events import EventSink
+    from collections.abc import Sequence
+
     from fedmesh.simulation.laboratory.auditing import Audited
     from fedmesh.simulation.laboratory.noise_law import LawReport
     from fedmesh.simulation.laboratory.subject import Subject
-    from fedmesh.simulation.scenario import Scenario
 
-__all__ = [
-    "HELP",
-    "Assignments",
-    "Data",
-    "Json",
-    "Out",
-    "Quiet",
-    "ScenarioName",
-    "Seed",
-    "command",
-    "laboratory",
-    "write",
-]
+__all__ = ["HELP", "command"]
 
 HELP = (
     "Audit the privacy of a scenario's own mechanism.\n\n"
@@ -41,17 +26,6 @@ HELP = (
     "its noise. Exit code 1 if either contradicts what the ledgers promise."
 )
 EXIT_VIOLATED = 1
-
-ScenarioName = Annotated[str, typer.Argument(metavar="SCENARIO|FILE", help="A scenario's name, or a TOML file.")]
-Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed, over the scenario's.")]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any key over the scenario's; can be repeated."),
-]
-Data = Annotated[Path | None, typer.Option(metavar="DIR", envvar="FEDMESH_DATA", help=DATA_HELP)]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for plots and a JSON file; none by default.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def command(
@@ -104,67 +78,13 @@ def command(
             runs = [(each.finding.run, each.scores, each.included) for each in audited]
             pictures.draw_scores(out / "audit.png", runs)
     if as_json:
-        sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        print_json(content)
     else:
         from fedmesh.cli.laboratory_summary import print_audit
 
         print_audit(content, [each.finding for each in audited], reports, out)
     if not content["passed"]:
         raise typer.Exit(EXIT_VIOLATED)
-
-
-@contextmanager
-def laboratory(
-    scenario: str,
-    seed: int | None,
-    assignments: Sequence[str] | None,
-    data: Path | None,
-    out: Path | None,
-    *,
-    quiet: bool,
-) -> "Iterator[tuple[Subject, EventSink]]":
-    """The federation of a scenario before its first round, and progress on stderr until the context ends.
-
-    Raises:
-        ConfigError: there is no such scenario, something is not installed, or `out` cannot be written.
-    """
-    from fedmesh.cli.progress import progress
-
-    check_data_folder(data)
-    chosen = _chosen(scenario, seed, assignments)
-    for module in ("sklearn", "matplotlib", "torch", "opacus"):
-        refuse_without(module)
-    if out is not None:
-        _make(out)
-    with stopped_as_by_ctrl_c(), progress(quiet=quiet) as events:
-        from fedmesh.simulation.laboratory.subject import prepare
-        from fedmesh.simulation.start import one_thread
-
-        with one_thread():
-            yield prepare(chosen, data_dir=data, events=events), events
-
-
-def write(out: Path, name: str, content: dict[str, Any]) -> None:
-    """Writes `content` as JSON to the file `name` in `out`."""
-    from fedmesh.files import write_atomically
-
-    write_atomically(out / name, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
-
-
-def _chosen(scenario: str, seed: int | None, assignments: Sequence[str] | None) -> "Scenario":
-    from fedmesh.cli import catalog, overrides
-
-    told = overrides.parse(assignments or [])
-    return catalog.load(scenario, told if seed is None else {**told, "seed": seed})
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"the folder {out} cannot be made: {error.strerror or error}; choose another --out"
-        ) from error
 
 
 def _content(

@@ -1,14 +1,13 @@
 """``fedmesh privacy epsilon`` and ``fedmesh privacy noise``: what noise buys, and what a promise takes."""
 
-import json
 import math
-import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
+from fedmesh.cli.printing import print_json
 from fedmesh.errors import ConfigError
 
 __all__ = ["EPSILON_HELP", "NOISE_HELP", "epsilon", "noise"]
@@ -123,13 +122,16 @@ def _checked(mechanism: Mechanism, options: dict[str, Any]) -> dict[str, list[st
     missing = [_flag(name) for name in needs if options[name] is None]
     if missing:
         wanted = ", ".join(map(_flag, needs))
-        raise ConfigError(f"--mechanism {mechanism} needs {wanted}: {', '.join(missing)} is missing")
+        raise ConfigError(f"--mechanism {mechanism} needs {wanted}; missing: {', '.join(missing)}")
     ignored = [name for name, value in options.items() if value is not None and name not in needs + _TAKES[mechanism]]
     for name in ignored:
         options[name] = None
     clients, survivors, rate = options["clients"], options["survivors"], options["sample_rate"]
     if survivors is not None and (clients is None or survivors > clients):
-        raise ConfigError(f"--survivors {survivors}: say with --clients how many share the noise, at least as many")
+        got = "no --clients" if clients is None else f"--clients {clients}"
+        raise ConfigError(
+            f"--survivors {survivors} came with {got}: say with --clients how many share the noise, at least as many"
+        )
     if rate is not None and not 0 < rate <= 1:
         raise ConfigError(f"--sample-rate is {rate}, it must be above 0 and at most 1")
     sampled = rate is not None and rate < 1 and mechanism is not Mechanism.DPSGD
@@ -207,7 +209,7 @@ def _flag(name: str) -> str:
 
 def _say(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        print_json(report)
         return
     from rich.console import Console
 
@@ -237,14 +239,13 @@ def _table(report: Mapping[str, Any]) -> Any:
     by_pld = "" if report["pld"] is None else f", by PLD {report['pld']:.4g}"
     table.add_row("accountants", f"by RDP {report['rdp']:.4g}{by_pld}")
     sampled = f", each on a sample of {number(report['sample_rate'])}" if report["sample_rate"] < 1 else ""
-    table.add_row("mechanism", f"{report['mechanism']}, {counted(report['rounds'], 'round')}{sampled}")
+    unit = "step" if report["mechanism"] == Mechanism.DPSGD else "round"
+    table.add_row("mechanism", f"{report['mechanism']}, {counted(report['rounds'], unit)}{sampled}")
     if "gamma" in report:
         devices = f"{report['survivors']} of {report['clients']} devices' noise"
         table.add_row("sum", f"{devices}, {report['dimension']:,} values of {report['bits']} bits")
-        table.add_row("grid", f"gamma {report['gamma']:.4g} clips, noise of deviation {_deviation(report)} steps")
+        table.add_row(
+            "grid", f"gamma {report['gamma']:.4g} clips, noise of deviation {math.sqrt(report['variance']):.4g} units"
+        )
         table.add_row("without the grid", f"epsilon {report['continuous_gaussian']:.4g}: a continuous Gaussian, by RDP")
     return table
-
-
-def _deviation(report: Mapping[str, Any]) -> str:
-    return f"{math.sqrt(report['variance']):.4g}"

@@ -1,13 +1,12 @@
 """``fedmesh doctor``: whether this machine can take part, and what to do where it cannot."""
 
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedmesh.cli.printing import print_json
 from fedmesh.cli.simulate import DATA_HELP
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def command(
     checks = examine(Path.cwd(), data, broker)
     failed = sum(check.status == "failed" for check in checks)
     if as_json:
-        sys.stdout.write(json.dumps({"ok": not failed, "checks": [asdict(c) for c in checks]}, indent=2) + "\n")
+        print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
     else:
         _print(checks, failed)
     raise typer.Exit(1 if failed else 0)

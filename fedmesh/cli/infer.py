@@ -1,13 +1,12 @@
 """``fedmesh infer``: an exported model on held-out examples, as a device would run it."""
 
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fedmesh.cli.printing import print_json
 from fedmesh.cli.simulate import DATA_HELP
 
 __all__ = ["command"]
@@ -53,7 +52,7 @@ def command(  # noqa: PLR0917 - the options of a command line
         "threads": threads,
     }
     if as_json:
-        sys.stdout.write(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        print_json(report)
     else:
         _print(report)
 

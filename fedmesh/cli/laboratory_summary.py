@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedmesh.dashboard.text import number
+
 if TYPE_CHECKING:
     from fedmesh.simulation.laboratory.attacks import Reconstruction
     from fedmesh.simulation.laboratory.canaries import Finding, Interval
@@ -99,7 +101,7 @@ def _canary_table(content: Mapping[str, Any], findings: "Sequence[Finding]") -> 
     guesses = findings[0].guesses
     title = (
         f" [bold]{escape(content['scenario'])}[/], {_WORDS[content['mode']]}, {content['level']} level: "
-        f"{guesses.canaries:,} canaries, {content['rounds']} rounds, delta {findings[0].delta:g}"
+        f"{guesses.canaries:,} canaries, {content['rounds']} rounds, delta {number(findings[0].delta)}"
     )
     headings = ("run", "promised", "at least", "guesses", "as Gaussian", "effect", "noise")
     table = _table(title, *headings)
@@ -119,8 +121,8 @@ def _canary_table(content: Mapping[str, Any], findings: "Sequence[Finding]") -> 
 
 def _table(title: str, *headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1), collapse_padding=True)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number and heading != "seen" else "left", overflow="fold")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index and heading != "seen" else "left", overflow="fold")
     return table
 
 

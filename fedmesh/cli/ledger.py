@@ -1,14 +1,13 @@
 """``fedmesh ledger show`` and ``verify``: what devices spent, read without holding or changing their ledgers."""
 
-import json
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedmesh.cli.printing import print_json
 from fedmesh.errors import ConfigError, FedMeshError, LedgerError
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Finding:
 def show(path: PathArgument, as_json: JsonOption = False) -> None:
     """Show a ledger's entries, what was spent and what is left; of a folder, a line for each ledger.
 
-    Exits with 1 when one is damaged.
+    Exits with 1 when one is too damaged to be shown; what else is wrong is for verify.
     """
     from fedmesh.cli import ledger_view
 
@@ -69,7 +68,7 @@ def show(path: PathArgument, as_json: JsonOption = False) -> None:
     if one is not None and one.statement is None:
         raise LedgerError(f"{one.path}: {one.damage}")
     if as_json:
-        _print_json({"ledgers": list(map(_described, found))} if one is None else _described(one))
+        print_json({"ledgers": list(map(_described, found))} if one is None else _described(one))
     elif one is not None:
         ledger_view.print_one(one)
     else:
@@ -90,7 +89,7 @@ def verify(path: PathArgument, anchor: AnchorOption = None, as_json: JsonOption 
         raise ConfigError("--anchor is one device's: name its ledger, not a folder")
     found = [_read(file, anchor or _anchor_of(file)) for file in files]
     if as_json:
-        _print_json({"ledgers": list(map(_verdict, found))})
+        print_json({"ledgers": list(map(_verdict, found))})
     else:
         ledger_view.print_verdicts(found)
     raise typer.Exit(1 if any(item.error for item in found) else 0)
@@ -103,9 +102,11 @@ def _files(path: Path) -> list[Path]:
     folder = path / "ledgers" if (path / "ledgers").is_dir() else path
     if not folder.is_dir():
         raise ConfigError(f"{path} is not there: name a ledger, or a folder of ledgers")
-    found = sorted(
-        filter(Path.is_file, folder.glob("*.ledger")), key=lambda file: (len(_device(file)), file.name)
-    )  # 2 before 10
+    try:
+        files = [file for file in folder.iterdir() if file.suffix == ".ledger" and file.is_file()]
+    except OSError as error:
+        raise ConfigError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    found = sorted(files, key=lambda file: (len(_device(file)), file.name))  # 2 before 10
     if not found:
         raise ConfigError(f"there are no ledgers in {folder}: name another folder, or a run under a privacy budget")
     return found
@@ -196,7 +197,3 @@ def _verdict(item: Finding) -> dict[str, Any]:
         "entries": item.statement.entries if item.statement else None,
         "anchor": None if item.anchor is None else str(item.anchor),
     }
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -12,6 +12,8 @@ from fedmesh.privacy.entries import Settlement, TaskBudget
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import JustifyMethod
+
     from fedmesh.cli.ledger import Finding
     from fedmesh.privacy.statement import Account, Row
 
@@ -46,7 +48,7 @@ def print_all(found: "Sequence[Finding]") -> None:
         opening, whole = item.statement.opening, item.statement.whole()
         row = (opening.level, str(whole.charges), number(opening.epsilon), number(opening.delta))
         held = "holds" if item.anchor else "none"
-        anchored = "see verify" if item.rollback else held
+        anchored = "see verify" if item.error else held
         table.add_row(_plain(item.device), *row, _figure(whole.reported), _figure(whole.left), anchored)
     Console(highlight=False, markup=False).print(table)
 
@@ -80,9 +82,9 @@ def _facts(item: "Finding") -> Table:
     table.add_row("spent", _spent(whole))
     table.add_row("left", _figure(whole.left))
     table.add_row("entries", f"{_count(statement.entries)}, {counted(whole.charges, 'charge')}, {opening.format}")
-    table.add_row("anchor", _anchored(item))
+    table.add_row("anchor", _plain(_anchored(item)))
     if item.damage:
-        table.add_row("damage", item.damage)
+        table.add_row("damage", _plain(item.damage))
     if statement.torn_bytes:
         table.add_row("interrupted", f"{statement.torn_bytes} bytes of a last entry, never charged")
     return table
@@ -145,11 +147,14 @@ def _count(entries: int) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+    if value is None:
+        return "-"
+    return number(value) if 0 < value < 1e-3 else f"{value:.4g}"
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in _WORDS else "right", overflow="fold")
+        justify: JustifyMethod = "left" if heading in _WORDS else "right"
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading == "device")
     return table

@@ -1,6 +1,5 @@
 """``fedmesh scenarios``, ``strategies``, ``clients`` and ``config show``: what there is, and what it says."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedmesh import plugins
+from fedmesh.cli.printing import print_json
 from fedmesh.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def scenarios(as_json: JsonOption = False) -> None:
 
     found = [_described(name, path) for name, path in shipped().items()]
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     table = _table("scenario", "what it is", "data", "devices", "rounds", "privacy")
     for row in found:
@@ -55,7 +55,7 @@ def show(
 
     tables = catalog.load(scenario, overrides.parse(assignments or [])).model_dump(mode="json")
     if as_json:
-        _print_json(tables)
+        print_json(tables)
     else:
         sys.stdout.write(dumps(tables))
 
@@ -87,7 +87,7 @@ def _plugins(group: str, kind: str, *, as_json: bool) -> None:
         for name, point in plugins.available(group).items()
     ]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     table = _table(kind, "object", "package")
     for row in rows:
@@ -109,7 +109,3 @@ def _print_table(table: "Table", *, empty: str) -> None:
     from rich.console import Console
 
     Console(highlight=False).print(table if table.rows else empty, markup=False)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -29,8 +29,8 @@ __all__ = ["bars_on", "progress"]
 
 
 @contextmanager
-def progress(*, quiet: bool) -> Iterator[EventSink]:
-    """The sink that shows what it is told on stderr until the context ends."""
+def progress(*, quiet: bool, title: str = "Preparing") -> Iterator[EventSink]:
+    """The sink that shows what it is told on stderr until the context ends; `title` is of what comes before a round."""
     if quiet:
         yield ignore
         return
@@ -43,7 +43,7 @@ def progress(*, quiet: bool) -> Iterator[EventSink]:
         lines.close()
         return
     with bars_on(console) as bars:
-        sink = Bars(bars)
+        sink = Bars(bars, title)
         yield sink.handle
         sink.close()
 
@@ -101,9 +101,9 @@ class Lines:
 class Bars:
     """A spinner for the preparation, a bar for the rounds and one for the devices of the current round."""
 
-    def __init__(self, bars: "Progress") -> None:
+    def __init__(self, bars: "Progress", title: str = "Preparing") -> None:
         self._bars = bars
-        self._step = bars.add_task("Preparing", total=None, note="loading")
+        self._step = bars.add_task(title, total=None, note="loading")
         self._rounds = 0
         self._round_bar: TaskID | None = None
         self._device_bar: TaskID | None = None
@@ -117,6 +117,8 @@ class Bars:
         from rich.markup import escape
 
         self._bars.console.print(f"[green]✓[/] {escape(event.what)} [dim]{event.seconds:.1f} s[/]")
+        if self._round_bar is None:
+            self._bars.update(self._step, note="")  # what was loading is there
 
     @handle.register
     def _(self, event: RunStarted) -> None:

@@ -1,7 +1,6 @@
 """``fedmesh simulate``: a federation on this machine, from a scenario to a model, its figures and a report."""
 
 import datetime as dt
-import json
 import signal
 import sys
 import time
@@ -13,13 +12,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedmesh.cli.printing import print_json
 from fedmesh.errors import ConfigError, FedMeshError, NothingLearnedError
 from fedmesh.events import StepDone
 
 if TYPE_CHECKING:
     from fedmesh.simulation.scenario import Scenario
 
-__all__ = ["DATA_HELP", "HELP", "check_data_folder", "command", "refuse_without", "stopped_as_by_ctrl_c"]
+__all__ = [
+    "DATA_HELP",
+    "HELP",
+    "check_data_folder",
+    "command",
+    "is_interrupt",
+    "make_writable",
+    "refuse_without",
+    "stopped_as_by_ctrl_c",
+]
 
 DATA_HELP = "Folder with the data sets."
 HELP = (
@@ -105,6 +114,24 @@ def check_data_folder(data: Path | None) -> None:
         raise ConfigError(f"the data directory {data} is not there: correct --data or FEDMESH_DATA")
 
 
+def make_writable(folder: Path, *, called: str) -> None:
+    """Makes `folder` if it is missing, and tries it: what is written last should not be the first to fail.
+
+    Raises:
+        ConfigError: it cannot be made or written; `called` says what it is.
+    """
+    from tempfile import TemporaryFile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"the {called} {folder} cannot be written: {error.strerror or error}; choose another with --out"
+        ) from error
+
+
 def _run_directory(out: Path | None, name: str) -> Path:
     """An empty folder that can be written to: `out`, or a new one under runs/."""
     stamp = dt.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
@@ -113,18 +140,8 @@ def _run_directory(out: Path | None, name: str) -> Path:
     while out is None and folder.exists():  # a second run in the same second
         count += 1
         folder = Path("runs") / f"{name}-{stamp}-{count}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        occupied = any(folder.iterdir())
-        if not occupied:
-            probe = folder / ".writable"
-            probe.touch()
-            probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"the run directory {folder} cannot be written: {error.strerror or error}; choose another with --out"
-        ) from error
-    if occupied:
+    make_writable(folder, called="run directory")
+    if any(folder.iterdir()):
         advice = f"go on with that run by --resume {folder}" if _resumable(folder) else "empty it"
         raise ConfigError(f"{folder} is not empty: choose another --out, or {advice}")
     return folder
@@ -155,7 +172,7 @@ def _run(
             events(StepDone("report", time.monotonic() - begun))
             return result
     except ImportError as error:
-        if _is_interrupt(error):
+        if is_interrupt(error):
             raise typer.Abort(_how_to_go_on(folder)) from error
         if not isinstance(error, ModuleNotFoundError) or (error.name or "").partition(".")[0] == "fedmesh":
             raise
@@ -171,7 +188,7 @@ def _run(
         raise typer.Abort(_how_to_go_on(folder)) from error
 
 
-def _is_interrupt(error: BaseException | None) -> bool:
+def is_interrupt(error: BaseException | None) -> bool:
     """Whether Ctrl-C is at the bottom of it: one that falls into the import of a compiled module comes wrapped."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
@@ -210,7 +227,7 @@ def _how_to_go_on(folder: Path) -> str:
 
 def _show(result: Mapping[str, Any], folder: Path, *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        print_json(result)
     elif quiet:
         sys.stdout.write(f"{folder}\n")
     else:

@@ -1,6 +1,5 @@
 """``fedmesh privacy sweep``: what a scenario reaches in each privacy mode, at each budget, over some seeds."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedmesh.cli.simulate import DATA_HELP, check_data_folder, refuse_without, stopped_as_by_ctrl_c
+from fedmesh.cli.laboratory import Assignments, Data, ScenarioName
+from fedmesh.cli.printing import print_json
+from fedmesh.cli.simulate import check_data_folder, refuse_without, stopped_as_by_ctrl_c
 from fedmesh.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _EXIT_FAILED = 1
 
 
 def command(
-    scenario: Annotated[str, typer.Argument(metavar="SCENARIO|FILE", help="A scenario's name, or a TOML file.")],
+    scenario: ScenarioName,
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The sweep's folder; new, or of this sweep.")],
     epsilon: Annotated[
@@ -42,11 +43,8 @@ def command(
     jobs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Simulations at a time; by default one a core.")
     ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any key over the scenario's; can be repeated."),
-    ] = None,
-    data: Annotated[Path | None, typer.Option(metavar="DIR", envvar="FEDMESH_DATA", help=DATA_HELP)] = None,
+    assignments: Assignments = None,
+    data: Data = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the content of sweep.json, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; print the folder only.")] = False,
 ) -> None:
@@ -64,7 +62,7 @@ def command(
     sweep = _run(cells, out, data, workers, jobs, quiet=quiet)
     content = _write(sweep, cells, base, told, out)
     if as_json:
-        sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        print_json(content)
     elif quiet:
         sys.stdout.write(f"{out}\n")
     else:

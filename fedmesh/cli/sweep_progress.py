@@ -40,11 +40,17 @@ def sweep_progress(*, quiet: bool) -> Iterator[EventSink]:
 
 
 class Estimate:
-    """How far a sweep is, and how long it will yet take, from the work that was done since it began."""
+    """How far a sweep is, and how long it will yet take, from the work that was done since it began.
+
+    Attributes:
+        cells: of the sweep; over: how many of them have come to an end, with or without a result.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._begun = clock()
+        self.cells = 0
+        self.over = 0
         self._work: dict[Cell, int] = {}
         self._done: dict[Cell, int] = {}
         self._before: dict[Cell, int] = {}
@@ -52,6 +58,7 @@ class Estimate:
     def begin(self, event: SweepStarted) -> None:
         """Takes in the plan; cells that are kept are no work."""
         self._begun = self._clock()
+        self.cells = len(event.cells)
         kept = set(event.kept)
         self._work = {cell: cell.scenario.rounds + _PREPARATION for cell in event.cells if cell not in kept}
 
@@ -64,7 +71,12 @@ class Estimate:
 
     def end(self, cell: Cell) -> None:
         """`cell` is over, with or without a result."""
+        self.over += 1
         self._done[cell] = self._work.get(cell, 0)
+
+    def was_kept(self, cell: Cell) -> bool:
+        """Whether `cell` was finished before the sweep began."""
+        return cell not in self._work
 
     @property
     def share(self) -> float:
@@ -92,9 +104,6 @@ class SweepLines:
 
     def __init__(self, estimate: Estimate | None = None) -> None:
         self._estimate = estimate or Estimate()
-        self._cells = 0
-        self._over = 0
-        self._kept: frozenset[Cell] = frozenset()
 
     @singledispatchmethod
     def handle(self, event: Event) -> None:
@@ -102,10 +111,9 @@ class SweepLines:
 
     @handle.register
     def _(self, event: SweepStarted) -> None:
-        self._cells, self._kept = len(event.cells), frozenset(event.kept)
         self._estimate.begin(event)
-        kept = f", of which {len(event.kept)} are finished" if event.kept else ""
-        self._write(f"{counted(self._cells, 'cell')}{kept}; {event.jobs} at a time")
+        kept = f", {len(event.kept)} finished before" if event.kept else ""
+        self._write(f"{counted(len(event.cells), 'cell')}{kept}; {event.jobs} at a time")
 
     @handle.register
     def _(self, event: CellRound) -> None:
@@ -113,20 +121,18 @@ class SweepLines:
 
     @handle.register
     def _(self, event: CellFinished) -> None:
-        self._over += 1
-        if event.cell not in self._kept:
-            self._estimate.end(event.cell)
+        self._estimate.end(event.cell)
+        if not self._estimate.was_kept(event.cell):
             self._tell(_finished(event))
 
     @handle.register
     def _(self, event: CellFailed) -> None:
-        self._over += 1
         self._estimate.end(event.cell)
         self._tell(f"{describe(event.cell)}: failed: {event.reason}")
 
     def _tell(self, what: str) -> None:
         left = self._estimate.left()
-        self._write(f"[{self._over}/{self._cells}] {what}{f'; {left}' if left else ''}")
+        self._write(f"[{self._estimate.over}/{self._estimate.cells}] {what}{f'; {left}' if left else ''}")
 
     @staticmethod
     def _write(line: str) -> None:
@@ -142,9 +148,6 @@ class SweepBars:
         self._estimate = estimate or Estimate()
         self._all = bars.add_task("Sweep", total=None, note="loading")
         self._runs: dict[Cell, TaskID] = {}
-        self._cells = 0
-        self._over = 0
-        self._kept: frozenset[Cell] = frozenset()
 
     @singledispatchmethod
     def handle(self, event: Event) -> None:
@@ -152,7 +155,6 @@ class SweepBars:
 
     @handle.register
     def _(self, event: SweepStarted) -> None:
-        self._cells, self._kept = len(event.cells), frozenset(event.kept)
         self._estimate.begin(event)
         if event.kept:
             self._bars.console.print(f"[green]✓[/] {counted(len(event.kept), 'cell')} finished before")
@@ -173,11 +175,8 @@ class SweepBars:
 
     @handle.register
     def _(self, event: CellFinished) -> None:
-        if event.cell not in self._kept:
-            self._end(event.cell, f"[green]✓[/] {_finished(event)}")
-        else:
-            self._over += 1
-            self._update()
+        new = not self._estimate.was_kept(event.cell)
+        self._end(event.cell, f"[green]✓[/] {_finished(event)}" if new else "")
 
     @handle.register
     def _(self, event: CellFailed) -> None:
@@ -186,17 +185,17 @@ class SweepBars:
         self._end(event.cell, f"[red]✗[/] {describe(event.cell)}: failed: {escape(event.reason)}")
 
     def _end(self, cell: Cell, line: str) -> None:
-        self._over += 1
         self._estimate.end(cell)
         if cell in self._runs:
             self._bars.remove_task(self._runs.pop(cell))
-        self._bars.console.print(line)
+        if line:
+            self._bars.console.print(line)
         self._update()
 
     def _update(self) -> None:
         self._bars.update(
             self._all,
-            description=f"Sweep {self._over}/{self._cells}",
+            description=f"Sweep {self._estimate.over}/{self._estimate.cells}",
             total=1,
             completed=self._estimate.share,
             note=self._estimate.left(),

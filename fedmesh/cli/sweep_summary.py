@@ -39,7 +39,9 @@ def _table(points: "tuple[Point, ...]", name: str) -> Table:
     title = f" [bold]{escape(name)}[/]: int8 model on held-out examples, percent, {counted(seeds, 'seed')}"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1), collapse_padding=True)
     for heading in _HEADINGS:
-        table.add_column(heading, justify="left" if heading == "mode" else "right", no_wrap=True)
+        first = heading == "mode"
+        width = max(map(len, heading.split()))  # in a narrow terminal words stay whole, and no figure is cut
+        table.add_column(heading, justify="left" if first else "right", no_wrap=first, overflow="fold", min_width=width)
     before = None
     for point in points:
         if before is not None and point.mode != before:
@@ -49,13 +51,17 @@ def _table(points: "tuple[Point, ...]", name: str) -> Table:
         table.add_row(
             "no privacy" if is_free else point.mode,
             "inf" if is_free else f"{point.epsilon:g}",
-            "-" if point.epsilon_spent is None else f"{point.epsilon_spent:.2f}",
+            "-" if point.epsilon_spent is None else _spent(point.epsilon_spent),
             _share(point.accuracy_int8),
             _share(point.public_only),
             f"[yellow]{_share(point.gain, signed=True)} *[/]" if point.hopeless else _share(point.gain, signed=True),
             "" if is_free else "-" if point.gap is None else _share(point.gap, signed=True, negated=True),
         )
     return table
+
+
+def _spent(epsilon: float) -> str:
+    return f"{epsilon:.2f}" if epsilon >= 0.1 else f"{epsilon:.2g}"
 
 
 def _share(mean: "Mean", *, signed: bool = False, negated: bool = False) -> str:

@@ -80,7 +80,8 @@ class TaskTrainer(Protocol):
         Raises:
             BudgetError: the ledger does not cover the round; nothing was trained.
             LedgerError: the task is private and there is no ledger.
-            DecodeError: the weights or scales do not fit the model.
+            DecodeError: the weights do not fit the model, or the clip is not one of the task.
+            ConfigError: the examples are not of the task, or the delta ranges do not fit the model.
             RoundError: training diverged; nothing is sent.
         """
         ...

@@ -18,11 +18,8 @@ from fedmesh.client.assignment import (
 from fedmesh.client.linear_head import LinearHead
 from fedmesh.client.lite_sgd import fit, fit_private, gradient_rows
 from fedmesh.client.randomness import batch_order
-from fedmesh.client.release import encode, pay
+from fedmesh.client.release import codec_of, encode, pay, train_for_sum
 from fedmesh.client.task import Task
-from fedmesh.privacy.skellam import rotation_seed
-from fedmesh.privacy.summed import SumSettings
-from fedmesh.privacy.summing import clip_in, encode_examples, encode_update
 from fedmesh.types import Examples, Layout, Ledger
 
 __all__ = ["LiteTrainer"]
@@ -54,8 +51,17 @@ class LiteTrainer:
         """Pays, trains and encodes; see `TaskTrainer.train`."""
         check_examples(self.task, examples)
         if self.task.summed is not None:
-            return self._train_for_sum(self.task.summed, assignment, examples, ledger)
-        return encode(self.task, self.layout, assignment, self.fit(assignment, examples, ledger=ledger))
+            with _quiet():
+                return train_for_sum(
+                    self.task,
+                    self.layout,
+                    assignment,
+                    ledger,
+                    update=lambda: self._plain(assignment, examples).delta,
+                    gradients=lambda: gradient_rows(self.head, assignment.weights, examples),
+                )
+        codec = codec_of(self.task, self.layout, assignment)
+        return encode(self.task, codec, assignment, self.fit(assignment, examples, ledger=ledger))
 
     def fit(self, assignment: Assignment, examples: Examples, *, ledger: Ledger | None = None) -> Fitted:
         """Pays and trains, without encoding, a task without noise in the sum; raises as `train`."""
@@ -65,20 +71,6 @@ class LiteTrainer:
                 return self._plain(assignment, examples)
             noise = pay(self.task, assignment, ledger)
             return fit_private(self.task, self.head, assignment.weights, examples, noise)
-
-    def _train_for_sum(
-        self, settings: SumSettings, assignment: Assignment, examples: Examples, ledger: Ledger | None
-    ) -> Trained:
-        clip = clip_in(settings, assignment.ranges)
-        check_weights(assignment.weights, self.layout.size)
-        noise = pay(self.task, assignment, ledger)
-        seed = rotation_seed(assignment.round, assignment.weights)
-        with _quiet():
-            if settings.level == "client":
-                update = self._plain(assignment, examples).delta
-                return Trained(values=encode_update(settings, update, clip=clip, seed=seed, noise=noise))
-            rows = gradient_rows(self.head, assignment.weights, examples)
-            return Trained(values=encode_examples(settings, rows, clip=clip, seed=seed, noise=noise))
 
     def _plain(self, assignment: Assignment, examples: Examples) -> Fitted:
         order = batch_order(self.task, assignment.round, assignment.device)

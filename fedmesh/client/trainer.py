@@ -3,6 +3,7 @@
 The trainer holds the model and is used for round after round and, in a simulation, for device after device.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,20 +12,17 @@ from torch import nn
 from fedmesh.client.assignment import Assignment, Fitted, Trained, check_examples, check_promises
 from fedmesh.client.parameters import FlatParameters
 from fedmesh.client.randomness import batch_order
-from fedmesh.client.release import encode, pay
+from fedmesh.client.release import codec_of, encode, pay, train_for_sum
 from fedmesh.client.sgd import LocalSgd
 from fedmesh.client.task import Task
 from fedmesh.plugins import MODELS, load
-from fedmesh.privacy.skellam import rotation_seed
-from fedmesh.privacy.summing import clip_in, encode_examples, encode_update
 from fedmesh.types import Examples, Float32, Layout, Ledger
 
 if TYPE_CHECKING:
     from fedmesh.privacy.dpsgd import DpSgd
     from fedmesh.privacy.example_sum import ExampleGradients
-    from fedmesh.privacy.summed import SumSettings
 
-__all__ = ["Assignment", "Trained", "Trainer", "build_model"]
+__all__ = ["Trainer", "build_model"]
 
 
 class Trainer:
@@ -67,8 +65,16 @@ class Trainer:
         """
         check_examples(self.task, examples)
         if self.task.summed is not None:
-            return self._train_for_sum(self.task.summed, assignment, examples, ledger)
-        return encode(self.task, self.layout, assignment, self.fit(assignment, examples, ledger=ledger))
+            return train_for_sum(
+                self.task,
+                self.layout,
+                assignment,
+                ledger,
+                update=lambda: self._plain(assignment, examples).delta,
+                gradients=lambda: self._example_rows(assignment, examples),
+            )
+        codec = codec_of(self.task, self.layout, assignment)
+        return encode(self.task, codec, assignment, self.fit(assignment, examples, ledger=ledger))
 
     def change(self, assignment: Assignment, examples: Examples, *, ledger: Ledger | None = None) -> Float32:
         """The trained weights minus the assignment's, float32 [P], before quantization; raises as `train`."""
@@ -77,27 +83,21 @@ class Trainer:
     def fit(self, assignment: Assignment, examples: Examples, *, ledger: Ledger | None = None) -> Fitted:
         """Pays and trains, without encoding, a task without noise in the sum; raises as `train`."""
         if self._dp is None:
-            order = batch_order(self.task, assignment.round, assignment.device)
-            return self._sgd.fit(assignment.weights, examples, order)
+            return self._plain(assignment, examples)
         self.parameters.load(assignment.weights)
         noise = pay(self.task, assignment, ledger)
         self._dp.fit(torch.from_numpy(examples.x), torch.from_numpy(examples.y), noise)
         return Fitted(self.parameters.delta(assignment.weights))
 
-    def _train_for_sum(
-        self, settings: "SumSettings", assignment: Assignment, examples: Examples, ledger: Ledger | None
-    ) -> Trained:
-        clip = clip_in(settings, assignment.ranges)
+    def _plain(self, assignment: Assignment, examples: Examples) -> Fitted:
+        order = batch_order(self.task, assignment.round, assignment.device)
+        return self._sgd.fit(assignment.weights, examples, order)
+
+    def _example_rows(self, assignment: Assignment, examples: Examples) -> Iterator[Float32]:
+        assert self._gradients is not None
         self.parameters.load(assignment.weights)
-        noise = pay(self.task, assignment, ledger)
-        seed = rotation_seed(assignment.round, assignment.weights)
-        if self._gradients is None:
-            order = batch_order(self.task, assignment.round, assignment.device)
-            update = self._sgd.fit(assignment.weights, examples, order).delta
-            return Trained(values=encode_update(settings, update, clip=clip, seed=seed, noise=noise))
-        gradients = self._gradients.rows(torch.from_numpy(examples.x), torch.from_numpy(examples.y))
-        rows = (part.numpy() for part in gradients)
-        return Trained(values=encode_examples(settings, rows, clip=clip, seed=seed, noise=noise))
+        for rows in self._gradients.rows(torch.from_numpy(examples.x), torch.from_numpy(examples.y)):
+            yield rows.numpy()
 
 
 def build_model(task: Task) -> nn.Module:

@@ -11,16 +11,22 @@ import numpy as np
 
 from fedmesh.errors import ConfigError
 
-__all__ = ["SMALLEST_GROUP", "deal", "group_sizes"]
+__all__ = ["SMALLEST_GROUP", "deal", "group_sizes", "largest_group"]
 
 SMALLEST_GROUP = 4
 """Below it no device takes part: see `fedmesh.secagg.Policy`."""
 
 
 def group_sizes(devices: int, size: int) -> tuple[int, ...]:
-    """How many members each group has when so many devices are dealt by `size`; see `deal`."""
-    count = min(-(-devices // size), devices // SMALLEST_GROUP)
-    return tuple(len(part) for part in np.array_split(np.arange(devices), count))
+    """How many members each group has when so many devices, 4 or more, are dealt by `size`; see `deal`."""
+    count = _groups(devices, size)
+    least, more = divmod(devices, count)
+    return (least + 1,) * more + (least,) * (count - more)
+
+
+def largest_group(devices: int, size: int) -> int:
+    """Most members of a group when so many devices or fewer, but 4, are dealt: 50 by 16 are thirteens, 48 sixteens."""
+    return max(-(-left // _groups(left, size)) for left in range(SMALLEST_GROUP, devices + 1))
 
 
 def deal(nodes: Collection[int], size: int, *, key: Collection[int] | None = None) -> tuple[tuple[int, ...], ...]:
@@ -41,3 +47,7 @@ def deal(nodes: Collection[int], size: int, *, key: Collection[int] | None = Non
     order = rng.permutation(np.array(sorted(nodes), dtype=np.uint64))
     ends = np.cumsum(group_sizes(len(nodes), size))
     return tuple(tuple(sorted(int(node) for node in part)) for part in np.split(order, ends[:-1]))
+
+
+def _groups(devices: int, size: int) -> int:
+    return min(-(-devices // size), devices // SMALLEST_GROUP)

@@ -32,7 +32,7 @@ def section(result: Mapping[str, Any]) -> str:
 <div class="pair">
 <figure>
 <figcaption><h3>Devices in the sum</h3><p>{_survivors(result, secure)}</p></figcaption>
-{plots.survivors(result["rounds"], _line(secure))}
+{plots.survivors(result["rounds"], _line(result, secure))}
 </figure>
 <figure>
 <figcaption><h3>Where the time goes</h3><p>{_steps_sentence(result, secure)}</p></figcaption>
@@ -86,7 +86,7 @@ def _survivors(result: Mapping[str, Any], secure: Mapping[str, Any]) -> str:
         return "Every round came to nothing."
     line = (
         ""
-        if _line(secure) is None
+        if _line(result, secure) is None
         else f" The dashed line is how many of {escape(secure['largest_session'])} it takes."
     )
     many = f"{min(good)} in every round" if min(good) == max(good) else f"{min(good)} to {max(good)} in a round"
@@ -102,9 +102,11 @@ def _most_in_a_group(secure: Mapping[str, Any]) -> int:
     return max(int(secure["group_size"]), int(secure["largest_session"]))
 
 
-def _line(secure: Mapping[str, Any]) -> int | None:
-    """The threshold, where one number says it."""
-    return None if _grouped(secure) or not secure["threshold"] else int(secure["threshold"])
+def _line(result: Mapping[str, Any], secure: Mapping[str, Any]) -> int | None:
+    """How many devices a sum takes, where one number says it: to unmask it, and for the noise in it."""
+    if _grouped(secure) or not secure["threshold"]:
+        return None
+    return max(int(secure["threshold"]), int((result.get("privacy") or {}).get("smallest_sum") or 0))
 
 
 def _aborted(result: Mapping[str, Any], secure: Mapping[str, Any]) -> str:

@@ -82,8 +82,7 @@ class FeatureMap:
         if not sound.all():
             x = x.copy()
             x[~sound] = 0.0
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            features = rows_of(self.name, self._extract, x)
+        features = _rows_of(self.name, self._extract, x)
         sound &= np.isfinite(features).all(axis=1)
         features[~sound] = 0.0
         vectors = self._components(features, weights)
@@ -96,7 +95,7 @@ class FeatureMap:
                 f"the features {self.name!r} are {features.shape[1]} an example here, and were {len(self.centre)} "
                 "where the map was fitted: fit it again"
             )
-        levels = np.rint(standardised(features, self.centre, self.spread) * STEPS)
+        levels = np.rint(_standardised(features, self.centre, self.spread) * STEPS)
         mixed = levels @ weights
         largest = np.abs(mixed).max(axis=1, keepdims=True)
         _, exponent = np.frexp(largest)
@@ -133,11 +132,11 @@ def fit(
 
     Raises:
         ConfigError: an option is out of range, or there are too few public examples or features for `components`.
-        DataError: features that are not finite.
+        DataError: public examples, or their features, that are not finite.
     """
     shape = tuple(public.x.shape[1:])
     extract = extractor(name, shape, options or {})
-    parts = [raw_features(name, extract, public.x[start : start + _CHUNK]) for start in range(0, len(public), _CHUNK)]
+    parts = [_raw_features(name, extract, public.x[start : start + _CHUNK]) for start in range(0, len(public), _CHUNK)]
     features = np.concatenate(parts or [np.empty((0, 0))])
     count, size = features.shape
     _check_sizes(name, components, count, size)
@@ -145,29 +144,32 @@ def fit(
     spread = spread + _FLOOR * spread.mean()
     if not spread.all():
         raise ConfigError(f"the public examples all have the same features {name!r}: give it other public data")
-    rows = standardised(features, centre, spread)
+    rows = _standardised(features, centre, spread)
     whitening = whiten(rows, public.y, components=components, shrinkage=shrinkage, within=within)
     levels = np.rint(whitening * (FINEST / np.abs(whitening).max())).astype(np.int32)
     return FeatureMap(name, dict(options or {}), shape, centre, spread, levels, float(bias))
 
 
-def raw_features(name: str, extract: Extract, x: Float32) -> NDArray[np.float64]:
-    """As `rows_of`. Raises: DataError: not finite, or not a row for each example."""
-    features = rows_of(name, extract, x)
+def _raw_features(name: str, extract: Extract, x: Float32) -> NDArray[np.float64]:
+    """As `_rows_of`. Raises: DataError: examples or features are not finite, or not a row for each example."""
+    if not np.isfinite(x).all():  # an extractor need not know what to do with them
+        raise DataError("a public example has values that are not finite: leave it out, or mend the data")
+    features = _rows_of(name, extract, x)
     if not np.isfinite(features).all():
         raise DataError(f"the features {name!r} of an example are not finite: scale the data to a few units")
     return features
 
 
-def rows_of(name: str, extract: Extract, x: Float32) -> NDArray[np.float64]:
+def _rows_of(name: str, extract: Extract, x: Float32) -> NDArray[np.float64]:
     """What `extract` finds in `x`, [N, D], a new array. Raises: DataError: it is not a row for each example."""
-    features = np.array(extract(x), np.float64)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is looked for afterwards
+        features = np.array(extract(x), np.float64)
     if features.ndim != 2 or len(features) != len(x):
         raise DataError(f"the features {name!r} of {len(x)} examples have shape {features.shape}, wanted one row each")
     return features
 
 
-def standardised(
+def _standardised(
     features: NDArray[np.float64], centre: NDArray[np.float64], spread: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The features in public standard deviations, cut off at 16 of them."""

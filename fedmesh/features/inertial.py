@@ -16,7 +16,7 @@ from fedmesh.types import Float32
 
 __all__ = ["inertial"]
 
-_CHANNELS, _SHORTEST = 9, 128
+_CHANNELS, _SAMPLES = 9, 128
 _QUIET = 0.02
 """Added to an amplitude under a logarithm: about what the sensors' noise is worth."""
 _STILL = 0.08
@@ -40,10 +40,9 @@ def inertial(input_shape: tuple[int, ...]) -> Extract:
     Raises:
         ConfigError: the examples have another shape.
     """
-    if input_shape != (_CHANNELS, _SHORTEST):
+    if input_shape != (_CHANNELS, _SAMPLES):
         raise ConfigError(
-            f"inertial takes windows of shape [{_CHANNELS}, {_SHORTEST}], not {list(input_shape)}: choose other "
-            "features"
+            f"inertial takes windows of shape [{_CHANNELS}, {_SAMPLES}], not {list(input_shape)}: choose other features"
         )
     return _features
 
@@ -102,7 +101,7 @@ def _quantiles(centred: Signals) -> Signals:
 
 def _bands(centred: Signals) -> Signals:
     """Roots of the amplitudes in bands of frequency, under a Hann window (periodic, that is: of T + 1 points)."""
-    spectrum = np.fft.rfft(centred * np.hanning(_SHORTEST + 1)[:-1], axis=2)
+    spectrum = np.fft.rfft(centred * np.hanning(_SAMPLES + 1)[:-1], axis=2)
     power = spectrum.real**2 + spectrum.imag**2
     bands = [power[:, :, low:high].sum(axis=2) for low, high in pairwise(_BANDS)]
     roots: Signals = np.sqrt(np.sqrt(np.stack(bands, axis=2)))

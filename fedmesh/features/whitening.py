@@ -14,6 +14,9 @@ __all__ = ["whiten"]
 
 Matrix = NDArray[np.float64]
 
+_TINY = 1e-9
+"""Least shrinkage: an axis that nothing varies along has no variance to divide by."""
+
 
 def whiten(rows: Matrix, labels: NDArray[np.int64], *, components: int, shrinkage: float, within: float) -> Matrix:
     """The matrix [D, components] that whitens standardised features, leading directions first.
@@ -39,9 +42,6 @@ def whiten(rows: Matrix, labels: NDArray[np.int64], *, components: int, shrinkag
     found = flat @ directions[:, :components]
     whitening: Matrix = found * np.where(found.sum(axis=0) < 0, -1.0, 1.0)  # a direction has no sign of its own
     return whitening
-
-
-_TINY = 1e-9  # an axis that nothing varies along has no variance to divide by
 
 
 def _covariance(rows: Matrix) -> Matrix:

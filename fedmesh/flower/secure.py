@@ -55,7 +55,7 @@ STEPS = ("advertise", "share", "train", "sign", "unmask")
 CURRENT, AHEAD = "secagg", "secagg-next"
 """Names of the records: of this round's session, and of the next round's."""
 MAX_ORDER_BYTES = 1 << 20
-"""Most that a header or an aggregator's message may take: those of 128 devices with long names take a tenth of it."""
+"""Most that a header or an aggregator's message may take: those of 1,024 devices with long names take a third of it."""
 
 
 @dataclass(frozen=True, slots=True)

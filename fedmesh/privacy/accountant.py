@@ -24,7 +24,17 @@ from fedmesh.errors import ConfigError, TrustError
 from fedmesh.privacy import renyi
 from fedmesh.types import PrivacyEvent
 
-__all__ = ["SAMPLED_GAUSSIAN", "epsilon", "fits_pld", "gaussian", "has_pld", "sampled_gaussian", "spent"]
+__all__ = [
+    "SAMPLED_GAUSSIAN",
+    "SMALLEST_DELTA",
+    "check_delta",
+    "epsilon",
+    "fits_pld",
+    "gaussian",
+    "has_pld",
+    "sampled_gaussian",
+    "spent",
+]
 
 SAMPLED_GAUSSIAN = "sampled_gaussian"
 """Mechanism of `PrivacyEvent`: Poisson sampling at ``sample_rate``, Gaussian noise of ``noise_multiplier`` x clip."""
@@ -126,8 +136,6 @@ def _agreed(tight: float, loose: float, slack: float) -> float:
 def _grouped(events: Iterable[PrivacyEvent]) -> _Composition:
     counts: Counter[renyi.Parameters] = Counter()
     for event in events:
-        if event.count < 1:
-            raise ConfigError(f"a privacy event of count {event.count} means nothing: it happens at least once")
         parameters = renyi.key(event)
         renyi.curve(parameters)  # refuses what nobody can account for
         counts[parameters] += event.count

@@ -150,8 +150,9 @@ class _Outer(_Layer):
     def norms(self) -> Sequence[Tensor]:
         """See `Part`."""
         x, backprops = self._seen.inputs[0], self._seen.backprops[0]
-        sides = [row_norms(side.flatten(1)) for side in (x, backprops)]
-        return (sides[0] * sides[1],)
+        # in float64: a side's squares may vanish in float32 where its product with a huge other side does not
+        sides = [row_norms(side.flatten(1).double()) for side in (x, backprops)]
+        return ((sides[0] * sides[1]).to(self._total.dtype),)
 
     def add(self, weights: Tensor) -> None:
         """See `Part`."""

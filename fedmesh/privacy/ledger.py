@@ -117,6 +117,7 @@ class FileLedger:
         Raises:
             BudgetError: a budget does not cover it; nothing was written.
             LedgerError: it cannot be made durable, or the id stands for another event. Do not take the step.
+            ConfigError: it cannot be accounted for, or its label is another task's than `within`.
         """
         if release_id is not None and release_id in self._tally.releases:
             self._repeat(release_id, event)
@@ -159,12 +160,19 @@ class FileLedger:
         it: there it holds as long as the caller gives the same one.
 
         Raises:
-            ConfigError: the name has a slash, or the budget means nothing or is not the task's.
+            ConfigError: the name has a slash, or the budget means nothing, is not the task's, or is less than what was
+                charged under this name before.
             LedgerError: it cannot be entered.
         """
         budget = TaskBudget(name, float(epsilon), float(delta))
         known = self._tally.budgets.get(name)
         if known is None and self._opening.format != FORMAT_1:
+            now = self._tally.task(name).epsilon(budget.delta)
+            if now > budget.epsilon:
+                raise ConfigError(
+                    f"task {name!r} has spent epsilon {now:.4g} at delta {budget.delta:g} in the privacy ledger "
+                    f"{self._path}, and a budget of {budget.epsilon:g} is asked for: state at least what was spent"
+                )
             self._append(budget)
         elif known is not None and known != budget:
             raise ConfigError(
@@ -320,7 +328,7 @@ class TaskLedger:
         Raises:
             BudgetError: the task's or the device's budget does not cover it; nothing was written.
             LedgerError: it cannot be made durable. Do not take the step.
-            ConfigError: the label is another task's.
+            ConfigError: it cannot be accounted for, or its label is another task's.
         """
         self._ledger.charge(event, release_id=release_id, within=self.budget)
 

@@ -15,10 +15,7 @@ from dp_accounting import pld
 
 from fedmesh.types import PrivacyEvent
 
-__all__ = ["MECHANISMS", "epsilon_of", "slack_of"]
-
-MECHANISMS = frozenset({"gaussian", "sampled_gaussian"})
-"""What has a distribution here."""
+__all__ = ["epsilon_of", "slack_of"]
 
 _FINE, _COARSE = 1e-4, 1e-3
 _FEW, _MOST = 6, 32
@@ -32,7 +29,7 @@ _Composition = tuple[tuple[float, float, int], ...]
 
 
 def epsilon_of(events: Iterable[PrivacyEvent], delta: float) -> float:
-    """Epsilon of one or more events of `MECHANISMS`, whose parameters were checked."""
+    """Epsilon of one or more events that `fedmesh.privacy.accountant.has_pld` accepts, with parameters checked."""
     return _epsilon(_composition(events), delta)
 
 

@@ -30,7 +30,7 @@ _INSIDE = (DPRNN, DPLSTM, DPGRU)
 
 
 class OutputHooks(GradSampleHooks):  # type: ignore[misc]  # opacus is untyped
-    """Between `enable_hooks` and `disable_hooks`, `backward` leaves per-example gradients on the parameters.
+    """Between `enable_hooks` and `disable_hooks`, every call of a layer is remembered for `calls` or `seen`.
 
     Args:
         model: without buffers, in training mode while the hooks are on.
@@ -95,29 +95,14 @@ class OutputHooks(GradSampleHooks):  # type: ignore[misc]  # opacus is untyped
         made = sampler(call.module, call.activations, call.backprops)
         return {parameter: rows for parameter, rows in made.items() if parameter.requires_grad}
 
-    def backward(self, loss: Tensor) -> None:
-        """Leaves each trainable parameter's per-example gradients, [B, ...], in its ``grad_sample``; None if unused.
-
-        Raises:
-            ConfigError: see `calls`.
-        """
-        with torch.no_grad():
-            for call in self.calls(loss):
-                holder: Any  # mypy does not know Opacus's attribute
-                for holder, rows in self.sample(call).items():  # a layer that is used twice adds up
-                    before = holder.grad_sample
-                    holder.grad_sample = rows if before is None else before + rows
-
     def seen(self) -> list[Call]:
-        """The calls since the last backward pass with their outputs in the place of the backprops: for their shapes."""
+        """The calls since the last `calls` with their outputs in the place of the backprops: for their shapes."""
         captured, self._captured = self._captured, []
         return [Call(capture.module, capture.activations, capture.output.detach()) for capture in captured]
 
     def forget(self) -> None:
-        """Drops all that a step leaves on the model: it is made of examples. Needed after a step that failed, too."""
+        """Drops what a step that failed has left here: it is made of examples."""
         self._captured.clear()
-        for parameter in self._module.parameters():
-            parameter.grad_sample = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,6 @@ def attach(model: nn.Module) -> "OutputHooks":
         hooks = hooks_class()(model, own)
     except (NotImplementedError, ValueError) as error:
         raise ConfigError(f"Opacus cannot compute per-example gradients of this model: {error}") from error
-    hooks.forbid_grad_accumulation()
     hooks.disable_hooks()
     return hooks
 

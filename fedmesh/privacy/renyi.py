@@ -20,7 +20,19 @@ from fedmesh.errors import ConfigError
 from fedmesh.privacy import divergences
 from fedmesh.types import PrivacyEvent
 
-__all__ = ["ORDERS", "Curve", "Parameters", "added", "curve", "epsilon_of", "key", "nothing", "sampled_curve", "times"]
+__all__ = [
+    "ORDERS",
+    "SMALLEST_MULTIPLIER",
+    "Curve",
+    "Parameters",
+    "added",
+    "curve",
+    "epsilon_of",
+    "key",
+    "nothing",
+    "sampled_curve",
+    "times",
+]
 
 Curve = NDArray[np.int64]
 """A divergence per order of `ORDERS`, int64 [orders], in units of 2^-40 nat; `_INFINITE` for no bound."""
@@ -55,7 +67,13 @@ _INFINITE = np.int64(1 << 61)
 
 
 def key(event: PrivacyEvent) -> Parameters:
-    """What `event` is counted under."""
+    """What `event` is counted under.
+
+    Raises:
+        ConfigError: its count is below 1.
+    """
+    if event.count < 1:
+        raise ConfigError(f"a privacy event of count {event.count} means nothing: it happens at least once")
     return event.mechanism, tuple(sorted((name, float(value)) for name, value in event.parameters.items()))
 
 

@@ -71,21 +71,13 @@ def encode(
     return values
 
 
-def decode(
-    total: Int64,
-    *,
-    gamma: float,
-    seed_rotation: Seed,
-    size: int,
-    clip: float | None = None,  # noqa: ARG001 - see below
-) -> NDArray[np.float64]:
+def decode(total: Int64, *, gamma: float, seed_rotation: Seed, size: int) -> NDArray[np.float64]:
     """The sum of the vectors that `encode` made integers of, float64 [size].
 
     Args:
         total: int64 [d], their sum, lifted around zero.
         gamma, seed_rotation: as they were encoded with.
         size: values before padding.
-        clip: not needed for the inverse; taken so that one set of parameters serves `encode` and `decode`.
 
     Raises:
         ConfigError: the sum has another length than vectors of `size` values give.

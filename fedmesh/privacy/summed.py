@@ -12,14 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from fedmesh.errors import ConfigError
+from fedmesh.privacy.accountant import epsilon
+from fedmesh.privacy.calibration import smallest_multiplier
 from fedmesh.privacy.settings import Level
 from fedmesh.privacy.skellam import dimension, granularity, sensitivity
 from fedmesh.types import PrivacyEvent
 
-__all__ = ["BIT", "QuantileSettings", "SumSettings", "calibrated"]
+__all__ = ["BIT", "LARGEST_CLIP", "SMALLEST_CLIP", "QuantileSettings", "SumSettings", "calibrated"]
 
 BIT = 16
 """Ring units that stand for one device's "my update was not clipped"."""
+
+SMALLEST_CLIP, LARGEST_CLIP = 1e-9, 1e9
+"""What a clip may be, and where one that follows a quantile stops: beyond them something else is wrong."""
 
 _STEPS_A_SIGMA = 1 << 9
 _STEPS_A_ROUNDING = 1 << 4
@@ -90,8 +95,10 @@ class SumSettings:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        for name in ("epsilon", "clip", "noise_multiplier", "gamma", "expected_batch", "step"):
+        for name in ("epsilon", "noise_multiplier", "gamma", "expected_batch", "step"):
             _positive(name, getattr(self, name))
+        wanted = f"between {SMALLEST_CLIP:g} and {LARGEST_CLIP:g}"
+        _check("clip", self.clip, SMALLEST_CLIP <= self.clip <= LARGEST_CLIP, wanted)
         _check("delta", self.delta, 0 < self.delta < 1, "between 0 and 1, e.g. 1e-5")
         _check("level", self.level, self.level in {"example", "client"}, "'example' or 'client'")
         _check("honest", self.honest, self.honest >= 1, "1 or more")
@@ -99,6 +106,7 @@ class SumSettings:
         _check("members", self.members, self.members >= self.smallest_sum, f"at least {self.smallest_sum}")
         _check("size", self.size, self.size >= 1, "1 or more")
         _check("bits", self.bits, 2 <= self.bits <= 62, "2 to 62")
+        _check("bits", self.bits, self.largest_value >= 1, f"enough for {self.members} members, a unit of each")
         on_clients = self.level == "client"
         _check("quantile", self.quantile, self.quantile is None or on_clients, "None on level 'example'")
         _check("trusted_server", self.trusted_server, on_clients or not self.trusted_server, "off on level 'example'")
@@ -118,6 +126,11 @@ class SumSettings:
     def length(self) -> int:
         """Ring elements of a device's input."""
         return self.dimension + (self.quantile is not None)
+
+    @property
+    def largest_value(self) -> int:
+        """Ring units within which the noiseless inputs of all `members` cannot wrap around."""
+        return ((1 << (self.bits - 1)) - 1) // self.members
 
     @property
     def smallest_sum(self) -> int:
@@ -182,9 +195,6 @@ def calibrated(settings: Callable[[float, float], SumSettings], *, rounds: int, 
         )
         fine_enough = min(sigma / _STEPS_A_SIGMA, 1 / (_STEPS_A_ROUNDING * math.sqrt(rough.dimension)))
         return settings(multiplier, max(gamma, fine_enough))
-
-    from fedmesh.privacy.accountant import epsilon  # imports dp-accounting
-    from fedmesh.privacy.calibration import smallest_multiplier
 
     def spent(multiplier: float) -> float:
         return epsilon([replace(event, count=rounds) for event in at(multiplier).events()], rough.delta, "rdp")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedmesh.errors import ConfigError, DecodeError
 from fedmesh.privacy import skellam
 from fedmesh.privacy.noise import NoiseSource
-from fedmesh.privacy.summed import BIT, SumSettings
+from fedmesh.privacy.summed import BIT, LARGEST_CLIP, SMALLEST_CLIP, SumSettings
 from fedmesh.types import Float32
 
 __all__ = ["clip_in", "encode_examples", "encode_update", "mean_of", "next_clip", "server_noise"]
@@ -30,8 +30,10 @@ def clip_in(settings: SumSettings, scales: Iterable[float]) -> float:
         DecodeError: there is not exactly one, or it is not what the task allows.
     """
     values = list(scales)
-    if len(values) != 1 or not (math.isfinite(values[0]) and 1e-9 <= values[0] <= 1e9):
-        raise DecodeError(f"a round of a private sum names one clip, not {values[:4]}")
+    if len(values) != 1 or not SMALLEST_CLIP <= values[0] <= LARGEST_CLIP:  # NaN is not
+        raise DecodeError(
+            f"a round of a private sum names one clip between {SMALLEST_CLIP:g} and {LARGEST_CLIP:g}, not {values[:4]}"
+        )
     clip = float(values[0])
     if settings.quantile is None and not math.isclose(clip, settings.clip, rel_tol=1e-6):
         raise DecodeError(f"the round's clip is {clip:g}, this device's task has {settings.clip:g}")
@@ -82,9 +84,9 @@ def encode_examples(
         _check_size(settings, np.shape(rows)[-1:])
         scaled = np.asarray(rows, np.float64) / clip
         total += skellam.round_examples(scaled, clip=1.0, gamma=settings.gamma, seed_rotation=seed, rng=noise)
-    limit = ((1 << (settings.bits - 1)) - 1) // settings.members
     variance = (settings.sigma_local / settings.gamma) ** 2
-    return skellam.saturate(total, limit) + skellam.noise(settings.dimension, variance=variance, rng=noise)
+    saturated = skellam.saturate(total, settings.largest_value)
+    return saturated + skellam.noise(settings.dimension, variance=variance, rng=noise)
 
 
 def _check_size(settings: SumSettings, shape: tuple[int, ...]) -> None:
@@ -109,17 +111,24 @@ def mean_of(settings: SumSettings, total: Int64, devices: int, *, clip: float, s
     return (-mean if settings.level == "example" else mean).astype(np.float32)
 
 
-def server_noise(settings: SumSettings, devices: int, *, clip: float, noise: NoiseSource) -> Float32:
-    """What a trusted server adds to the mean of `devices` updates, float32 [P]."""
+def server_noise(settings: SumSettings, devices: int, *, clip: float, noise: NoiseSource) -> NDArray[np.float64]:
+    """What a trusted server adds to the mean of `devices` updates, float64 [P]: round the sum of both, once.
+
+    Raises:
+        ConfigError: the devices of this task add the noise.
+    """
     if not settings.trusted_server:
         raise ConfigError("the devices add the noise of this task, not the server")
-    return (noise.normal(settings.size) * (settings.noise_multiplier * clip / devices)).astype(np.float32)
+    return noise.normal(settings.size) * (settings.noise_multiplier * clip / devices)
 
 
 def next_clip(settings: SumSettings, total: Int64, devices: int, *, clip: float) -> float:
-    """The clip of the next round: it moves towards the quantile; as it was without one."""
+    """The clip of the next round, after one with `clip` whose sum of `devices` inputs is `total`, int64 [length].
+
+    It moves towards the quantile (Andrew et al. 2021); without one it stays.
+    """
     if settings.quantile is None:
         return clip
     share = min(1.0, max(0.0, int(total[-1]) / (BIT * devices)))
     moved = clip * math.exp(-settings.quantile.rate * (share - settings.quantile.target))
-    return min(1e9, max(1e-9, moved))
+    return min(LARGEST_CLIP, max(SMALLEST_CLIP, moved))

@@ -28,8 +28,9 @@ from fedmesh.simulation.scenario import Scenario
 from fedmesh.types import Examples, Float32
 from fedmesh.wire import dumps, loads
 
-__all__ = ["PublicStart", "RunDirectory", "data_digest"]
+__all__ = ["START_FILE", "PublicStart", "RunDirectory", "data_digest"]
 
+START_FILE = "start.cbor"
 _MAX_START_BYTES = 1 << 30
 
 
@@ -183,7 +184,7 @@ class RunDirectory:
 
     @property
     def _start_file(self) -> Path:
-        return self.path / "start.cbor"
+        return self.path / START_FILE
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

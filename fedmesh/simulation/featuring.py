@@ -10,6 +10,7 @@ from pathlib import Path
 from fedmesh.errors import ConfigError
 from fedmesh.features import FeatureMap, fit, load, save
 from fedmesh.simulation.datasets import FederatedData
+from fedmesh.simulation.directory import START_FILE
 from fedmesh.simulation.scenario import FeaturesSection, Scenario
 from fedmesh.types import Examples
 
@@ -25,7 +26,8 @@ def featured(data: FederatedData, scenario: Scenario, folder: Path) -> Federated
         folder: the run directory: the map is read from it, or fitted on the public part and written to it.
 
     Raises:
-        ConfigError: the features do not fit the data, or the file is damaged or of another scenario.
+        ConfigError: the features do not fit the data, or the file is damaged, of another scenario, or missing from a
+            run that has begun.
         DataError: features that are not finite.
     """
     if scenario.features.name is None:
@@ -48,6 +50,10 @@ def featured_example(public: Examples, scenario: Scenario) -> Examples:
 
 def _kept(section: FeaturesSection, public: Examples, path: Path) -> FeatureMap:
     if not path.exists():
+        if (path.parent / START_FILE).exists():
+            raise ConfigError(
+                f"{path} is missing, and this run has begun with it: put the run's own file back, or start a new run"
+            )
         fitted = _fitted(section, public)
         save(fitted, path)
         return fitted

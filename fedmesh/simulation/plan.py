@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from fedmesh.client.task import Task
-from fedmesh.coordinator.groups import group_sizes
+from fedmesh.coordinator.groups import group_sizes, largest_group
 from fedmesh.errors import ConfigError
 from fedmesh.plugins import STRATEGIES, load
 from fedmesh.privacy.settings import DpSettings
@@ -141,14 +141,16 @@ def _dp_settings(privacy: PrivacySection, rounds: int) -> DpSettings | None:
 def _sum_settings(scenario: Scenario, size: int) -> SumSettings | None:
     """The same for noise in the sum: sized for the smallest session, less the devices that it may lose or distrust.
 
-    A session never takes a sum of fewer than its threshold, so no more than a third of it has to be planned for.
+    A session never takes a sum of fewer than its threshold, so no more than a third of it has to be planned for. As
+    many are distrusted as in the largest session that there can be: where devices are missing, fewer and larger groups
+    may be dealt.
     """
     privacy = scenario.privacy
     if not privacy.enabled or privacy.mode == "local":
         return None
-    sizes = group_sizes(scenario.asked_of(scenario.partition.clients), scenario.secure_aggregation.group_size)
-    members, smallest = max(sizes), min(sizes)
-    fewest = max(SessionHeader.threshold_for(members), math.ceil(smallest * (1 - privacy.dropouts)))
+    asked, group_size = scenario.asked_of(scenario.partition.clients), scenario.secure_aggregation.group_size
+    sizes, members = group_sizes(asked, group_size), largest_group(asked, group_size)
+    fewest = max(SessionHeader.threshold_for(max(sizes)), math.ceil(min(sizes) * (1 - privacy.dropouts)))
     colluders = math.ceil(members * privacy.colluders)
     on_examples = privacy.mode == "shared"
     quantile = None

@@ -33,8 +33,8 @@ def check_fit(scenario: Scenario, data: FederatedData) -> None:
     """Builds the features, the model and the strategy once, and shows the model an example.
 
     Raises:
-        ConfigError: one of them refuses its options, the model does not turn an example into a logit for each class, or
-            the data makes too few devices for a secure sum.
+        ConfigError: one of them refuses its options, the model does not turn an example into a logit for each class,
+            the data makes too few devices for a secure sum, or no noise keeps the privacy budget.
     """
     if (too_few := scenario.too_few_for_a_sum(len(data.devices))) is not None:
         raise ConfigError(too_few)
@@ -53,5 +53,6 @@ def check_fit(scenario: Scenario, data: FederatedData) -> None:
             f"the model {scenario.model.name!r} answers one example with an output of shape {list(got)}, wanted "
             f"[1, {classes}]: a logit for each class"
         )
-    task = make_task(scenario, PublicStart(np.zeros(1, np.float32), {}), shape, classes)
+    size = sum(parameter.numel() for parameter in model.parameters())  # before folding, which hardly changes it
+    task = make_task(scenario, PublicStart(np.zeros(size, np.float32), {}), shape, classes)
     make_strategy(scenario, _ANY_LAYOUT, task)

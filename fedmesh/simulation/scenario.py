@@ -69,7 +69,9 @@ class FeaturesSection(_Section):
     name: str | None = None
     """An entry point of the group fedmesh.features; without it the model sees the examples themselves."""
     components: Annotated[int, Field(ge=1, le=4096)] = 200
+    """Length of the vectors, without the constant."""
     bias: Positive = 0.3
+    """The constant that is appended to a vector of unit norm."""
     shrinkage: Annotated[float, Field(ge=0, le=100)] = 0.5
     """Part of the mean variance that is added to each axis's before whitening."""
     within: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -168,7 +170,7 @@ class PrivacySection(_Section):
     colluders: Annotated[float, Field(ge=0, le=1 / 3)] = 0.05
     """Noise in the sum: share of a session's devices that may be in league with the server, and add no noise."""
     clip_quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Mode client: share of updates that the clip should leave alone; it then moves after every round."""
+    """Modes client and central: share of updates that the clip should leave alone; it then moves after every round."""
     clip_rate: Annotated[float, Field(gt=0, le=1)] = 0.2
     """How fast it moves."""
 
@@ -271,7 +273,14 @@ class Scenario(_Section):
 
     def _check_noise_in_the_sum(self) -> None:
         privacy = self.privacy
-        if not privacy.enabled or privacy.mode == "local":
+        if not privacy.enabled:
+            return
+        if privacy.clip_quantile is not None and privacy.mode in {"local", "shared"}:
+            raise ValueError(
+                "privacy.clip_quantile follows the norms of whole updates, in the modes client and central: leave it "
+                "out"
+            )
+        if privacy.mode == "local":
             return
         if not self.secure_aggregation.enabled:
             raise ValueError(
@@ -281,11 +290,6 @@ class Scenario(_Section):
         if privacy.mode == "shared" and self.client.momentum > 0:
             raise ValueError(
                 "privacy.mode = 'shared' takes one gradient a round, and client.momentum is of several: set it to 0"
-            )
-        if privacy.clip_quantile is not None and privacy.mode == "shared":
-            raise ValueError(
-                "privacy.clip_quantile follows the norms of whole updates, in the modes client and central: leave it "
-                "out"
             )
 
     def asked_of(self, devices: int) -> int:

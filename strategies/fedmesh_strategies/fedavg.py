@@ -122,10 +122,13 @@ class FedAvg(Strategy):
 
         Raises:
             QuorumError: fewer usable packets than the quorum.
-            RoundError: `configure_train` was not called before.
+            RoundError: `configure_train` was not called before, or the noise is in the sum: `apply_sum` takes it.
         """
         if self._private is not None:
-            raise RoundError("devices whose noise is complete in the sum only do not answer outside a secure sum")
+            raise RoundError(
+                "devices whose noise is complete in the sum only do not answer outside a secure sum: run the strategy "
+                "under secure aggregation"
+            )
         if self._codec is None:
             raise RoundError(f"round {server_round} is aggregated before it was configured")
         self.refused = {}

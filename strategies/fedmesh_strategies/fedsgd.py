@@ -106,7 +106,10 @@ class FedSgd(FedAvg):
     def restore(self, state: Any) -> None:
         """Takes up what `snapshot` gave. Raises: ConfigError: it is of another rule or model."""
         rest = dict(state)
-        tails = {name: _Tail(**rest.pop(name)) for name in ("before", "after") if name in rest}
+        try:
+            tails = {name: _Tail(**rest.pop(name)) for name in ("before", "after") if name in rest}
+        except TypeError as error:
+            raise ConfigError(f"the state is not one of FedSgd's: {error}") from error
         for tail in tails.values():
             if tail.iterate.shape != tail.total.shape or tail.total.shape != (self.layout.size,) or tail.count < 1:
                 raise ConfigError(

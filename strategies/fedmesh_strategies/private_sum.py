@@ -53,7 +53,7 @@ class PrivateSum:
             )
         mean = mean_of(settings, total, devices, clip=clip, seed=self._rotation)
         if settings.trusted_server:
-            mean = mean + server_noise(settings, devices, clip=clip, noise=self._noise())
+            mean = (mean + server_noise(settings, devices, clip=clip, noise=self._noise())).astype(np.float32)
         self.clip = next_clip(settings, total, devices, clip=clip)
         self._round = None
         return mean

@@ -165,6 +165,7 @@ def test_a_well_chained_ledger_of_nonsense_is_refused(bodies: list[bytes]) -> No
         [CHARGE, SETTLED, SETTLED.replace(b'"entry":2', b'"entry":3').replace(b"3.0", b"4.0")],
         [CHARGE, SETTLED, SETTLED.replace(b'"entry":2', b'"entry":3').replace(b'"settles":1', b'"settles":2')],
         [TASK, TASK.replace(b'"entry":1', b'"entry":2')],
+        [CHARGE, SETTLED, *(SETTLED.replace(b'"entry":2', b'"entry":%d' % n).replace(b"3.0", b"2.0") for n in (3, 4))],
     ],
 )
 def test_a_well_chained_ledger_whose_entries_contradict_each_other_is_refused(

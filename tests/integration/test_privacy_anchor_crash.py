@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
+from killing import KILLED_OVER_AND_OVER, run
 
 from fedmesh.errors import LedgerError
 from fedmesh.privacy import Anchor, FileLedger
@@ -17,7 +17,7 @@ from fedmesh.privacy.chain import parse
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
 
 PARTS = """
-import os, random, signal, sys, time
+import os, signal, sys
 from pathlib import Path
 from fedmesh.privacy import Anchor, FileLedger, epsilon
 from fedmesh.privacy.accountant import gaussian
@@ -29,49 +29,22 @@ def opened():
     return FileLedger(folder / "l", epsilon=1e6, delta=1e-5, anchor=Anchor(folder / "device-0.anchor"))
 """
 
-DEVICE = (
-    PARTS
-    + """
-steps, rng = folder / "steps", random.Random(int(sys.argv[2]))
+DEVICE = f"""{PARTS}
+steps = folder / "steps"
 epsilon([event], 1e-5, "rdp")  # what takes long is done once, before the forks
 Anchor.create(folder / "device-0.anchor")
-
-def size():
-    return steps.stat().st_size if steps.exists() else 0
-
-def device():
-    taken = os.open(steps, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    with opened() as ledger:
-        while True:
-            ledger.charge(event)
-            os.write(taken, b"x")  # the step
-
-for _ in range(int(sys.argv[3])):
-    child = os.fork()
-    if child == 0:
-        device()
-    wanted, patience = size() + rng.randrange(4), time.monotonic() + 10
-    while size() < wanted and time.monotonic() < patience:
-        time.sleep(0.0002)
-    time.sleep(rng.uniform(0.0, 0.004))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+{KILLED_OVER_AND_OVER}
+for _ in kill_devices(int(sys.argv[2]), seed=1, longest_s=0.004):
     known = Anchor(folder / "device-0.anchor").heads().get("example")
     with opened() as ledger:
         print(len(ledger.charges), size(), known.entries if known else 0, ledger.head.entries, flush=True)
 """
-)
-
-
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_no_kill_leaves_a_step_uncharged_an_anchor_ahead_or_a_device_locked_out(tmp_path: Path) -> None:
     """Forty kills at random moments. The anchor is behind by at most the one entry whose update was cut off."""
     kills = 40
-    done = run(DEVICE, tmp_path, 1, kills)
+    done = run(DEVICE, tmp_path, kills)
     assert done.returncode == 0, done.stderr
     seen = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
     assert len(seen) == kills

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from killing import KILLED_OVER_AND_OVER, run
 
 from fedmesh.errors import LedgerError
 from fedmesh.privacy import DpSettings, FileLedger
@@ -16,52 +17,30 @@ from fedmesh.privacy.chain import parse
 
 ROUND = DpSettings(1e6, 1e-5, 1.0, 2.0, 0.25, 4, 32.0).event("digits/round")
 
-DEVICE = """
-import os, random, signal, sys, time
+DEVICE = f"""
+import sys
 from pathlib import Path
 from fedmesh.privacy import DpSettings, FileLedger
 from fedmesh.privacy.accountant import epsilon
 
 path, steps = Path(sys.argv[1]), Path(sys.argv[2])
 event = DpSettings(1e6, 1e-5, 1.0, 2.0, 0.25, 4, 32.0).event("digits/round")
-rng = random.Random(int(sys.argv[3]))
 epsilon([event], 1e-5, "rdp")  # what takes long is done once, before the forks
 
-def size():
-    return steps.stat().st_size if steps.exists() else 0
-
-def device():
-    taken = os.open(steps, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    with FileLedger(path, epsilon=1e6, delta=1e-5) as ledger:
-        while True:
-            ledger.charge(event)
-            os.write(taken, b"x")  # the step
-
-for _ in range(int(sys.argv[4])):
-    child = os.fork()
-    if child == 0:
-        device()
-    wanted, patience = size() + rng.randrange(4), time.monotonic() + 10
-    while size() < wanted and time.monotonic() < patience:
-        time.sleep(0.0002)
-    time.sleep(rng.uniform(0.0, 0.003))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    with FileLedger(path, epsilon=1e6, delta=1e-5) as ledger:
+def opened():
+    return FileLedger(path, epsilon=1e6, delta=1e-5)
+{KILLED_OVER_AND_OVER}
+for _ in kill_devices(int(sys.argv[3]), seed=1, longest_s=0.003):
+    with opened() as ledger:
         charges = len(ledger.charges)
     print(charges, size(), flush=True)
 """
 
 
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
 def test_no_step_is_ever_taken_that_was_not_charged(tmp_path: Path) -> None:
     """Thirty kills at random moments: a kill leaves at most one charge without its step, and never a step without."""
     kills = 30
-    done = run(DEVICE, tmp_path / "device.ledger", tmp_path / "steps", 1, kills)
+    done = run(DEVICE, tmp_path / "device.ledger", tmp_path / "steps", kills)
     assert done.returncode == 0, done.stderr
     seen = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
     assert len(seen) == kills

@@ -48,4 +48,7 @@ def test_a_run_without_its_map_or_with_another_does_not_go_on(tmp_path):
     (again / "features.cbor").write_bytes(content)
     with pytest.raises(ConfigError, match="damaged"):
         resume(again, workers=1)
+    (again / "features.cbor").unlink()
+    with pytest.raises(ConfigError, match="is missing"):
+        resume(again, workers=1)
     assert resume(out, workers=1)["final"]["accuracy_int8"] > 0.7

@@ -7,8 +7,9 @@ import pytest
 import torch
 from small_runs import small_digits
 
+from fedmesh.client.assignment import Assignment
 from fedmesh.client.ledgers import ledger_path, open_ledger
-from fedmesh.client.trainer import Assignment, Trainer
+from fedmesh.client.trainer import Trainer
 from fedmesh.coordinator import Journal
 from fedmesh.flower.arrays import vector
 from fedmesh.privacy import release_id
@@ -78,11 +79,19 @@ def test_the_weights_move_by_the_sum_of_what_the_devices_put_in(mode, first_roun
 
 
 @pytest.mark.parametrize("mode", ["shared", "client"])
-def test_what_a_device_sends_does_not_depend_on_how_much_it_holds(mode, first_round):
-    _, _, result = first_round(mode)
-    assert len({device["examples"] for device in result["devices"]}) > 1
-    (train,) = [stage for stage in result["rounds"][0]["stages"] if stage["name"] == "train"]
-    assert train["bytes_up"] % 4 == 0  # four devices, the same number of bytes each
+def test_what_a_device_sends_does_not_depend_on_how_much_it_holds(mode, first_round, tmp_path):
+    scenario, _, result = first_round(mode)
+    fewer = scenario.overridden({"data.public_fraction": 0.6}, source="test")
+    results = [result, simulate(fewer, tmp_path / "fewer", workers=2)]
+    held, sent = [], []
+    for found in results:
+        held.append(sorted(device["examples"] for device in found["devices"]))
+        (train,) = [stage for stage in found["rounds"][0]["stages"] if stage["name"] == "train"]
+        sent.append(train["bytes_up"])
+    assert held[0] != held[1]
+    assert len(set(held[0])) > 1
+    assert sent[0] == sent[1]
+    assert sent[0] % 4 == 0  # four devices, the same number of bytes each
 
 
 def test_the_run_is_the_same_on_any_number_of_workers(first_round, tmp_path):

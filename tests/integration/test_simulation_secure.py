@@ -7,8 +7,9 @@ import pytest
 import torch
 from small_runs import arguments, cli, small_digits
 
+from fedmesh.client.assignment import Assignment
 from fedmesh.client.identities import AGGREGATOR, device_name
-from fedmesh.client.trainer import Assignment, Trainer
+from fedmesh.client.trainer import Trainer
 from fedmesh.coordinator import Journal
 from fedmesh.errors import ConfigError, NothingLearnedError
 from fedmesh.flower.arrays import vector

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedmesh.privacy import DpSettings
+from fedmesh.privacy.per_sample import attach
 
 
 def settings(**changes: float) -> DpSettings:
@@ -49,6 +50,19 @@ def micro_batches(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         )
         rows.append(torch.cat([_flat(p, g) for p, g in zip(model.parameters(), gradients, strict=True)]))
     return torch.stack(rows)
+
+
+def per_example(model: nn.Module, x: Tensor, y: Tensor) -> dict[nn.Parameter, Tensor]:
+    """Per-example gradients as the hooks' samplers make them, [B, ...] for each parameter that the loss reaches."""
+    hooks = attach(model)
+    hooks.enable_hooks()
+    made: dict[nn.Parameter, Tensor] = {}
+    for call in hooks.calls(F.cross_entropy(model(x), y, reduction="sum")):
+        for parameter, rows in hooks.sample(call).items():
+            made[parameter] = made[parameter] + rows if parameter in made else rows
+    hooks.disable_hooks()
+    hooks.cleanup()
+    return made
 
 
 def _flat(parameter: Tensor, gradient: Tensor | None) -> Tensor:

@@ -149,11 +149,11 @@ def _mnist(data_dir: Path | None) -> Dataset:
     stored = read_npz(path, required=("x", "y", "writer", "split"))
     x, y = stored["x"], stored["y"]
     if x.ndim != 3 or x.shape[1:] != (28, 28) or x.dtype != np.uint8:
-        raise DataError(f"{path}: x is {x.dtype} of shape {x.shape}, wanted uint8 [N, 28, 28]: fetch it again")
+        raise DataError(f"{path}: x is {x.dtype} of shape {x.shape}, wanted uint8 [N, 28, 28]: make it again")
     if any(stored[key].shape != (len(x),) for key in ("y", "writer", "split")):
         raise DataError(f"{path}: y, writer and split do not have one value for each of {len(x)} images")
     images = np.multiply(x[:, np.newaxis], np.float32(1 / 255), dtype=np.float32)
-    labels, writers = y.astype(np.int64), stored["writer"].astype(np.int64)
+    labels, writers = _labels(path, y), _labels(path, stored["writer"])
     train, test = stored["split"] == 0, stored["split"] == 1
     return Dataset(
         "mnist", images[train], labels[train], tuple("0123456789"),

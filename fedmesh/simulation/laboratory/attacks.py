@@ -196,6 +196,10 @@ def _shuffled(subject: Subject, count: int, rng: np.random.Generator) -> tuple[E
 
 def _dealt(rest: Examples, devices: int, each: int) -> tuple[Examples, ...]:
     """The other devices' examples, `each` or what there is."""
+    if len(rest) < devices:
+        raise ConfigError(
+            f"{len(rest)} examples are left for the {devices} devices that are not attacked: ask for fewer"
+        )
     each = max(1, min(each, len(rest) // max(1, devices)))
     return tuple(rest[np.arange(number * each, (number + 1) * each)] for number in range(devices))
 

@@ -23,7 +23,7 @@ from fedmesh.simulation.laboratory.rehearsal import Rehearsal
 from fedmesh.simulation.laboratory.subject import Subject
 from fedmesh.simulation.laboratory.timing import Stopwatch
 
-__all__ = ["Audited", "Mode", "audit", "audit_run", "claimed_epsilon", "default_canaries", "mode_of"]
+__all__ = ["Audited", "Mode", "Plan", "audit", "audit_run", "claimed_epsilon", "default_canaries", "mode_of", "plan_of"]
 
 Mode = Literal["local", "shared", "client", "central"]
 

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from fedmesh.errors import ConfigError
+from fedmesh.simulation.laboratory.noise_law import ALARM
 from fedmesh.simulation.laboratory.one_run import Guesses, best_bound
 
-__all__ = ["ALARM", "Canaries", "Finding", "Interval", "gaussian_epsilon", "judge", "plant"]
-
-ALARM = 1e-6
-"""How unlikely what was measured must be, had the promise been kept, for an alarm."""
+__all__ = ["Canaries", "Finding", "Interval", "gaussian_epsilon", "judge", "plant"]
 
 LENGTH = 10.0
 """Norm of a canary in units of the clip: what is not clipped shows."""

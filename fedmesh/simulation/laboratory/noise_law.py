@@ -20,7 +20,7 @@ from fedmesh.errors import ConfigError
 __all__ = ["ALARM", "Check", "Law", "LawReport", "check_law", "check_sums"]
 
 ALARM = 1e-6
-"""Noise that is right fails with a smaller probability than this."""
+"""How unlikely what was measured must be, had the promise been kept, for an alarm."""
 
 _BINS, _FEWEST = 400, 20
 _MODULUS = 16
@@ -173,7 +173,7 @@ def _intervals(law: Law, count: int) -> tuple[Float64, Float64]:
     """Inner edges, and how many of `count` values are expected in each interval: a value on an edge is left of it."""
     deviation = math.sqrt(law.variance)
     if law.kind == "gaussian":
-        bins = min(_BINS, count // _FEWEST)
+        bins = max(1, min(_BINS, count // _FEWEST))
         return stats.norm.ppf(np.arange(1, bins) / bins) * deviation, np.full(bins, count / bins)
     reach = math.ceil(12 * deviation) + 20
     if law.variance > _EXACT_UP_TO:
@@ -201,8 +201,9 @@ def _residues(values: Float64, law: Law) -> Check:
     observed = np.bincount(np.rint(values).astype(np.int64) % _MODULUS, minlength=_MODULUS)
     if expected.min() < _FEWEST:
         return Check("low bits", "too few values for their law", 1.0)
-    statistic = float(((observed - expected) ** 2 / expected).sum())
-    return Check("low bits", f"chi-square {statistic:.1f} for 15", float(stats.chi2.sf(statistic, _MODULUS - 1)))
+    statistic, freedom = float(((observed - expected) ** 2 / expected).sum()), _MODULUS - 1
+    text = f"chi-square {statistic:.1f} for {freedom} degrees of freedom"
+    return Check("low bits", text, float(stats.chi2.sf(statistic, freedom)))
 
 
 def _correlation(values: Float64, law: Law) -> Check:

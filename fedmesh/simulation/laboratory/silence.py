@@ -47,8 +47,9 @@ def check_noise(task: Task, weights: Float32, *, samples: int = SAMPLES, fault: 
     promised, used = replace(task.summed, quantile=None), replace(carried_out.summed, quantile=None)
     if promised.trusted_server:
         count = -(-samples // promised.size)
-        noise = [server_noise(used, 1, clip=used.clip, noise=SystemNoise()) / task.summed.clip for _ in range(count)]
-        return (check_law(noise, Law("gaussian", promised.noise_multiplier**2)),)
+        noise = [server_noise(used, 1, clip=used.clip, noise=SystemNoise()) for _ in range(count)]
+        released = [(values / task.summed.clip).astype(np.float32) for values in noise]
+        return (check_law(released, Law("gaussian", promised.noise_multiplier**2)),)
     rows = _inputs(used, weights, max(promised.honest, -(-samples // promised.dimension)))
     law = Law("skellam", (promised.sigma_local / promised.gamma) ** 2)
     survivors = sorted({1, max(1, promised.honest // 2), promised.honest})

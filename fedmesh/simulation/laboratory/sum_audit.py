@@ -80,14 +80,15 @@ def client_scores(run: Rehearsal) -> Float64:
             known += _clipped(update[np.newaxis], settings.clip)[0]
             own = run.noise(number, device)
             total += encode_update(_with_noise_of(settings, device), update, clip=settings.clip, seed=seed, noise=own)
-        silent = replace(settings, trusted_server=True)
+        noiseless = replace(settings, trusted_server=True)
         for index, update in enumerate(_units(joined, settings.size, LENGTH * clip)):
             total += encode_update(
-                silent, update, clip=settings.clip, seed=seed, noise=run.noise(number, "canary", index)
+                noiseless, update, clip=settings.clip, seed=seed, noise=run.noise(number, "canary", index)
             )
         step = mean_of(settings, total, members, clip=settings.clip, seed=seed)
         if settings.trusted_server:
-            step = step + server_noise(settings, members, clip=settings.clip, noise=run.noise(number, "server"))
+            added = server_noise(settings, members, clip=settings.clip, noise=run.noise(number, "server"))
+            step = (step + added).astype(np.float32)
         seen += step.astype(np.float64) * (members / settings.step) - known
         weights = (weights + step).astype(np.float32)
     return seen[run.canaries.place] / clip

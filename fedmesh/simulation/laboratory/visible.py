@@ -1,7 +1,7 @@
 """What a server gets to see of one device's round, under each defence: the attacks start from here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,15 +33,11 @@ def undefended(task: Task, *, local_epochs: int, batch_size: int) -> Task:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
 class Uncharged:
     """A ledger that pays for everything: nothing here is anybody's."""
 
-    charged: list[PrivacyEvent] = field(default_factory=list)
-
-    def charge(self, event: PrivacyEvent, *, release_id: str | None = None) -> None:  # noqa: ARG002 - the seam's argument
+    def charge(self, event: PrivacyEvent, *, release_id: str | None = None) -> None:
         """See `fedmesh.types.Ledger`."""
-        self.charged.append(event)
 
     def epsilon(self, delta: float) -> float:  # noqa: ARG002 - the seam's argument
         """See `fedmesh.types.Ledger`."""
@@ -114,5 +110,6 @@ class Observer:
         seed = rotation_seed(1, self._weights)
         step = mean_of(settings, total, self._members, clip=settings.clip, seed=seed)
         if settings.trusted_server:
-            step = step + server_noise(settings, self._members, clip=settings.clip, noise=noise)
+            added = server_noise(settings, self._members, clip=settings.clip, noise=noise)
+            step = (step + added).astype(np.float32)
         return step

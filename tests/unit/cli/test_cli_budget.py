@@ -109,7 +109,14 @@ def test_the_tables_hold_the_figures(capsys: Capture) -> None:
     assert "4.763 at delta 1e-5" in shown
     assert "100 of 100 devices' noise, 1,048,576 values of 16 bits" in shown
     assert main(["privacy", "noise", "--mechanism", "gaussian", "--epsilon", "3", "--rounds", "5"]) == 0
-    assert "clips, all noise together" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "clips, all noise together" in shown
+    assert "gaussian, 5 rounds" in shown
+    assert (
+        main(["privacy", "noise", "--mechanism", "dpsgd", "--epsilon", "3", "--rounds", "5", "--sample-rate", "0.1"])
+        == 0
+    )
+    assert "dpsgd, 5 steps, each on a sample of 0.1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -118,7 +125,7 @@ def test_the_tables_hold_the_figures(capsys: Capture) -> None:
         (["epsilon", "--mechanism", "skellam"], "Missing option"),
         (["epsilon", "--mechanism", "laplace", "--rounds", "1", "--noise-multiplier", "1"], "'laplace' is not one of"),
         (["epsilon", "--mechanism", "skellam", "--rounds", "1", "--noise-multiplier", "1"], "--dimension, --bits"),
-        (["epsilon", "--mechanism", "dpsgd", "--rounds", "1", "--noise-multiplier", "1"], "--sample-rate is missing"),
+        (["epsilon", "--mechanism", "dpsgd", "--rounds", "1", "--noise-multiplier", "1"], "missing: --sample-rate"),
         (["epsilon", "--mechanism", "gaussian", "--rounds", "0", "--noise-multiplier", "1"], "'--rounds'"),
         (["epsilon", "--mechanism", "gaussian", "--rounds", "1", "--noise-multiplier", "0"], "--noise-multiplier is"),
         (["epsilon", "--mechanism", "gaussian", "--rounds", "1", "--noise-multiplier", "nan"], "--noise-multiplier is"),

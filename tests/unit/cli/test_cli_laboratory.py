@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fedmesh.cli import main
+from fedmesh.cli.simulate import make_writable
 from fedmesh.simulation.laboratory import silence
 from fedmesh.simulation.laboratory.broken import BROKEN
 
@@ -87,6 +88,23 @@ def test_inversion_writes_a_picture(tmp_path, capsys):
     assert captured.err == ""
     assert (tmp_path / "inversion.png").is_file()
     assert (tmp_path / "inversion.json").is_file()
+
+
+@pytest.mark.parametrize("command", [["audit"], ["attack", "membership"], ["attack", "inversion"]])
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_loaded(command, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    message = complaint(["privacy", *command, "digits", "--out", str(tmp_path / "file")], capsys)
+    assert (
+        message == f"error: the folder {tmp_path / 'file'} cannot be written: File exists; choose another with --out\n"
+    )
+
+
+def test_trying_a_folder_leaves_what_is_in_it(tmp_path):
+    (tmp_path / "mine").write_text("all of it")
+    make_writable(tmp_path / "new" / "er", called="folder")
+    make_writable(tmp_path, called="folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "new"]
+    assert (tmp_path / "mine").read_text() == "all of it"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`ledger show` and `ledger verify`: one ledger, a folder, a run; whole, damaged, rolled back."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,32 @@ def test_mistakes(arguments: list[str], said: str, code: int, run: Path, capsys:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert said in captured.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(run: Path, capsys: Capture) -> None:
+    (run / "ledgers").chmod(0)
+    assert main(["ledger", "show", str(run)]) == 2
+    (run / "ledgers").chmod(0o700)
+    assert f"cannot read the folder {run / 'ledgers'}: Permission denied" in capsys.readouterr().err
+
+
+def test_a_folder_shows_which_ledgers_are_to_be_verified(tmp_path: Path, capsys: Capture) -> None:
+    written(tmp_path / "odd.ledger", sampled_gaussian(0.1, 1e-4))  # more than the budget
+    assert main(["ledger", "show", str(tmp_path)]) == 0
+    assert "see verify" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_a_narrow_terminal_cuts_no_figure_off(
+    columns: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["ledger", "show", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert shown.count("holds") == 3
+    assert shown.count("device-") == 3
 
 
 def written(path: Path, event: PrivacyEvent) -> Path:

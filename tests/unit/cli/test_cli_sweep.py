@@ -85,7 +85,7 @@ def test_lines_tell_of_every_cell_once_and_of_the_time_left(capsys: Capture) -> 
         lines.handle(event)
     # Two cells of 4 rounds and 3 of preparation; one is done after 70 s of the sweep: as long again.
     assert capsys.readouterr().err.splitlines() == [
-        "3 cells, of which 1 are finished; 2 at a time",
+        "3 cells, 1 finished before; 2 at a time",
         "[2/3] local, epsilon 1, seed 1: accuracy 62.3%, +12.3 over public data only, 2.0 s; about 70 s left",
         "[3/3] shared, epsilon 1, seed 1: failed: it [rained]",
     ]
@@ -136,6 +136,17 @@ def test_the_table_has_means_errors_and_what_is_hopeless(monkeypatch: pytest.Mon
     assert "* hopeless: not above public data alone by two standard errors" in lines
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_narrow_terminal_cuts_no_figure_off(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [outcome("none", math.inf, seed, 0.8 + 0.02 * seed) for seed in (1, 2)]
+    rows += [outcome("central", 1.0, seed, 0.2 + 0.02 * seed, spent=0.0005) for seed in (1, 2)]
+    text = shown(rows, capsys)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 60
+    for figure in ("no privacy", "central", "0.0005", "accuracy", "-27.0", "-60.0"):
+        assert figure in text
 
 
 def test_one_seed_has_no_errors(capsys: Capture) -> None:

@@ -228,6 +228,16 @@ def test_what_does_not_fit_is_refused_before_it_is_paid_for() -> None:
         lite.train(assignment(weights=np.full(heads.SIZE, np.nan, np.float32)), examples, ledger=ledger)
     with pytest.raises(ConfigError, match="the device holds"):
         lite.train(assignment(), Examples(examples.x[:, 1:], examples.y), ledger=ledger)
+    for ranges in ([], [0.5, 0.5], [np.nan]):
+        with pytest.raises(ConfigError, match="delta range"):
+            LiteTrainer(heads.task(dp=heads.DP, codec="integer")).train(
+                assignment(ranges=ranges), examples, ledger=ledger
+            )
+    wider = dataclasses.replace(heads.summed("example"), size=heads.SIZE + 1)
+    with pytest.raises(ConfigError, match="was accounted for 85"):
+        LiteTrainer(dataclasses.replace(heads.summed_task("example"), summed=wider)).train(
+            assignment(ranges=[0.3]), examples, ledger=ledger
+        )
     in_a_sum = LiteTrainer(heads.summed_task("example"))
     for changes in ({"ranges": [0.2]}, {"ranges": []}, {"weights": heads.start()[1:], "ranges": [0.3]}):
         with pytest.raises(DecodeError):

@@ -3,14 +3,16 @@
 import dataclasses
 from pathlib import Path
 
+import heads
 import numpy as np
 import pytest
 import training
 from heads import Recorder
 
+from fedmesh.client.assignment import Assignment
 from fedmesh.client.ledgers import ledger_path, open_ledger
 from fedmesh.client.randomness import noise_of, release_of, rounding
-from fedmesh.client.trainer import Assignment, Trainer
+from fedmesh.client.trainer import Trainer
 from fedmesh.errors import BudgetError, ConfigError, DecodeError, LedgerError, RoundError
 from fedmesh.privacy.noise import KeyedNoise, SystemNoise
 from fedmesh.quantization.codec import DeltaCodec, FloatCodec
@@ -106,6 +108,15 @@ def test_a_release_is_named_by_all_that_it_comes_from() -> None:
 def test_a_release_is_the_same_inside_a_secure_sum() -> None:
     first, second = (training.task(secure_aggregation=secure) for secure in (False, True))
     assert release_of(first, assignment()) == release_of(second, assignment())
+    other = training.task(secure_aggregation=True, group_size=7)
+    assert release_of(other, assignment()) == release_of(second, assignment())
+
+
+def test_a_release_of_a_private_sum_is_named_by_its_clip() -> None:
+    clips = [assignment(ranges=[clip]) for clip in (0.3, 0.4)]
+    in_a_sum = heads.summed_task("client")
+    assert len({release_of(in_a_sum, asked) for asked in clips}) == 2
+    assert len({release_of(training.task(), asked) for asked in clips}) == 1  # a packet's scales follow the noise
 
 
 def test_a_private_round_is_paid_for_before_it_runs() -> None:
@@ -190,6 +201,12 @@ def test_a_server_that_talks_nonsense_is_refused() -> None:
         trainer.train(assignment(weights=np.zeros(4, np.float32)), training.examples(0))
     with pytest.raises(ConfigError, match="delta ranges"):
         trainer.train(assignment(ranges=[0.5]), training.examples(0))
+    ledger = Recorder()
+    with pytest.raises(ConfigError, match="delta ranges"):
+        Trainer.of(training.int8_task(dp=training.DP)).train(
+            assignment(ranges=[0.5]), training.examples(0), ledger=ledger
+        )
+    assert ledger.charged == []  # refused before it is paid for
 
 
 def test_training_that_diverges_sends_nothing() -> None:

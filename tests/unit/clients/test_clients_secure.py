@@ -10,8 +10,9 @@ import training
 from flwr.app import Context, Message, RecordDict
 from secure_flower import SecureServer, overheard
 
+from fedmesh.client.assignment import Assignment
 from fedmesh.client.task import Task
-from fedmesh.client.trainer import Assignment, Trainer
+from fedmesh.client.trainer import Trainer
 from fedmesh.errors import ConfigError, SecAggError
 from fedmesh.flower import InlineFleet
 from fedmesh.flower.identity import node_id_of

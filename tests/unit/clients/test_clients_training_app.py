@@ -7,7 +7,8 @@ import pytest
 import training
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from fedmesh.client.trainer import Assignment, Trainer
+from fedmesh.client.assignment import Assignment
+from fedmesh.client.trainer import Trainer
 from fedmesh.errors import ConfigError, DecodeError, FedMeshError
 from fedmesh.flower import InlineFleet
 from fedmesh.flower.identity import node_id_of

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmesh.coordinator.groups import SMALLEST_GROUP, deal
+from fedmesh.coordinator.groups import SMALLEST_GROUP, deal, group_sizes, largest_group
 from fedmesh.errors import ConfigError
 
 
@@ -19,6 +19,19 @@ def test_every_node_is_in_one_group_of_a_fit_size(count: int, size: int, key: tu
     assert max(lengths) <= max(size, 7)
     if count <= size:
         assert len(groups) == 1
+
+
+@given(count=st.integers(4, 300), size=st.integers(4, 64))
+def test_sizes_are_known_before_the_dealing(count: int, size: int) -> None:
+    groups = deal(range(count), size, key=(1,))
+    assert group_sizes(count, size) == tuple(map(len, groups))
+    assert largest_group(count, size) == max(max(group_sizes(left, size)) for left in range(4, count + 1))
+
+
+def test_fewer_devices_can_be_dealt_into_larger_groups() -> None:
+    assert max(group_sizes(50, 16)) == 13
+    assert largest_group(50, 16) == max(group_sizes(48, 16)) == 16
+    assert largest_group(10, 128) == 10
 
 
 def test_the_dealing_is_a_function_of_its_key_and_at_random_without() -> None:

@@ -114,6 +114,18 @@ def test_a_run_in_which_nothing_went_wrong(result: dict[str, Any]) -> None:
     assert "9 in every round" in text
 
 
+def test_a_sum_takes_what_the_noise_in_it_needs(result: dict[str, Any]) -> None:
+    def lines() -> list[str]:
+        page = render(result)
+        (drawing,) = re.findall(r'<svg[^>]*>(?:(?!</svg>).)*id="survivors-(?:(?!</svg>).)*</svg>', page, re.DOTALL)
+        return re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
+
+    assert "7" in lines()
+    result["privacy"] |= {"smallest_sum": 9}
+    assert "7" not in lines()
+    assert "9" in lines()
+
+
 def test_a_run_in_groups_has_no_single_threshold(result: dict[str, Any]) -> None:
     result["secure_aggregation"] |= {"grouped": True, "group_size": 16}
     text = text_of(render(result))

@@ -47,6 +47,9 @@ def test_position_slant_and_size_leave_the_histograms_almost_alone():
 
 def test_a_blank_image_stays_blank():
     assert not upright(np.zeros((2, 28, 28), np.float32)).any()
+    faint = np.full((1, 28, 28), 1e-4, np.float32)  # below the smallest grey level
+    faint[0, 3, 5] = 0
+    assert upright(faint).tobytes() == faint.tobytes()
     assert np.isfinite(hog((1, 28, 28))(np.zeros((2, 1, 28, 28), np.float32))).all()
 
 

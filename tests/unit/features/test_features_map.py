@@ -89,6 +89,11 @@ def test_without_shrinkage_the_public_vectors_are_white():
     np.testing.assert_allclose(white.T @ white / 500, np.eye(6), atol=1e-3)
 
 
+def test_an_axis_that_nothing_varies_along_is_not_divided_by():
+    rows = np.random.default_rng(1).normal(size=(50, 3)) * [1, 0, 2]
+    assert np.isfinite(whiten(rows - rows.mean(axis=0), np.zeros(50, int), components=3, shrinkage=0, within=0)).all()
+
+
 def test_what_varies_within_a_class_counts_less_and_what_separates_them_leads():
     rng = np.random.default_rng(2)
     labels = np.arange(400) % 2
@@ -169,11 +174,13 @@ def test_an_example_that_is_not_sound_is_a_vector_without_components_and_leaves_
         assert vectors[3].tolist() == [*[0.0] * 12, np.float32(0.3)]
 
 
-def test_public_examples_that_are_not_finite_are_refused():
-    bad = SETS["pixels"].x.copy()
-    bad[3, 0, 0, 0] = np.nan
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", SETS)
+def test_public_examples_that_are_not_finite_are_refused(name, value):
+    bad = SETS[name].x.copy()
+    bad[3] = value
     with pytest.raises(DataError, match="not finite"):
-        fit("pixels", Examples(bad, SETS["pixels"].y), components=12, bias=0.3)
+        fit(name, Examples(bad, SETS[name].y), components=12, bias=0.3)
 
 
 def test_an_extractor_that_has_changed_since_is_refused():

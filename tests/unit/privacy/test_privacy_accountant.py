@@ -158,6 +158,18 @@ def test_near_multipliers_that_count_as_one_never_cost_less() -> None:
     assert epsilon(events, 1e-5) < epsilon([same], 1e-5)
 
 
+def test_pairs_that_count_as_one_take_the_larger_rate_and_the_smaller_multiplier() -> None:
+    pairs = {2.0 + k / 40: (0.0501, 0.05)[k % 2] for k in range(40)}
+    thinned = _thinned(tuple(sorted((rate, multiplier, 1) for multiplier, rate in pairs.items())))
+    joined = [(rate, multiplier) for rate, multiplier, count in thinned if count > 1]
+    assert joined
+    assert {rate for rate, _ in joined} == {0.0501}
+    multipliers = sorted(multiplier for _, multiplier, _ in thinned)
+    for number, (_, multiplier, count) in enumerate(sorted(thinned, key=lambda pair: pair[1])):
+        following = multipliers[number + 1] if number + 1 < len(thinned) else 9.0
+        assert count == sum(multiplier <= z < following for z in pairs)
+
+
 def test_gaussians_without_sampling_are_one_gaussian() -> None:
     mixed = [gaussian(3.0, 4), sampled_gaussian(1.0, 6.0, 9), gaussian(5.0)]
     together = 1 / math.sqrt(4 / 9 + 9 / 36 + 1 / 25)

@@ -39,9 +39,9 @@ def test_a_fine_grid_needs_the_noise_of_a_continuous_gaussian() -> None:
 
 def test_the_event_of_a_sum_is_made_of_the_formulas() -> None:
     event, gamma = distributed_skellam(
-        noise_multiplier=2.0, clients=100, survivors=70, dimension=5000, bits=16, rounds=3, signal=2.0
+        noise_multiplier=2.0, clients=100, survivors=70, dimension=5000, bits=16, rounds=3, members=130, signal=2.0
     )
-    assert gamma == granularity(clip=2.0, members=100, dimension=8192, sigma_local=0.2, bits=16)
+    assert gamma == granularity(clip=2.0, members=130, dimension=8192, sigma_local=0.2, bits=16)
     bound = sensitivity(1.0, gamma, 8192)
     assert event.parameters["l2"] == bound.l2
     assert event.parameters["l1"] == bound.l1

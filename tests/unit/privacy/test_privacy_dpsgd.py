@@ -5,12 +5,11 @@ import pytest
 import torch
 from example_models import MODELS
 from numpy.typing import NDArray
-from small_cnn import cnn, images, micro_batches, settings, vector
+from small_cnn import cnn, images, micro_batches, per_example, settings, vector
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedmesh.privacy import DpSgd, KeyedNoise, SystemNoise
-from fedmesh.privacy.per_sample import attach
 
 
 class Silence:
@@ -30,11 +29,8 @@ def test_per_example_gradients_equal_micro_batches(name: str) -> None:
     model = MODELS[name]().double().train()
     x, y = images(7)
     x = x.double()
-    hooks = attach(model)
-    hooks.enable_hooks()
-    hooks.backward(F.cross_entropy(model(x), y, reduction="sum"))
-    hooks.disable_hooks()
-    got = {n: p.grad_sample for n, p in model.named_parameters()}
+    made = per_example(model, x, y)
+    got = {n: made.get(p) for n, p in model.named_parameters()}
     assert all(p.grad is None for p in model.parameters())
     for index in range(len(x)):
         loss = F.cross_entropy(model(x[index : index + 1]), y[index : index + 1])

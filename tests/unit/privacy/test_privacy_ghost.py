@@ -10,6 +10,7 @@ from small_cnn import images, micro_batches
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedmesh.privacy.clipping import add_parts
 from fedmesh.privacy.example_model import ExampleModel, summed_cross_entropy
 from fedmesh.privacy.ghost import factors, in_blocks, law, pays, weight_order
 from fedmesh.privacy.layer_parts import Call, _Ghost, _Made, _Seen, layer_parts, row_size
@@ -158,6 +159,17 @@ def test_parts_that_cancel_are_clipped_all_the_same() -> None:
     part = _Ghost(_Seen(layer, [call]), total)
     part.add((0.5 / (part.norms()[0] + 1e-6)).clamp(max=1.0))
     assert float(total.double().norm()) <= 0.5
+
+
+@pytest.mark.parametrize(("value", "backprop"), [(1e19, 3e-22), (1e-22, 1.5e19), (1e19, 1e-18)])
+def test_a_tiny_side_of_a_huge_one_is_clipped_all_the_same(value: float, backprop: float) -> None:
+    """In float32 the squares of one side vanish, or keep a digit or two, and the gradient is longer than the clip."""
+    layer = nn.Linear(1, 8, bias=False)
+    total = torch.zeros_like(layer.weight)
+    call = Call(layer, [torch.full((1, 1), value)], torch.full((1, 8), backprop))
+    with torch.no_grad():
+        add_parts(layer_parts([call], {layer.weight: total}, lambda call: {}), 1e-3)
+    assert 0.99e-3 < float(total.double().norm()) <= 1e-3
 
 
 class Largest(TorchDispatchMode):

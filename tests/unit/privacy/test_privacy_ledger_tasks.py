@@ -86,6 +86,25 @@ def test_a_tasks_budget_is_not_changed_on_the_way(path: Path) -> None:
                 ledger.for_task("digits", **changed)
 
 
+def test_a_tasks_budget_is_not_stated_below_what_was_charged_under_its_name(path: Path) -> None:
+    """A ledger that says so would be one that nobody's checks let happen."""
+    cost = epsilon([step("")], DELTA, "rdp")
+    with opened(path) as ledger:
+        ledger.charge(step("digits/round-1"))
+        with pytest.raises(ConfigError, match=r"'digits' has spent epsilon .* state at least what was spent"):
+            ledger.for_task("digits", epsilon=0.99 * cost, delta=DELTA)
+        assert ledger.head.entries == 2
+        ledger.for_task("digits", epsilon=cost, delta=DELTA)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_what_happens_less_than_once_is_not_charged(path: Path, count: int) -> None:
+    with opened(path) as ledger:
+        with pytest.raises(ConfigError, match=f"event of count {count} means nothing"):
+            ledger.charge(sampled_gaussian(0.25, 2.0, count, "digits/round-1"))
+        assert ledger.head.entries == 1
+
+
 def test_in_format_1_a_tasks_budget_holds_for_as_long_as_it_is_given(path: Path) -> None:
     opening = b'{"delta":1e-05,"entry":0,"epsilon":8.0,"format":"fedmesh-ledger/1"}\n'
     path.write_bytes(b"5c1a27fda8ec7aba2d715631acf1b36df3f0f5463b93b2b26c4cc8b65811d1f1 " + opening)

@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from small_cnn import micro_batches
+from small_cnn import micro_batches, per_example
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedmesh.errors import ConfigError, TrustError
 from fedmesh.privacy import DpSettings, DpSgd, KeyedNoise
-from fedmesh.privacy.per_sample import attach
 from fedmesh.quantization import arrays_of, calibrate, prepare, ranges_of
 
 SETTINGS = DpSettings(8.0, 1e-5, 0.5, 1.5, 0.5, 3, 8.0)
@@ -73,13 +72,8 @@ def prepared(name: str, *, scales: str = "power-of-two") -> tuple[nn.Module, Ten
 
 
 def batched(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    hooks = attach(model)
-    hooks.enable_hooks()
-    hooks.backward(F.cross_entropy(model.train()(x), y, reduction="sum"))
-    hooks.disable_hooks()
-    rows = torch.cat([p.grad_sample.reshape(len(x), -1) for p in model.parameters()], dim=1)
-    hooks.cleanup()
-    return rows
+    made = per_example(model.train(), x, y)
+    return torch.cat([made[p].reshape(len(x), -1) for p in model.parameters()], dim=1)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

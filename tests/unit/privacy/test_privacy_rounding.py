@@ -52,7 +52,7 @@ def test_rows_that_are_too_long_are_rounded_again_and_the_others_not() -> None:
 
 def test_with_bad_luck_for_ever_rounding_ends_towards_zero() -> None:
     up = Fixed(2**64 - 1)
-    rows = np.array([[0.5, 0.5, -0.5, 3.2], [0.0, 1.0, 0.0, 0.0]])
+    rows = np.array([[0.7, 0.5, -0.5, 3.2], [0.0, 1.0, 0.0, 0.0]])
     rounded = round_rows(rows, square_limit=10, rng=up)
     assert rounded.tolist() == [[0, 0, 0, 3], [0, 1, 0, 0]]
     assert up.calls == 64

@@ -84,7 +84,10 @@ def test_more_than_the_budget_was_not_written_by_a_ledger(tmp_path: Path) -> Non
     from fedmesh.privacy.chain import entry_line, opening_line
     from fedmesh.privacy.entries import Opening
 
-    for event, why in ((gaussian(0.5), "the device spent epsilon"), (PrivacyEvent("odd", {}), "cannot be accounted")):
+    for event, why in (
+        (gaussian(3.5), r"spent epsilon 1\.\d+ of 1:"),
+        (PrivacyEvent("odd", {}), "cannot be accounted"),
+    ):
         line, head = opening_line(Opening(1.0, 1e-5))
         (tmp_path / "forged").write_bytes(line + entry_line(Charge(event), head)[0])
         statement = Statement(tmp_path / "forged")

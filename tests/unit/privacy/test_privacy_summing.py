@@ -77,6 +77,15 @@ def test_the_clip_follows_the_count_of_updates_that_were_not_clipped():
     assert next_clip(CLIENT, total[:-1], 10, clip=0.5) == 0.5
 
 
+def test_noise_on_the_count_moves_the_clip_no_further_than_all_or_none_would():
+    for count, share in ((10**6, 1.0), (-(10**6), 0.0)):
+        total = np.zeros(FOLLOWING.length, np.int64)
+        total[-1] = count
+        assert next_clip(FOLLOWING, total, 10, clip=0.5) == pytest.approx(0.5 * np.exp(-0.2 * (share - 0.5)))
+    assert next_clip(FOLLOWING, np.zeros(FOLLOWING.length, np.int64), 10, clip=1e9) == 1e9  # what devices still take
+    assert next_clip(FOLLOWING, np.full(FOLLOWING.length, 10 * BIT), 10, clip=1e-9) == 1e-9
+
+
 def test_an_update_that_is_not_finite_counts_as_clipped_and_as_zero():
     row = np.full(50, np.nan, np.float32)
     values = encode_update(FOLLOWING, row, clip=0.5, seed=SEED, noise=noise(0))

@@ -8,6 +8,7 @@ import pytest
 from fedmesh.errors import ConfigError
 from fedmesh.features import load
 from fedmesh.simulation.datasets import FederatedData
+from fedmesh.simulation.directory import START_FILE
 from fedmesh.simulation.featuring import FILE, featured, featured_example
 from fedmesh.simulation.scenario import Scenario
 from fedmesh.types import Examples
@@ -75,6 +76,17 @@ def test_the_map_of_another_scenario_is_refused(tmp_path, data, change):
     featured(data, scenario(), tmp_path)
     with pytest.raises(ConfigError, match="is not of this run"):
         featured(data, scenario(**change), tmp_path)
+
+
+def test_a_map_that_was_lost_is_not_fitted_again(tmp_path, data):
+    featured(data, scenario(), tmp_path)
+    (tmp_path / FILE).unlink()
+    featured(data, scenario(), tmp_path)  # interrupted before the public start: nobody has trained on it
+    (tmp_path / FILE).unlink()
+    (tmp_path / START_FILE).write_bytes(b"")
+    with pytest.raises(ConfigError, match="is missing"):
+        featured(data, scenario(), tmp_path)
+    assert not (tmp_path / FILE).exists()
 
 
 def test_a_damaged_map_is_refused(tmp_path, data):

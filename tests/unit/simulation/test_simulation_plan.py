@@ -35,6 +35,9 @@ def test_noise_is_sized_for_the_devices_that_stay_and_are_honest():
     _, task = task_of("client", partition__clients=100, privacy__dropouts=0.2, privacy__colluders=0.05)
     settings = task.summed
     assert (settings.smallest_sum, settings.colluders, settings.honest) == (80, 5, 75)
+    _, grouped = task_of("client", partition__clients=100, secure_aggregation__group_size=32, privacy__colluders=0.1)
+    # Four groups of 25, of which a tenth may be lost; of 96 devices, three groups of 32, of which a tenth colludes.
+    assert (grouped.summed.smallest_sum, grouped.summed.colluders, grouped.summed.members) == (23, 4, 32)
     _, lossless = task_of("client", partition__clients=100, privacy__dropouts=0.0, privacy__colluders=0.0)
     assert lossless.summed.honest == 100
     assert settings.sigma_local > lossless.summed.sigma_local
@@ -42,7 +45,7 @@ def test_noise_is_sized_for_the_devices_that_stay_and_are_honest():
 
 def test_every_group_carries_the_whole_noise_for_itself():
     _, task = task_of("client", partition__clients=50, secure_aggregation__group_size=16)
-    assert task.summed.members == 13  # 12, 12, 13, 13
+    assert task.summed.members == 16  # 12, 12, 13, 13 of them; three times 16 of 48 that are left
     assert task.summed.smallest_sum == 11  # of 12, nine tenths
     assert task.group_size == 16
 
@@ -55,8 +58,9 @@ def test_no_sum_is_planned_below_the_threshold_of_secure_aggregation():
 def test_a_quantile_moves_the_clip_of_whole_updates_only():
     _, task = task_of("client", partition__clients=40, privacy__clip_quantile=0.5)
     assert (task.summed.quantile.target, task.summed.quantile.noise_multiplier) == (0.5, 2.0)
-    with pytest.raises(ConfigError, match="clip_quantile follows the norms of whole updates"):
-        task_of("shared", privacy__clip_quantile=0.5)
+    for mode in ("shared", "local"):
+        with pytest.raises(ConfigError, match="clip_quantile follows the norms of whole updates"):
+            task_of(mode, privacy__clip_quantile=0.5)
 
 
 def test_what_would_protect_nobody_is_refused_when_it_is_read():

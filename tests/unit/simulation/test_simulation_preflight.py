@@ -13,6 +13,9 @@ from fedmesh.simulation.preflight import check_fit, check_plugins
 from fedmesh.simulation.scenario import Scenario
 from fedmesh.types import Examples
 
+HOPELESS = {"enabled": True, "mode": "client", "ring_bits": 8}
+"""The grid is fine enough for a few weights, and far too coarse for a model's."""
+
 
 def scenario(**tables):
     return Scenario.parse({"name": "small", **tables}, source="test")
@@ -41,6 +44,7 @@ def test_a_plugin_that_is_not_installed(kind):
         ({"model": {"name": "linear_head"}}, r"add a \[features\] section"),
         ({"features": {"name": "inertial", "components": 2}}, "choose other features"),
         ({"features": {"name": "pixels", "components": 4}}, "at most 3"),
+        ({"privacy": HOPELESS}, r"raise privacy\.ring_bits"),
         ({"strategy": {"options": {"foo": 1}}}, "does not take these settings"),
         ({"strategy": {"options": {"seed": 1}}}, "strategy.options has seed"),
     ],

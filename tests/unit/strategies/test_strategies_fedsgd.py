@@ -277,6 +277,9 @@ def test_a_state_of_another_model_is_refused() -> None:
         rule().restore(state)
     with pytest.raises(ConfigError, match="momentum"):
         rule().restore({"momentum": 1})
+    for foreign in (3, {"iterates": []}):
+        with pytest.raises(ConfigError, match="not one of FedSgd's"):
+            rule().restore({"after": foreign})
 
 
 def test_it_is_found_by_its_entry_point_and_refuses_unknown_settings() -> None:

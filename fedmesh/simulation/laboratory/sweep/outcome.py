@@ -63,7 +63,7 @@ def read_outcome(cell: Cell, folder: Path) -> Outcome:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         return _outcome(cell, result, str(run["data_sha256"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{folder / 'result.json'} is not the result of a run ({type(error).__name__}: {error}): "
             "delete the folder, and it is run anew"

@@ -16,6 +16,7 @@ from fedmesh.simulation.laboratory.sweep.overrides import NO_PRIVACY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["draw", "fill"]
 
@@ -61,9 +62,9 @@ def draw(points: Sequence[Point], *, title: str) -> bytes:
         ax = figure.add_subplot()
         fill(ax, points)
         ax.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
-        figure.text(1, 0, _footnote(points), ha="right", va="bottom", fontsize=8.5, color=_MUTED)
         if ax.get_legend_handles_labels()[0]:
             figure.legend(loc="outside lower left", frameon=False, fontsize=9.5, labelcolor=_INK)
+        _add_footnote(figure, points)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
@@ -170,6 +171,12 @@ def _depths(ax: "Axes", points: Sequence[Point]) -> None:
             fontsize=9.5, fontweight="bold", color=_CURVES[point.mode]["color"],
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
         )  # fmt: skip
+
+
+def _add_footnote(figure: "Figure", points: Sequence[Point]) -> None:
+    """As a legend without entries, for which the layout keeps room below the axis as for the other one."""
+    note = figure.legend([], [], loc="outside lower right", frameon=False, title=_footnote(points), title_fontsize=8.5)
+    note.get_title().set(color=_MUTED, multialignment="right")
 
 
 def _footnote(points: Sequence[Point]) -> str:

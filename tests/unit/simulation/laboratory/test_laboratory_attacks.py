@@ -88,6 +88,8 @@ class TestMembership:
     def test_too_little_data_is_refused(self):
         with pytest.raises(ConfigError, match="ask for fewer"):
             infer_membership(subject(private_task("local")), examples=32)
+        with pytest.raises(ConfigError, match="6 examples are left for the 9 devices"):
+            infer_membership(subject(private_task("local"), devices=10, each=1), examples=2)
 
 
 class TestInversion:
