@@ -1,9 +1,8 @@
 """Gradient inversion: the training images back from the update that a server sees.
 
-A linear layer gives its input away exactly: the gradient of a weight is the input times the gradient of the output
-(Phong et al. 2018). Through convolutions an image is searched whose gradient points the same way (Geiping et al. 2020,
-arXiv 2003.14053: cosine distance and total variation, signed steps of Adam). The attacker is given the labels, the
-start, the learning rate, and that the device took one step on all of its examples.
+Images are searched whose gradient points the same way as the update (Geiping et al. 2020, arXiv 2003.14053: cosine
+distance and total variation, signed steps of Adam). The attacker is given the labels, the start, the learning rate, and
+that the device took one step on all of its examples.
 """
 
 import math
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from fedmesh.errors import ConfigError
 from fedmesh.types import Float32
 
-__all__ = ["Resemblance", "by_linear_layer", "by_matching", "resemblance", "similarity"]
+__all__ = ["Resemblance", "by_matching", "resemblance", "similarity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +33,6 @@ class Resemblance:
     mse: float
     ssim: float
     recognised: float
-
-
-def by_linear_layer(weight: Float32, bias: Float32 | None, label: int) -> Float32:
-    """The input of a linear layer on one example, from the gradients of its weights; float32 [inputs].
-
-    Exact with a bias. Without one it is exact but for its length: it comes with the largest value 1.
-
-    Args:
-        weight: gradient of the weights, float32 [outputs, inputs]; bias: of the biases, [outputs], or None.
-        label: used without a bias: the gradient of a class's own logit is negative.
-    """
-    if bias is not None:
-        row = int(np.abs(bias).argmax())
-        if bias[row] == 0:
-            return np.zeros(weight.shape[1], np.float32)
-        return np.asarray(weight[row] / bias[row], np.float32)
-    found = -weight[label]
-    return np.asarray(found / max(float(np.abs(found).max()), 1e-30), np.float32)
 
 
 def by_matching(
