@@ -4,7 +4,8 @@
 
     FedMeshError
     ├── PeerError      drop the peer: what it sent is malformed, oversized or out of turn
-    │   └── DecodeError    bytes that are not a valid message
+    │   ├── DecodeError    bytes that are not a valid message
+    │   └── IdentityError  who it says it is, or what it shows for it, is refused
     ├── RoundError     this round failed; the next may not
     │   ├── NothingLearnedError  every round of the run failed: it is over
     │   ├── QuorumError    too few survivors
@@ -22,11 +23,13 @@ them and travel as ``__cause__``.
 """
 
 __all__ = [
+    "IDENTITY_CODES",
     "BudgetError",
     "ConfigError",
     "DataError",
     "DecodeError",
     "FedMeshError",
+    "IdentityError",
     "LedgerError",
     "MismatchError",
     "NothingLearnedError",
@@ -49,6 +52,41 @@ class PeerError(FedMeshError):
 
 class DecodeError(PeerError):
     """Bytes that are not a valid message of the expected kind."""
+
+
+IDENTITY_CODES = frozenset(
+    [
+        "malformed",
+        "authority",
+        "issuer",
+        "early",
+        "expired",
+        "usage",
+        "name",
+        "peer",
+        "key",
+        "revoked",
+        "token",
+        "request",
+        "proof",
+        "limit",
+        "rollback",
+        "fork",
+    ]
+)
+"""What an `IdentityError` can be about: few enough for the label of a counter."""
+
+
+class IdentityError(PeerError):
+    """A certificate, a token, a signed list or a request to the issuer is refused.
+
+    Attributes:
+        code: what it is about, one of `IDENTITY_CODES`.
+    """
+
+    def __init__(self, message: str, *, code: str = "malformed") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class RoundError(FedMeshError):

@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedmesh.errors import DecodeError, SecAggError
+from fedmesh.points import is_sound
 from fedmesh.wire import dumps, loads
 
 __all__ = ["MAX_NAME_CHARACTERS", "Identity", "Roster", "verify"]
@@ -22,10 +23,6 @@ __all__ = ["MAX_NAME_CHARACTERS", "Identity", "Roster", "verify"]
 MAX_NAME_CHARACTERS = 200
 _KEY_BYTES = 32
 _MAX_ROSTER_BYTES = 1 << 24  # some 70,000 names
-_FIELD = (1 << 255) - 19
-_SIGN_BIT = 1 << 255
-_ORDER_EIGHT = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
-_LOW_ORDER = {0, 1, _FIELD - 1, _ORDER_EIGHT, _FIELD - _ORDER_EIGHT}  # y of the eight points whose order divides eight
 
 
 class Identity:
@@ -165,7 +162,6 @@ def _checked_key(name: str, key: object) -> bytes:
     if not isinstance(key, bytes) or len(key) != _KEY_BYTES:
         kind = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
         raise SecAggError(f"the key of {name!r} is {_KEY_BYTES} bytes, not {kind}", code="identity")
-    y = int.from_bytes(key, "little") & ~_SIGN_BIT
-    if y >= _FIELD or y in _LOW_ORDER:  # RFC 8032 5.1.3: the encoding is canonical
+    if not is_sound(key):
         raise SecAggError(f"the key of {name!r} is of low order or not canonical: enrol another", code="identity")
     return key

@@ -1,0 +1,39 @@
+"""Who is who in a mesh: certificates, enrolment with single-use tokens, a signed roster and a signed revocation list.
+
+Sans-IO but for the files of an authority (`open_issuer`) and of an enrolled party (`Membership`). docs/identity.md says
+what is protected, from whom, and what an operator does on which day.
+"""
+
+from fedmesh.errors import IdentityError
+from fedmesh.identity.authority_folder import create_authority, open_authority, open_issuer, replace_issuer
+from fedmesh.identity.certificates import due
+from fedmesh.identity.chain import Authority, Peer, check_peer
+from fedmesh.identity.enrolment import Enrolment, offline_request
+from fedmesh.identity.issuer import Issuer
+from fedmesh.identity.lists import Revocations, Roster, to_cut
+from fedmesh.identity.membership import Membership
+from fedmesh.identity.names import Name
+from fedmesh.identity.timefloor import TimeFloor
+from fedmesh.identity.tokens import Token
+
+__all__ = [
+    "Authority",
+    "Enrolment",
+    "IdentityError",
+    "Issuer",
+    "Membership",
+    "Name",
+    "Peer",
+    "Revocations",
+    "Roster",
+    "TimeFloor",
+    "Token",
+    "check_peer",
+    "create_authority",
+    "due",
+    "offline_request",
+    "open_authority",
+    "open_issuer",
+    "replace_issuer",
+    "to_cut",
+]
