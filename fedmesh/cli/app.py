@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from fedmesh import __version__
-from fedmesh.cli import doctor, infer, listing, simulate
+from fedmesh.cli import doctor, enroll, infer, listing, simulate
+from fedmesh.cli.ca import ca
 from fedmesh.cli.ledger import ledger
 from fedmesh.cli.privacy import privacy
 
@@ -31,6 +32,8 @@ app.add_typer(config, name="config")
 config.command("show")(listing.show)
 app.add_typer(privacy, name="privacy")
 app.add_typer(ledger, name="ledger")
+app.add_typer(ca, name="ca")
+app.command("enroll")(enroll.command)
 app.command("doctor")(doctor.command)
 
 

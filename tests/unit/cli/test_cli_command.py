@@ -42,8 +42,13 @@ def test_help_loads_nothing_heavy() -> None:
     assert "pydantic" not in modules
 
 
+def test_an_identity_needs_neither_training_nor_flower() -> None:
+    modules = loaded_by("import fedmesh.client.enrolling, fedmesh.transport.issuing")
+    assert not modules & (HEAVY | {"pydantic", "scipy"})
+
+
 def test_help_of_each_command_loads_nothing_heavy() -> None:
-    commands = ["simulate", "infer", "scenarios", "strategies", "clients", "doctor"]
+    commands = ["simulate", "infer", "scenarios", "strategies", "clients", "ca", "enroll", "doctor"]
     calls = "; ".join(f"main(['{command}', '--help'])" for command in commands)
     assert not loaded_by(f"from fedmesh.cli import main; {calls}") & (HEAVY | {"pydantic"})
 
