@@ -124,14 +124,13 @@ def sign(
 @ca.command("revoke")
 def revoke(device: DeviceArgument, folder: CaOption = _IN_FOLDER) -> None:
     """Revoke the certificates and tokens of DEVICE, and strike it off the roster."""
+    from fedmesh.dashboard.text import counted
     from fedmesh.identity import open_issuer
 
     issuer = open_issuer(folder)
-    count = issuer.revoke(device, time.time())
+    revoked = counted(issuer.revoke(device, time.time()), "certificate")
     issuer.lists(time.time())
-    typer.echo(
-        f"{device} is revoked, with {count} certificates. Who asks the issuer for the lists knows it from now on."
-    )
+    typer.echo(f"{device} is revoked, with {revoked}. Who asks the issuer for the lists knows it from now on.")
 
 
 @ca.command("list")
