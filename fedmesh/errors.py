@@ -4,7 +4,8 @@
 
     FedMeshError
     ├── PeerError      drop the peer: what it sent is malformed, oversized or out of turn
-    │   └── DecodeError    bytes that are not a valid message
+    │   ├── DecodeError    bytes that are not a valid message
+    │   └── DeliveryError  a message did not get to its peer
     ├── RoundError     this round failed; the next may not
     │   ├── NothingLearnedError  every round of the run failed: it is over
     │   ├── QuorumError    too few survivors
@@ -26,6 +27,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DecodeError",
+    "DeliveryError",
     "FedMeshError",
     "LedgerError",
     "MismatchError",
@@ -49,6 +51,18 @@ class PeerError(FedMeshError):
 
 class DecodeError(PeerError):
     """Bytes that are not a valid message of the expected kind."""
+
+
+class DeliveryError(PeerError):
+    """A message did not get to its peer: refused there, expired on the way, or the transport was closed.
+
+    Attributes:
+        peer: whom it was for.
+    """
+
+    def __init__(self, message: str, *, peer: str) -> None:
+        super().__init__(message)
+        self.peer = peer
 
 
 class RoundError(FedMeshError):

@@ -6,6 +6,7 @@ import typer
 
 from fedmesh import __version__
 from fedmesh.cli import doctor, infer, listing, simulate
+from fedmesh.cli.broker_config import broker
 from fedmesh.cli.ledger import ledger
 from fedmesh.cli.privacy import privacy
 
@@ -31,6 +32,7 @@ app.add_typer(config, name="config")
 config.command("show")(listing.show)
 app.add_typer(privacy, name="privacy")
 app.add_typer(ledger, name="ledger")
+app.add_typer(broker, name="broker")
 app.command("doctor")(doctor.command)
 
 
