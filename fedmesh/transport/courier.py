@@ -210,9 +210,7 @@ class Courier:
     def arrived(self, peer: PeerId, data: bytes) -> None:
         """A parcel came from `peer`, for which the link vouches."""
         self._process(self._endpoint.handle(peer, data, self._timers.now()))
-        if not self._pumping:  # after whoever waits for this message: what it sends takes the answers along
-            self._pumping = True
-            self._loop.call_soon(self._pump_soon)
+        self._pump_later()
 
     def connected(self) -> None:
         """There is a connection (again)."""
@@ -250,6 +248,7 @@ class Courier:
         if self._in_hand is not None:
             done, self._in_hand = self._in_hand, None
             self._endpoint.taken(done)
+            self._pump_later()
         if self._inbox:
             self._in_hand = self._inbox.popleft()
         return self._in_hand
@@ -306,6 +305,12 @@ class Courier:
             self._timer.cancel()
         self._timer_at = when
         self._timer = self._timers.call_at(when, self._tick)
+
+    def _pump_later(self) -> None:
+        """After whoever waits for a message: what it sends takes the answers along."""
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump_soon)
 
     def _pump_soon(self) -> None:
         self._pumping = False

@@ -162,7 +162,8 @@ class Endpoint:
 
     def taken(self, delivered: Delivered) -> None:
         """The application is done with a message."""
-        self._receiver.taken(delivered.peer, delivered.ident)
+        for peer, frame in self._receiver.taken(delivered.peer, delivered.ident):
+            self._answer(peer, frame)
 
     def reached(self, peer: PeerId | None = None) -> None:
         """A peer (None: the link) is back: asks at once how far everything is."""

@@ -1,12 +1,14 @@
 """The frames of a transport: one message as one frame (`Whole`), or announced (`Open`) and sent in chunks.
 
 A frame is a deterministic CBOR list ``[version, kind, incarnation, sequence, ...]``, at most `FRAME_BYTES` long. A
-carrier carries parcels: one frame after the other, each behind its length, so that an answer costs no message of its
-own.
+carrier carries parcels: one frame after the other, each behind its length and a checksum, so that an answer costs no
+message of its own.
 `decode` gives a frame whose every field is of its type and in its range, or raises: nothing behind it checks again.
 Nothing here is authenticated: who a frame is from is for the carrier to say (docs/transport.md).
 """
 
+import struct
+import zlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,10 +35,13 @@ __all__ = [
 
 VERSION = 1
 PARCEL_FRAMES = 64
-_LENGTH_BYTES = 4
+_PREFIX = struct.Struct(">II")
+_HEAD_BYTES = 1024
+"""Longer than what stands in any frame before its `data` or `hashes`."""
 _LARGEST = 1 << 63
-CODES = frozenset({"busy", "clock", "conflict", "expired", "stale", "too-large", "unknown"})
-"""Why a receiver says no: ``busy`` and ``unknown`` mean once more, ``stale`` a higher incarnation, the others never."""
+CODES = frozenset({"again", "busy", "clock", "conflict", "expired", "stale", "too-large", "unknown"})
+"""Why a receiver says no: ``busy`` means later, ``again`` now, ``unknown`` from the beginning, ``stale`` with a higher
+incarnation, the others never."""
 
 
 class Ident(NamedTuple):
@@ -146,8 +151,12 @@ def decode(data: bytes) -> Frame:
 
 
 def pack(frames: list[bytes]) -> bytes:
-    """The parcel of these frames."""
-    return b"".join(part for frame in frames for part in (len(frame).to_bytes(_LENGTH_BYTES, "big"), frame))
+    """The parcel of these frames: before each its length and the CRC-32 of its head (all of a short one).
+
+    What a chunk holds is checked by its SHA-256; a number in a head that is not the one that was sent would make a
+    message another one. That finds accidents, not forgers.
+    """
+    return b"".join(part for frame in frames for part in (_PREFIX.pack(len(frame), _checksum(frame)), frame))
 
 
 def unpack(parcel: bytes) -> list[bytes]:
@@ -157,12 +166,20 @@ def unpack(parcel: bytes) -> list[bytes]:
     frames: list[bytes] = []
     at = 0
     while at < len(parcel):
-        start = at + _LENGTH_BYTES
-        at = start + int.from_bytes(parcel[at:start], "big")
-        if at > len(parcel) or at == start or len(frames) == PARCEL_FRAMES:
+        start = at + _PREFIX.size
+        if start > len(parcel) or len(frames) == PARCEL_FRAMES:
             raise DecodeError(f"{len(parcel)} bytes are not a parcel of 1 to {PARCEL_FRAMES} frames")
-        frames.append(parcel[start:at])
+        length, checksum = _PREFIX.unpack_from(parcel, at)
+        at = start + length
+        frame = parcel[start:at]
+        if len(frame) != length or not frame or _checksum(frame) != checksum:
+            raise DecodeError(f"frame {len(frames)} of a parcel of {len(parcel)} bytes was cut or altered on the way")
+        frames.append(frame)
     return frames
+
+
+def _checksum(frame: bytes) -> int:
+    return zlib.crc32(frame[:_HEAD_BYTES])
 
 
 def _field(name: str, value: Any) -> Any:

@@ -5,6 +5,7 @@ is given out is what its announcement described, bit for bit; memory is reserved
 for each peer and in all; whatever breaks a rule changes nothing and is counted by its reason.
 """
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +24,8 @@ ACK_S = 0.5
 """A chunk that comes so long after the last acknowledgement is acknowledged at once: a slow link is not a dead one."""
 _AHEAD_MS = 86_400_000
 """How far an incarnation (the Unix milliseconds of a start) may lie in the future."""
+_INVITED = 4
+"""Messages that are asked for when room came free."""
 _REMEMBERED = 4096
 """Messages above the floor that a record holds; beyond, a peer waits for its oldest to be settled."""
 
@@ -128,6 +131,7 @@ class Receiver:
     ) -> None:
         self._limits, self._counts, self._wall, self._keeper = limits, counts, wall, keeper
         self._peers: dict[PeerId, _Peer] = {}
+        self._turned_away: dict[tuple[PeerId, Ident], None] = {}
         self._ack_every = max(1, limits.window // 4)
         self.held_bytes = 0
 
@@ -175,12 +179,16 @@ class Receiver:
             return self._whole(peer, known, frame)
         return self._open(peer, known, frame, content, now)
 
-    def taken(self, peer: PeerId, ident: Ident) -> None:
-        """The application is done with a message: its memory is free."""
+    def taken(self, peer: PeerId, ident: Ident) -> list[tuple[PeerId, Refuse]]:
+        """The application is done with a message: its memory is free. Gives answers for those who waited for some."""
         known = self._peers[peer]
         self._free(known, ident)
         if self._keeper is not None:
             self._keeper.taken(peer, ident, known.record)
+        invited = list(itertools.islice(self._turned_away, _INVITED))
+        for one in invited:
+            del self._turned_away[one]
+        return [(waiting, Refuse(refused, "again")) for waiting, refused in invited]
 
     def tick(self, now: float) -> None:
         """Gives up what has expired, and without a spool what nothing came of for long."""
@@ -223,7 +231,7 @@ class Receiver:
         if frame.ident.sequence in known.transfers:
             return self._refuse(frame.ident, "conflict")
         if not self._has_room(known, len(frame.data)):
-            return self._refuse(frame.ident, "busy")
+            return self._turn_away(peer, frame.ident)
         if not self._kept(lambda keeper: keeper.complete(peer, frame.ident, frame.data)):
             return self._refuse(frame.ident, "busy")
         self._hold(known, frame.ident, len(frame.data))
@@ -234,7 +242,7 @@ class Receiver:
         transfer = known.transfers.get(frame.ident.sequence)
         if transfer is None:
             if len(known.transfers) >= self._limits.transfers or not self._has_room(known, frame.size):
-                return self._refuse(frame.ident, "busy")
+                return self._turn_away(peer, frame.ident)
             if not self._kept(lambda keeper: keeper.begin(peer, frame)):
                 return self._refuse(frame.ident, "busy")
             transfer = Transfer(frame, content, acked_at=now, heard_at=now)
@@ -313,6 +321,11 @@ class Receiver:
     def _refuse(self, ident: Ident, code: str, newest: int = 0) -> list[Answer]:
         self._counts[code.replace("-", "_")] += 1
         return [Refuse(ident, code, newest)]
+
+    def _turn_away(self, peer: PeerId, ident: Ident) -> list[Answer]:
+        if len(self._turned_away) < _REMEMBERED:
+            self._turned_away[peer, ident] = None
+        return self._refuse(ident, "busy")
 
     def _is_over(self, expires_ms: int, wall: float) -> bool:
         return wall * 1000 > expires_ms + self._limits.clock_skew_s * 1000

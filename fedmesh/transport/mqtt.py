@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedmesh.errors import ConfigError, PeerError, TrustError
+from fedmesh.errors import ConfigError, PeerError
 from fedmesh.transport.courier import Courier, LoopTimers
 from fedmesh.transport.endpoint import Endpoint
 from fedmesh.transport.limits import Limits
@@ -75,8 +75,8 @@ class MqttTransport(Courier):
             wait_s: at most so long for the first connection; None: does not wait, messages are queued.
 
         Raises:
-            ConfigError: a file cannot be used.
-            TrustError: the broker's certificate is not that of `options.host`, or it does not take ours.
+            ConfigError: a file cannot be used, or the broker takes no packets of our length.
+            TrustError: the broker's certificate is not that of `options.host`.
             PeerError: there was no connection within `wait_s`.
         """
         check_name(options.name)
@@ -104,11 +104,11 @@ class MqttTransport(Courier):
         return transport
 
     async def wait_connected(self, wait_s: float) -> None:
-        """Returns when the broker has taken us in. Raises: TrustError, PeerError: as `open`."""
+        """Returns when the broker has taken us in. Raises: as `open`."""
         link, deadline = self.link, time.monotonic() + wait_s
         while not link.is_connected:
-            if link.refusal:
-                raise TrustError(link.refusal)
+            if link.refusal is not None:
+                raise link.refusal
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise PeerError(

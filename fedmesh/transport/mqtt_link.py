@@ -32,7 +32,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from fedmesh import wire
-from fedmesh.errors import DecodeError
+from fedmesh.errors import ConfigError, DecodeError, FedMeshError, TrustError
 from fedmesh.transport.backoff import Backoff
 from fedmesh.transport.endpoint import Carried
 from fedmesh.transport.limits import PACKET_BYTES
@@ -51,6 +51,7 @@ _STEADY_S = 10.0
 """A connection that lasted so long was a good one: the next failure is the first."""
 _FAREWELL_S = 2.0
 _PRESENCE_BYTES = 64
+_QOS_2 = 0x04
 _NO_SUBSCRIBERS = 0x10
 _NOT_AUTHORIZED = 0x87
 
@@ -69,6 +70,11 @@ class _BoundedClient(Client):
             wrapped.close()
             raise
         return wrapped
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        if self._in_packet["command"] & _QOS_2:  # never subscribed to, and paho keeps such without limit
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        return super()._handle_publish()
 
     def release(self) -> None:
         """Closes what a finished loop leaves open."""
@@ -99,7 +105,8 @@ class MqttLink:
         chance: random.Random,
     ) -> None:
         self.address = f"{options.host}:{options.port}"
-        self.is_connected, self.refusal, self.trouble = False, "", ""
+        self.is_connected, self.trouble = False, ""
+        self.refusal: FedMeshError | None = None
         self.news = asyncio.Event()
         self._heard = asyncio.Event()
         self._options, self._topics, self._courier = options, topics, courier
@@ -110,7 +117,9 @@ class MqttLink:
         self._under_way_bytes = 0
         self._acknowledged: collections.deque[tuple[int, int]] = collections.deque()
         self._most = _UNDER_WAY
-        self._session = 0  # which connection is the present one; an acknowledgement belongs to one
+        self._session = (
+            0  # which connection is the present one; an acknowledgement belongs to one. Set by paho's thread
+        )
         self._closing = threading.Event()
         self._client = self._make_client(context)
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{options.name}", daemon=True)
@@ -190,6 +199,7 @@ class MqttLink:
         properties.MaximumPacketSize = PACKET_BYTES
         while not self._closing.is_set():
             began = time.monotonic()
+            self._session += 1
             try:
                 self._client.connect(
                     self._options.host,
@@ -222,6 +232,8 @@ class MqttLink:
         longest = getattr(properties, "MaximumPacketSize", PACKET_BYTES)
         most = getattr(properties, "ReceiveMaximum", _UNDER_WAY)
         self._on_loop(self._agreed, longest, most)
+        if longest < PACKET_BYTES:
+            return  # not connected: whatever is sent would end the connection, over and over
         client.subscribe([(topic, 1) for topic in self._topics.subscriptions])
 
     def _on_subscribe(
@@ -262,15 +274,14 @@ class MqttLink:
     def _agreed(self, longest: int, most: int) -> None:
         self._most = max(1, min(_UNDER_WAY, most))
         if longest < PACKET_BYTES:
-            self.refusal = (
+            self.refusal = ConfigError(
                 f"the broker at {self.address} takes packets of {longest} bytes, {PACKET_BYTES} are sent: raise its "
                 "max_packet_size (`fedmesh broker config` writes it)"
             )
             self.news.set()
 
     def _connected(self) -> None:
-        self._session += 1
-        self.is_connected, self.trouble, self.refusal = True, "", self.refusal
+        self.is_connected, self.trouble = True, ""
         self.news.set()
         self._courier.connected()
 
@@ -279,14 +290,13 @@ class MqttLink:
         if self.is_connected:
             self.is_connected = False
             self._heard.set()
-            self._session += 1
             self._courier.counts["connection_lost"] += 1
         self.news.set()
 
     def _failed(self, error: Exception) -> None:
         self.trouble = str(error)
         if isinstance(error, ssl.SSLCertVerificationError):
-            self.refusal = (
+            self.refusal = TrustError(
                 f"the broker at {self.address} did not prove who it is: {error.verify_message}; check the address "
                 "against its certificate, and that both are of one CA"
             )

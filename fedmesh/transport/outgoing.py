@@ -21,7 +21,7 @@ from fedmesh.types import PeerId
 
 __all__ = ["Outgoing", "Sender", "Settled"]
 
-_AGAIN = frozenset({"busy", "unknown", "stale"})
+_AGAIN = frozenset({"again", "busy", "unknown", "stale"})
 _HIGHEST = 1 << 62
 
 
@@ -52,6 +52,8 @@ class Outgoing:
     """The attempt whose answer was seen last."""
     retry_at: float = math.inf
     patience_s: float = 0.0
+    waits_for_room: bool = False
+    """Its receiver was busy, and has not been asked since."""
     active: bool = False
     queued: bool = False
 
@@ -242,7 +244,7 @@ class Sender:
             message.data = self._load(message.sequence)
         data = message.data or b""
         if message.asks:
-            message.asks = False
+            message.asks = message.waits_for_room = False
             message.attempt += 1
             self._wait(message, now)
             floor, expires_ms = next(iter(lane.messages)), int(message.expires_at * 1000)
@@ -279,7 +281,12 @@ class Sender:
             return [self._settle(lane, message, f"{message.peer} refused it: {frame.code}")]
         if frame.code == "stale":
             self._rise(lane, message.peer, frame.newest)
+        elif frame.code == "again":
+            if message.waits_for_room:
+                message.patience_s = 0.0
+                self._ask_again(message)
         elif frame.code == "busy":
+            message.waits_for_room = True
             message.todo.clear()
             self._wait(message, now)
         elif message.answered == message.attempt:  # it has forgotten what it knew: once, until it answers again

@@ -98,7 +98,7 @@ def test_with_spools_that_holds_over_restarts_of_either_end(sizes, seed):
             kept.close()
 
 
-@given(SIZES, st.integers(0, 2**32), st.floats(0.05, 0.5))
+@given(SIZES, st.integers(0, 2**32), st.floats(0.05, 0.3))
 @settings(max_examples=40, deadline=None)
 def test_bits_that_flip_on_the_way_change_no_message(sizes, seed, flips):
     chance = random.Random(seed)
@@ -114,13 +114,12 @@ def test_bits_that_flip_on_the_way_change_no_message(sizes, seed, flips):
     pair = Pair(LIMITS, seed=seed)
     for data in sent:
         pair.submit(data)
-    for _ in range(100):
+    for _ in range(300):
         pair.run(bend=bend)
+        if len(pair.settled["a"]) == len(sent):
+            break
         pair.advance(1.0)
-    # A flipped bit in a head can lose a message (a forged floor, an expiry), never change or repeat one.
-    arrived = pair.data()
-    assert all(data in sent for data in arrived)
-    assert all(arrived.count(data) <= sent.count(data) for data in arrived)
+    assert sorted(pair.data()) == sorted(sent)
 
 
 @given(st.binary(max_size=300))

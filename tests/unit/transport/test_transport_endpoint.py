@@ -225,10 +225,19 @@ def test_a_receiver_without_room_lets_the_sender_wait_until_the_application_has_
     assert pair.data() == [LARGE]
     assert pair.refused == {"busy": 1}
     pair.ends["b"].taken(pair.delivered["b"][0])
-    for _ in range(4):
-        pair.advance(2)
-        pair.run()
+    pair.run()  # it is asked for at once, not when the sender asks again
     assert pair.data() == [LARGE, bytes(900)]
+
+
+def test_an_invitation_that_nobody_waits_for_is_not_followed():
+    pair = Pair()
+    sequence = pair.submit(LARGE)
+    pair.poll("a")
+    pair.wires["a"].clear()
+    for _ in range(5):
+        pair.give("b", Refuse(Ident(pair.ends["a"].incarnation, sequence), "again"))
+    pair.poll("a")
+    assert not pair.wires["a"]
 
 
 @pytest.mark.parametrize(

@@ -95,13 +95,23 @@ def test_parcels_come_back():
         b"\0\0\0\0",
         b"\0\0\0\5four",
         b"\xff\xff\xff\xff" + b"x" * 100,
-        b"\0\0\0\1x" * (PARCEL_FRAMES + 1),
-        b"\0\0\0\1x" + bytes(PARCEL_BYTES),
+        pack([b"x"] * (PARCEL_FRAMES + 1)),
+        pack([b"x"]) + bytes(PARCEL_BYTES),
+        pack([b"x"])[:-1] + b"y",
+        pack([b"x"]) + b"\0",
+        pack([b""]),
     ],
 )
 def test_what_is_no_parcel_is_refused(parcel):
     with pytest.raises(DecodeError):
         unpack(parcel)
+
+
+def test_a_number_that_was_altered_on_the_way_is_noticed():
+    parcel = pack([encode(FRAMES[1])])
+    for place in range(len(parcel)):
+        with pytest.raises(DecodeError):
+            unpack(parcel[:place] + bytes([parcel[place] ^ 1]) + parcel[place + 1 :])
 
 
 def test_a_digest_commits_to_content_length_and_chunks():
