@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,28 +37,47 @@ async def echo(options: MqttOptions) -> None:
         await transport.post(peer, data if len(data) == SMALL_BYTES else data[:1])
 
 
-async def measure(options: MqttOptions, megabytes: int, repeats: int) -> dict[str, Any]:
-    """Latencies of request and response in ms, and MB/s of long messages until they are acknowledged whole."""
+def processor_s(pids: Sequence[int]) -> float:
+    """Processor seconds that these processes have used; 0 where there is no /proc."""
+    ticks = 0
+    for pid in pids:
+        stat = Path(f"/proc/{pid}/stat")
+        if stat.exists():
+            ticks += sum(map(int, stat.read_text().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+async def measure(options: MqttOptions, megabytes: int, repeats: int, pids: Sequence[int]) -> dict[str, Any]:
+    """Latencies of request and response in ms, and MB/s of long messages until they are acknowledged whole.
+
+    Processor time is that of all three processes, which depends less on what else runs.
+    """
     transport = await MqttTransport.open(options, wait_s=PATIENCE_S)
     replies = transport.receive()
     took = []
+    used = processor_s(pids)
     for _ in range(REQUESTS):
         began = time.perf_counter()
         await transport.post("coordinator", bytes(SMALL_BYTES))
         await anext(replies)
         took.append((time.perf_counter() - began) * 1e3)
+    request_ms = (processor_s(pids) - used) * 1e3 / REQUESTS
     large = os.urandom(megabytes * 1_000_000)
     rates = []
+    used = processor_s(pids)
     for _ in range(repeats):
         began = time.perf_counter()
         await transport.send("coordinator", large)
         rates.append(megabytes / (time.perf_counter() - began))
         await anext(replies)
+    megabyte_ms = (processor_s(pids) - used) * 1e3 / (megabytes * repeats)
     await transport.aclose()
     return {
         "p50_ms": round(statistics.median(took), 3),
         "p99_ms": round(statistics.quantiles(took, n=100)[98], 3),
         "mb_per_s": [round(rate, 1) for rate in rates],
+        "processor_ms_per_request": round(request_ms, 2),
+        "processor_ms_per_mb": round(megabyte_ms, 2),
     }
 
 
@@ -101,7 +121,7 @@ def echo_plainly(options: MqttOptions) -> None:
     plain.close()
 
 
-def measure_plainly(options: MqttOptions, megabytes: int, repeats: int) -> dict[str, Any]:
+def measure_plainly(options: MqttOptions, megabytes: int, repeats: int, pids: Sequence[int]) -> dict[str, Any]:
     """As `measure`; a rate is that of a whole message until its one-byte answer, None if none came."""
     plain = Plain(options, "fm/down/device/msg/coordinator")
 
@@ -111,11 +131,21 @@ def measure_plainly(options: MqttOptions, megabytes: int, repeats: int) -> dict[
         plain.client.publish("fm/up/device/msg/coordinator", data, 1)
         return time.perf_counter() - began if plain.arrived.wait(PATIENCE_S) else None
 
+    used = processor_s(pids)
     took = [seconds for _ in range(PLAIN_REQUESTS) if (seconds := ask(bytes(SMALL_BYTES))) is not None]
+    request_ms = (processor_s(pids) - used) * 1e3 / PLAIN_REQUESTS
     large = os.urandom(megabytes * 1_000_000)
+    used = processor_s(pids)
     rates = [None if (seconds := ask(large)) is None else round(megabytes / seconds, 1) for _ in range(repeats)]
+    megabyte_ms = (processor_s(pids) - used) * 1e3 / (megabytes * repeats)
     plain.close()
-    return {"p50_ms": round(statistics.median(took) * 1e3, 3), "p99_ms": None, "mb_per_s": rates}
+    return {
+        "p50_ms": round(statistics.median(took) * 1e3, 3),
+        "p99_ms": None,
+        "mb_per_s": rates,
+        "processor_ms_per_request": round(request_ms, 2),
+        "processor_ms_per_mb": round(megabyte_ms, 2),
+    }
 
 
 def compare(megabytes: int, repeats: int) -> dict[str, Any]:
@@ -128,12 +158,13 @@ def compare(megabytes: int, repeats: int) -> dict[str, Any]:
             extra = "\nmax_packet_size 268435455\nset_tcp_nodelay false\n" if plain else ""
             broker = LoopbackBroker(Path(folder, "broker"), ca, extra=extra)
             other = _start_other(broker.options("coordinator"), plain=plain)
+            pids = [os.getpid(), other.pid, *([broker.pid] if broker.pid else [])]
             try:
                 options = broker.options("device")
                 if plain:
-                    figures[label] = measure_plainly(options, megabytes, repeats)
+                    figures[label] = measure_plainly(options, megabytes, repeats, pids)
                 else:
-                    figures[label] = asyncio.run(measure(options, megabytes, repeats))
+                    figures[label] = asyncio.run(measure(options, megabytes, repeats, pids))
             finally:
                 other.kill()
                 other.wait()
@@ -184,12 +215,10 @@ def main() -> None:
     for label in ("fedmesh", "plain"):
         row = figures[label]
         rates = ", ".join("stalled" if rate is None else f"{rate:.0f}" for rate in row["mb_per_s"])
-        print(f"{label:8} 1 KB there and back {row['p50_ms']:.2f} ms (p50), {megabytes_text(figures)}: {rates} MB/s")
-
-
-def megabytes_text(figures: dict[str, Any]) -> str:
-    """What was sent."""
-    return f"{figures['megabytes']} MB"
+        print(
+            f"{label:8} 1 KB there and back {row['p50_ms']:.2f} ms (p50), {row['processor_ms_per_request']} ms of "
+            f"processor time; {figures['megabytes']} MB: {rates} MB/s, {row['processor_ms_per_mb']} ms a MB"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 import random
+import subprocess
+import sys
 
 import pytest
+from paho.mqtt.client import Client
 
 from fedmesh.errors import ConfigError
 from fedmesh.transport.backoff import Backoff
+from fedmesh.transport.mqtt_link import _BoundedClient
 from fedmesh.transport.names import check_name
 from fedmesh.transport.topics import Topics, access_rules
 
@@ -57,6 +61,25 @@ def test_who_wrote_to_a_topic():
 )
 def test_topics_that_say_nothing(topic):
     assert Topics("c", coordinator=True).sender_of(topic) is None
+
+
+def test_what_a_device_loads_for_messages():
+    script = """
+import sys
+import fedmesh.transport
+assert "paho" not in sys.modules
+import fedmesh.transport.mqtt
+print(sorted({"torch", "flwr", "onnxruntime", "cryptography", "pydantic"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_what_is_narrowed_in_paho_is_there():
+    narrowed = {name for name in vars(_BoundedClient) if not name.startswith("__")} - {"release"}
+    assert narrowed == {"_sock_recv", "_ssl_wrap_socket", "_handle_publish"}
+    for name in (*narrowed, "_reset_sockets"):
+        assert callable(getattr(Client, name))
 
 
 def test_a_device_does_not_listen_to_others_topics():

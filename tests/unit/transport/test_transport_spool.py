@@ -84,6 +84,17 @@ def test_a_receiver_goes_on_where_it_was_killed(tmp_path):
     assert pair.refused.get("chunk_hash") is None
 
 
+def test_a_sender_that_was_restarted_is_answered_at_once(tmp_path):
+    pair = both(tmp_path)
+    pair.submit(LARGE)
+    for _ in range(4):
+        pair.run(bend=lambda sender, parcel: [] if isinstance(frames_of(parcel)[0], Chunk) else [parcel])
+        pair.advance(10)
+    reopen(pair, "a", tmp_path)  # it counts its questions anew
+    pair.run()
+    assert pair.data() == [LARGE]
+
+
 def test_a_chunk_that_the_crash_tore_is_asked_for_again(tmp_path):
     pair = both(tmp_path)
     pair.submit(LARGE)
