@@ -147,12 +147,17 @@ class Courier:
 
         Raises:
             DeliveryError: it was refused, has expired, or the transport was closed.
-            PeerError: it is longer than the limit.
+            PeerError: it is longer than the limit, or the spool is full.
         """
         await (await self.post(to, data, expires_in_s=expires_in_s)).delivered()
 
     async def post(self, to: PeerId, data: bytes, *, expires_in_s: float | None = None) -> Receipt:
-        """As `send`, but returns when the message is taken on; where there is a spool it is durable then."""
+        """As `send`, but returns when the message is taken on; where there is a spool it is durable then.
+
+        Raises:
+            PeerError: it is longer than the limit, or the spool is full.
+            DeliveryError: the transport was closed.
+        """
         check_name(to)
         limits = self._endpoint.limits
         lifetime_s = limits.lifetime_s if expires_in_s is None else expires_in_s
@@ -165,20 +170,28 @@ class Courier:
         content = await asyncio.to_thread(Content.of, data, limits.chunk_bytes) if long else Content.of(data, 1 << 18)
         while True:
             await self._wait_for_room(to, len(data))
-            async with self._order:  # numbers have to be submitted in the order in which they are given out
-                if self._endpoint.has_room(to, len(data)):
-                    return await self._submit(to, data, content, expires_at)
+            # Shielded: a message that is half on the disk is not left to the next process.
+            receipt = await asyncio.shield(self._loop.create_task(self._submit(to, data, content, expires_at)))
+            if receipt is not None:
+                return receipt
 
     def receive(self) -> AsyncIterator[tuple[PeerId, bytes]]:
         """Messages with who sent them, each once; ends when the transport is closed.
 
-        A message counts as taken when the next one is asked for. One that was in hand when the process was killed is
-        handed out again by a transport with a spool. One reader at a time.
+        A message counts as taken when the next one is asked for, or by `done`. One that was in hand when the process
+        was killed, or the transport closed, is handed out again by one with the same spool. One reader at a time.
         """
         return _Incoming(self)
 
+    def done(self) -> None:
+        """The message in hand is dealt with: for who asks for no other one before closing."""
+        if self._in_hand is not None and not self._closed:
+            done, self._in_hand = self._in_hand, None
+            self._endpoint.taken(done)
+            self._pump_later()
+
     def shun(self, peer: PeerId) -> None:
-        """Takes nothing from `peer` any more and sends it nothing: for those whose certificate was revoked."""
+        """Takes nothing from `peer` any more and sends it nothing: its certificate was revoked."""
         self._process(self._endpoint.shun(peer))
         self.present.discard(peer)
 
@@ -197,7 +210,8 @@ class Courier:
         self._wake_senders()
         self._arrival.set()
         if self._spool is not None:
-            self._spool.close()
+            async with self._order:  # not while a message is being written
+                self._spool.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -245,11 +259,8 @@ class Courier:
 
     def take(self) -> Delivered | None:
         """The next message, the one before being done with; None: there is none now."""
-        if self._in_hand is not None:
-            done, self._in_hand = self._in_hand, None
-            self._endpoint.taken(done)
-            self._pump_later()
-        if self._inbox:
+        self.done()
+        if self._inbox and not self._closed:
             self._in_hand = self._inbox.popleft()
         return self._in_hand
 
@@ -262,24 +273,28 @@ class Courier:
 
     async def _wait_for_room(self, to: PeerId, size: int) -> None:
         while not self._endpoint.has_room(to, size) and not self._closed:
-            room = asyncio.get_running_loop().create_future()
+            room = self._loop.create_future()
             self._room.append(room)
             await room
         if self._closed:
             raise DeliveryError(f"a message for {to} was not taken on: the transport is closed", peer=to)
 
-    async def _submit(self, to: PeerId, data: bytes, content: Content, expires_at: float) -> Receipt:
-        sequence = self._endpoint.next_sequence()
-        if self._spool is not None:
-            await asyncio.to_thread(self._spool.put, to, sequence, content, expires_at, data)
-        outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        if self._closed:  # while the disk was written: the next process sends it
-            outcome.set_result("the transport was closed")
+    async def _submit(self, to: PeerId, data: bytes, content: Content, expires_at: float) -> Receipt | None:
+        """The receipt; None: somebody else took the room."""
+        async with self._order:  # numbers have to be submitted in the order in which they are given out
+            if self._closed or not self._endpoint.has_room(to, len(data)):
+                return None
+            sequence = self._endpoint.next_sequence()
+            if self._spool is not None:
+                await asyncio.to_thread(self._spool.put, to, sequence, content, expires_at, data)
+            outcome: asyncio.Future[str] = self._loop.create_future()
+            if self.is_closed:  # while the disk was written: the next process sends it
+                outcome.set_result("the transport was closed")
+            else:
+                self._endpoint.submit(to, sequence, content, expires_at, data)
+                self._outcomes[sequence] = outcome
+                self.pump()
             return Receipt(to, outcome)
-        self._endpoint.submit(to, sequence, content, expires_at, data)
-        self._outcomes[sequence] = outcome
-        self.pump()
-        return Receipt(to, outcome)
 
     def _process(self, effects: list[Delivered | Settled]) -> None:
         for effect in effects:

@@ -96,7 +96,9 @@ class Endpoint:
             delivered.append(Delivered(peer, ident, data))
         for kept in self._spool.outgoing():
             incarnation = self._spool.incarnation_for(kept.peer)
-            self._sender.submit(kept.peer, kept.sequence, kept.content, kept.expires_at, None, incarnation=incarnation)
+            self._sender.submit(
+                kept.peer, kept.sequence, kept.content, kept.expires_at, None, incarnation=incarnation, restored=True
+            )
         return delivered
 
     def has_room(self, peer: PeerId, size: int) -> bool:

@@ -141,13 +141,17 @@ class Receiver:
 
     def resume(self, peer: PeerId, announced: Open, chunks: dict[int, bytes], now: float) -> None:
         """Takes up a message that was begun; chunks that are not what was announced are dropped."""
+        ident = announced.ident
+        known = self._peers.setdefault(peer, _Peer(Record(ident.incarnation)))
         content = Content.described(announced.size, announced.chunk_bytes, announced.hashes)
         good = {index: data for index, data in chunks.items() if content.holds(index, data)}
         transfer = Transfer(announced, content, good, sum(1 << index for index in good), heard_at=now)
-        self._hold(
-            self._peers.setdefault(peer, _Peer(Record(announced.ident.incarnation))), announced.ident, content.size
-        )
-        self._peers[peer].transfers[announced.ident.sequence] = transfer
+        if ident.incarnation > known.record.incarnation:
+            self._catch_up(peer, known, announced)
+        known.transfers[ident.sequence] = transfer
+        self._hold(known, ident, content.size)
+        if ident.incarnation < known.record.incarnation or known.record.had(ident.sequence):
+            self._drop(peer, known, transfer)
 
     def whole(self, peer: PeerId, ident: Ident, size: int) -> None:
         """Takes up a message that was whole, but not taken."""

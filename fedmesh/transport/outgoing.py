@@ -121,19 +121,22 @@ class Sender:
         data: bytes | None,
         *,
         incarnation: int = 0,
+        restored: bool = False,
     ) -> None:
         """Takes a message on; sequences grow. `incarnation`: what this peer made ours rise to (`renew`).
+
+        `restored`: it was taken on by an earlier process, whatever room there is now.
 
         Raises:
             PeerError: it is longer than the limit, or there is no room.
             ValueError: the sequence is not above the last: a receiver would take it for one it had.
         """
-        if content.size > self._limits.message_bytes:
+        if content.size > self._limits.message_bytes and not restored:
             raise PeerError(
                 f"a message of {content.size} bytes for {peer}, the limit is {self._limits.message_bytes}: raise "
                 "message_bytes at both ends, or send less"
             )
-        if not self.has_room(peer, content.size):
+        if not (restored or self.has_room(peer, content.size)):
             raise PeerError(f"too much is waiting for {peer}, or in all: wait until something is settled")
         if sequence <= self._last:
             raise ValueError(f"message {sequence} is submitted after {self._last}: sequences have to grow")

@@ -452,10 +452,11 @@ async def test_descriptors_and_threads_are_given_back(broker):
             assert device.link.is_connected
 
     await once()
-    before = open_files(), threading.active_count()
+    before = open_files()
     for _ in range(5):
         await once()
-    assert (open_files(), threading.active_count()) <= before
+    assert open_files() <= before
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("mqtt-")]
 
 
 def open_files():

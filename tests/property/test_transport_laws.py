@@ -46,7 +46,7 @@ def exchange(pair, sizes, bad, chance, restart=lambda: None):
     sent = [chance.randbytes(size) for size in sizes]
     for data in sent:
         pair.submit(data)
-    for _ in range(300):
+    for _ in range(900):  # seconds; half of the frames lost takes a hundred, and one in a hundred times three hundred
         pair.run(bend=bad)
         bad.flush()
         restart()
@@ -114,7 +114,7 @@ def test_bits_that_flip_on_the_way_change_no_message(sizes, seed, flips):
     pair = Pair(LIMITS, seed=seed)
     for data in sent:
         pair.submit(data)
-    for _ in range(300):
+    for _ in range(900):
         pair.run(bend=bend)
         if len(pair.settled["a"]) == len(sent):
             break

@@ -120,6 +120,37 @@ async def test_a_message_in_hand_at_a_crash_comes_again_and_one_before_it_does_n
 
 
 @manual
+async def test_a_message_that_is_done_with_does_not_come_again(broker, timers, path):
+    a = broker.join("a", limits=LIMITS)
+    b = broker.join("b", limits=LIMITS, spool=Spool(path / "b", incarnation=1))
+    for data in (b"one", b"two"):
+        sending = asyncio.create_task(a.send("b", data))
+        await timers.run(1)
+        await sending
+    assert await take(b, 1) == [("a", b"one")]
+    b.done()
+    await b.aclose()
+    assert b.take() is None
+    b = broker.join("b", limits=LIMITS, spool=Spool(path / "b", incarnation=2))
+    assert await take(b, 1) == [("a", b"two")]
+
+
+@manual
+async def test_a_post_that_is_cancelled_while_the_disk_is_written_is_sent_all_the_same(broker, timers, path):
+    a = broker.join("a", limits=LIMITS, spool=Spool(path / "a", incarnation=1))
+    b = broker.join("b", limits=LIMITS)
+    posting = asyncio.create_task(a.post("b", b"data"))
+    while not list((path / "a" / "out").iterdir()) and not posting.done():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    posting.cancel()
+    await asyncio.gather(posting, return_exceptions=True)
+    while not b.take():
+        await asyncio.sleep(0.001)
+        await timers.run(0.01)
+    assert list((path / "a" / "out").iterdir()) == []
+
+
+@manual
 async def test_closing_ends_those_who_wait(broker, timers, path):
     a = broker.join("a", limits=LIMITS)
     sending = asyncio.create_task(a.send("b", b"data"))

@@ -1,5 +1,6 @@
 import os
 import random
+from dataclasses import replace
 
 import pytest
 from transport_pair import Pair, frames_of
@@ -93,6 +94,38 @@ def test_a_sender_that_was_restarted_is_answered_at_once(tmp_path):
     reopen(pair, "a", tmp_path)  # it counts its questions anew
     pair.run()
     assert pair.data() == [LARGE]
+
+
+def test_what_was_begun_by_a_sender_that_began_anew_is_not_gone_on_with(tmp_path):
+    pair = both(tmp_path)
+    pair.submit(LARGE)
+    pair.run(bend=lambda sender, parcel: [] if isinstance(frames_of(parcel)[0], Chunk) else [parcel])
+    kept = tmp_path / "b" / "in" / "a"
+    [old] = [path.read_bytes() for path in kept.glob("*.part")]
+    old_name = next(kept.glob("*.part")).name
+    pair.spools["a"].close()
+    pair.spools["a"] = spool(tmp_path / "a2", incarnation=1_000_000_000_001)
+    pair.restart("a")
+    pair.submit(b"new")
+    pair.run()
+    pair.ends["b"].taken(pair.delivered["b"][0])
+    (kept / old_name).write_bytes(old)
+    reopen(pair, "b", tmp_path)
+    assert pair.ends["b"]._receiver.held_bytes == 0
+    assert list(kept.glob("*.part")) == []
+    pair.submit(LARGE)
+    pair.run()
+    assert pair.data()[-1] == LARGE
+
+
+def test_what_waits_in_a_spool_is_taken_up_whatever_the_limits_are_now(tmp_path):
+    pair = both(tmp_path)
+    pair.submit(LARGE)
+    pair.submit(b"one")
+    pair.limits = replace(pair.limits, queued=1, message_bytes=500, outgoing_bytes=500)
+    reopen(pair, "a", tmp_path)
+    pair.run()
+    assert sorted(pair.data()) == sorted([LARGE, b"one"])
 
 
 def test_a_chunk_that_the_crash_tore_is_asked_for_again(tmp_path):
