@@ -24,7 +24,7 @@ from fedmesh.errors import ConfigError, DeliveryError, PeerError, TrustError
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import Chunk, Ident, Open, Whole, encode, pack
 from fedmesh.transport.limits import Limits
-from fedmesh.transport.mqtt import MqttTransport
+from fedmesh.transport.mqtt import MqttOptions, MqttTransport
 
 require_mosquitto()
 
@@ -431,6 +431,67 @@ def test_nobody_gets_in_without_a_certificate_or_with_older_tls(broker):
     for context in (ssl.create_default_context(cafile=broker.ca.path), old_tls(broker)):
         with pytest.raises((ssl.SSLError, ConnectionError)):
             knock(context)
+
+
+@asynchronous
+async def test_a_broker_that_takes_only_short_packets_is_refused(tmp_path, ca):
+    broker = LoopbackBroker(tmp_path / "broker", ca, extra="\nmax_packet_size 5000\n")
+    try:
+        with pytest.raises(ConfigError, match="takes packets of 5000 bytes"):
+            await MqttTransport.open(broker.options("device-1"), wait_s=WAIT_S)
+    finally:
+        broker.kill()
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"\x32\xff\xff\xff\x7f" + bytes(1000),  # 256 MB are announced
+        b"\x34\x26\x00\x20fm/down/device-1/msg/coordinator" + b"\x00\x07\x00x",  # QoS 2
+    ],
+    ids=["too long", "QoS 2"],
+)
+@asynchronous
+async def test_a_broker_that_sends_what_was_not_agreed_is_left(ca, tmp_path, packet):
+    certificate, key = ca.issue("broker", hosts=("localhost",))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    connections = 0
+
+    async def serve(reader, writer):
+        nonlocal connections
+        connections += 1
+        await read_packet(reader)
+        writer.write(b"\x20\x03\x00\x00\x00")
+        subscribe = await read_packet(reader)
+        writer.write(b"\x90\x05" + subscribe[:2] + b"\x00\x01\x01" + packet)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    certificate, key = ca.issue("device-1")
+    port = server.sockets[0].getsockname()[1]
+    options = MqttOptions(
+        "device-1", "localhost", ca.path, certificate, key, port, reconnect_s=0.05, reconnect_max_s=0.1
+    )
+    transport = await MqttTransport.open(options, wait_s=WAIT_S)
+    await until(lambda: connections > 2)
+    assert transport.counts["connection_lost"] >= 1
+    assert transport.counts["malformed"] == 0
+    await transport.aclose()
+    server.close()
+
+
+async def read_packet(reader):
+    """The body of a short packet."""
+    await reader.readexactly(1)
+    length, shift = 0, 0
+    while True:
+        [byte] = await reader.readexactly(1)
+        length |= (byte & 127) << shift
+        if byte < 128:
+            return await reader.readexactly(length)
+        shift += 7
 
 
 @asynchronous
