@@ -211,7 +211,7 @@ class MqttLink:
                 while self._client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
                     if self._closing.is_set() and not self._client.is_connected():
                         break
-            except (OSError, ValueError) as error:  # ValueError: select() takes no descriptor beyond 1,023
+            except Exception as error:  # noqa: BLE001 - no broker's bytes, whatever paho makes of them, end this thread
                 self._on_loop(self._failed, error)
             if time.monotonic() - began > _STEADY_S:
                 self._backoff.reset()

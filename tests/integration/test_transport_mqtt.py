@@ -439,6 +439,11 @@ async def test_a_broker_that_takes_only_short_packets_is_refused(tmp_path, ca):
     try:
         with pytest.raises(ConfigError, match="takes packets of 5000 bytes"):
             await MqttTransport.open(broker.options("device-1"), wait_s=WAIT_S)
+        transport = await MqttTransport.open(broker.options("device-1"))
+        await until(lambda: transport.link.refusal is not None)
+        await asyncio.sleep(0.3)
+        assert not transport.link.is_connected
+        await transport.aclose()
     finally:
         broker.kill()
 
@@ -446,10 +451,13 @@ async def test_a_broker_that_takes_only_short_packets_is_refused(tmp_path, ca):
 @pytest.mark.parametrize(
     "packet",
     [
-        b"\x32\xff\xff\xff\x7f" + bytes(1000),  # 256 MB are announced
+        b"\x32\x80\x80\x40" + bytes(1000),  # 1 MB is announced
         b"\x34\x26\x00\x20fm/down/device-1/msg/coordinator" + b"\x00\x07\x00x",  # QoS 2
+        b"\x32\x01\x00",
+        b"\x40\x00",
+        b"\xe0\x04\x81\x02\x1f\xff",
     ],
-    ids=["too long", "QoS 2"],
+    ids=["too long", "QoS 2", "cut", "no acknowledgement", "no text"],
 )
 @asynchronous
 async def test_a_broker_that_sends_what_was_not_agreed_is_left(ca, tmp_path, packet):

@@ -118,6 +118,28 @@ def test_what_was_begun_by_a_sender_that_began_anew_is_not_gone_on_with(tmp_path
     assert pair.data()[-1] == LARGE
 
 
+def test_a_receiver_goes_on_though_its_record_is_of_an_earlier_sender(tmp_path):
+    pair = both(tmp_path)
+    pair.submit(b"one")
+    pair.run()
+    pair.ends["b"].taken(pair.delivered["b"][0])
+    pair.spools["a"].close()
+    pair.spools["a"] = spool(tmp_path / "a2", incarnation=1_000_000_000_001)
+    pair.restart("a")
+    pair.submit(LARGE)
+    pair.run(bend=lambda s, parcel: [parcel] if not late_chunk(parcel) else [])
+    reopen(pair, "b", tmp_path)
+    sent = []
+    pair.advance(4)
+    pair.run(bend=lambda s, parcel: sent.extend(f for f in frames_of(parcel) if isinstance(f, Chunk)) or [parcel])
+    assert pair.data()[-1] == LARGE
+    assert len(sent) == 5
+
+
+def late_chunk(parcel):
+    return any(isinstance(frame, Chunk) and frame.index > 4 for frame in frames_of(parcel))
+
+
 def test_what_waits_in_a_spool_is_taken_up_whatever_the_limits_are_now(tmp_path):
     pair = both(tmp_path)
     pair.submit(LARGE)
