@@ -170,8 +170,11 @@ class Courier:
         content = await asyncio.to_thread(Content.of, data, limits.chunk_bytes) if long else Content.of(data, 1 << 18)
         while True:
             await self._wait_for_room(to, len(data))
-            # Shielded: a message that is half on the disk is not left to the next process.
-            receipt = await asyncio.shield(self._loop.create_task(self._submit(to, data, content, expires_at)))
+            submitting = self._submit(to, data, content, expires_at)
+            if self._spool is None:  # at once: answers that wait go with it
+                receipt = await submitting
+            else:  # shielded: a message that is half on the disk is not left to the next process
+                receipt = await asyncio.shield(self._loop.create_task(submitting))
             if receipt is not None:
                 return receipt
 

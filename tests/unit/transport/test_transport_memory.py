@@ -42,6 +42,24 @@ async def test_messages_over_a_bad_network_arrive_once(broker, timers, path):
 
 
 @manual
+async def test_an_answer_goes_with_a_reply_that_is_posted_at_once(broker, timers, path):
+    a, b = broker.join("a", limits=LIMITS), broker.join("b", limits=LIMITS)
+
+    async def echo():
+        async for peer, data in b.receive():
+            await b.post(peer, data)
+
+    echoing = asyncio.create_task(echo())
+    replies = a.receive()
+    for _ in range(10):
+        await a.post("b", b"data")
+        await timers.run(0.1)
+        assert await anext(replies) == ("b", b"data")
+    assert broker.carried <= 31  # three parcels: the request, the reply with its answer, and the answer to that
+    echoing.cancel()
+
+
+@manual
 async def test_a_sender_waits_for_a_peer_that_is_not_there(broker, timers, path):
     a = broker.join("a", limits=LIMITS)
     sending = asyncio.create_task(a.send("b", LARGE))
