@@ -5,6 +5,7 @@
     FedMeshError
     ├── PeerError      drop the peer: what it sent is malformed, oversized or out of turn
     │   ├── DecodeError    bytes that are not a valid message
+    │   ├── DeliveryError  a message did not get to its peer
     │   └── IdentityError  who it says it is, or what it shows for it, is refused
     ├── RoundError     this round failed; the next may not
     │   ├── NothingLearnedError  every round of the run failed: it is over
@@ -28,6 +29,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DecodeError",
+    "DeliveryError",
     "FedMeshError",
     "IdentityError",
     "LedgerError",
@@ -87,6 +89,18 @@ class IdentityError(PeerError):
     def __init__(self, message: str, *, code: str = "malformed") -> None:
         super().__init__(message)
         self.code = code
+
+
+class DeliveryError(PeerError):
+    """A message did not get to its peer: refused there, expired on the way, or the transport was closed.
+
+    Attributes:
+        peer: whom it was for.
+    """
+
+    def __init__(self, message: str, *, peer: str) -> None:
+        super().__init__(message)
+        self.peer = peer
 
 
 class RoundError(FedMeshError):

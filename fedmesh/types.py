@@ -176,10 +176,10 @@ class Ledger(Protocol):
 
 
 class Transport(Protocol):
-    """Moves opaque bytes between peers; verifies nothing, trusts nothing."""
+    """Moves opaque bytes between peers: whole and once, or not at all. Who wrote them is for the content to prove."""
 
-    async def send(self, to: PeerId, data: bytes) -> None:
-        """Hands `data` over for delivery. Raises: PeerError when the peer cannot be reached."""
+    async def send(self, to: PeerId, data: bytes, *, expires_in_s: float | None = None) -> None:
+        """Returns when the peer has `data`. Raises: PeerError: it is too long, was refused, or has expired."""
         ...
 
     def receive(self) -> AsyncIterator[tuple[PeerId, bytes]]:

@@ -6,6 +6,7 @@ import typer
 
 from fedmesh import __version__
 from fedmesh.cli import doctor, enroll, infer, listing, simulate
+from fedmesh.cli.broker_config import broker
 from fedmesh.cli.ca import ca
 from fedmesh.cli.ledger import ledger
 from fedmesh.cli.privacy import privacy
@@ -34,6 +35,7 @@ app.add_typer(privacy, name="privacy")
 app.add_typer(ledger, name="ledger")
 app.add_typer(ca, name="ca")
 app.command("enroll")(enroll.command)
+app.add_typer(broker, name="broker")
 app.command("doctor")(doctor.command)
 
 

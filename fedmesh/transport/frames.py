@@ -1,45 +1,214 @@
-"""Messages on a stream: four bytes of length (big-endian), then that many bytes. Bounded before anything is read."""
+"""The frames of a transport: one message as one frame (`Whole`), or announced (`Open`) and sent in chunks.
 
-import asyncio
+A frame is a deterministic CBOR list ``[version, kind, incarnation, sequence, ...]``, at most `FRAME_BYTES` long. A
+carrier carries parcels: one frame after the other, each behind its length and a checksum, so that an answer costs no
+message of its own.
+`decode` gives a frame whose every field is of its type and in its range, or raises: nothing behind it checks again.
+Nothing here is authenticated: who a frame is from is for the carrier to say (docs/transport.md).
+"""
 
-from fedmesh.errors import DecodeError, PeerError
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-__all__ = ["read_frame", "told", "write_frame"]
+from fedmesh import wire
+from fedmesh.errors import DecodeError
+from fedmesh.transport.limits import FRAME_BYTES, HASH_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, PARCEL_BYTES
 
-_PREFIX_BYTES = 4
-_LARGEST = (1 << 32) - 1
+__all__ = [
+    "CODES",
+    "PARCEL_FRAMES",
+    "Chunk",
+    "Done",
+    "Frame",
+    "Have",
+    "Ident",
+    "Open",
+    "Refuse",
+    "Whole",
+    "decode",
+    "encode",
+    "pack",
+    "unpack",
+]
+
+VERSION = 1
+PARCEL_FRAMES = 64
+_PREFIX = struct.Struct(">II")
+_HEAD_BYTES = 1024
+"""Longer than what stands in any frame before its `data` or `hashes`."""
+_LARGEST = 1 << 63
+CODES = frozenset({"again", "busy", "clock", "conflict", "expired", "stale", "too-large", "unknown"})
+"""Why a receiver says no: ``busy`` means later, ``again`` now, ``unknown`` from the beginning, ``stale`` with a higher
+incarnation, the others never."""
 
 
-async def read_frame(reader: asyncio.StreamReader, *, max_bytes: int) -> bytes:
-    """The next message, of at most `max_bytes`.
+class Ident(NamedTuple):
+    """Names a message among all that its sender sends, ever: the sender's incarnation and a number that only grows."""
+
+    incarnation: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Announces a long message; asked again with the next `attempt`, it asks what has arrived.
+
+    Attributes:
+        floor: no message with a lower number will be sent (again).
+        hashes: SHA-256 of each chunk, one after the other.
+        expires_ms: Unix milliseconds after which nobody wants it.
+    """
+
+    ident: Ident
+    floor: int
+    expires_ms: int
+    attempt: int
+    size: int
+    chunk_bytes: int
+    hashes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A short message."""
+
+    ident: Ident
+    floor: int
+    expires_ms: int
+    digest: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Chunk `index` of an announced message."""
+
+    ident: Ident
+    index: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """What has arrived: bit i of `bitmap` (little-endian) is chunk i. `attempt` is that of the last `Open` seen."""
+
+    ident: Ident
+    attempt: int
+    digest: bytes
+    bitmap: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The content with this digest has arrived whole (durably, where the receiver has a spool)."""
+
+    ident: Ident
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """No, for the reason `code`; `newest` is the incarnation that the receiver knows."""
+
+    ident: Ident
+    code: str
+    newest: int = 0
+
+
+Frame = Open | Whole | Chunk | Have | Done | Refuse
+_KINDS: tuple[type[Frame], ...] = (Open, Whole, Chunk, Have, Done, Refuse)
+_BYTES = {"digest": HASH_BYTES, "data": MAX_CHUNK_BYTES, "hashes": HASH_BYTES * MAX_CHUNKS, "bitmap": MAX_CHUNKS // 8}
+_FIELDS = {kind: tuple(name for name in kind.__slots__ if name != "ident") for kind in _KINDS}
+
+
+def encode(frame: Frame) -> bytes:
+    """The bytes of a frame; ``decode(encode(f)) == f``."""
+    kind = type(frame)
+    return wire.dumps([VERSION, _KINDS.index(kind), *frame.ident, *[getattr(frame, name) for name in _FIELDS[kind]]])
+
+
+def decode(data: bytes) -> Frame:
+    """The frame in `data`.
 
     Raises:
-        DecodeError: a longer one is announced; nothing of it was read, and the stream is of no more use.
-        PeerError: the stream ended before the message did.
+        DecodeError: it is too long, not a frame, or has a field that no sender would write.
     """
-    try:
-        length = int.from_bytes(await reader.readexactly(_PREFIX_BYTES), "big")
-        if length > max_bytes:
-            raise DecodeError(f"a frame of {length} bytes is announced, the limit is {max_bytes}")
-        return await reader.readexactly(length)
-    except asyncio.IncompleteReadError as error:
-        raise PeerError("the connection ended where a message was expected") from error
-    except OSError as error:  # ssl.SSLError is one
-        raise PeerError(f"the connection broke: {told(error)}") from error
+    plain = wire.loads(data, max_bytes=FRAME_BYTES, max_depth=1, max_items=16)
+    if not isinstance(plain, list) or len(plain) < 4 or plain[0] != VERSION or type(plain[0]) is not int:
+        raise DecodeError(f"{len(data)} bytes are not a frame of version {VERSION}")
+    if type(plain[1]) is not int or not 0 <= plain[1] < len(_KINDS):
+        raise DecodeError(f"there is no frame of kind {str(plain[1])[:20]}")
+    kind = _KINDS[plain[1]]
+    names = _FIELDS[kind]
+    if len(plain) != 4 + len(names):
+        raise DecodeError(f"a frame {kind.__name__} has {4 + len(names)} parts, {len(plain)} arrived")
+    ident = Ident(_number("incarnation", plain[2]), _number("sequence", plain[3]))
+    frame: Frame = kind(ident, *[_field(name, value) for name, value in zip(names, plain[4:], strict=True)])
+    _check(frame)
+    return frame
 
 
-def told(error: OSError) -> str:
-    """What `error` says; asyncio's own say nothing but their names."""
-    return error.strerror or str(error) or type(error).__name__
+def pack(frames: list[bytes]) -> bytes:
+    """The parcel of these frames: before each its length and the CRC-32 of its head (all of a short one).
+
+    What a chunk holds is checked by its SHA-256; a number in a head that is not the one that was sent would make a
+    message another one. That finds accidents, not forgers.
+    """
+    return b"".join(part for frame in frames for part in (_PREFIX.pack(len(frame), _checksum(frame)), frame))
 
 
-async def write_frame(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Sends `data` as one message; returns when the buffer has room again. Raises: PeerError: the connection broke."""
-    if len(data) > _LARGEST:
-        raise ValueError(f"a frame holds less than 4 GiB, not {len(data)} bytes")
-    try:
-        writer.write(len(data).to_bytes(_PREFIX_BYTES, "big"))
-        writer.write(data)
-        await writer.drain()
-    except OSError as error:
-        raise PeerError(f"the connection broke: {told(error)}") from error
+def unpack(parcel: bytes) -> list[bytes]:
+    """The frames of a parcel, at most `PARCEL_FRAMES`. Raises: DecodeError: it is none."""
+    if len(parcel) > PARCEL_BYTES:
+        raise DecodeError(f"a parcel of {len(parcel)} bytes, the limit is {PARCEL_BYTES}")
+    frames: list[bytes] = []
+    at = 0
+    while at < len(parcel):
+        start = at + _PREFIX.size
+        if start > len(parcel) or len(frames) == PARCEL_FRAMES:
+            raise DecodeError(f"{len(parcel)} bytes are not a parcel of 1 to {PARCEL_FRAMES} frames")
+        length, checksum = _PREFIX.unpack_from(parcel, at)
+        at = start + length
+        frame = parcel[start:at]
+        if len(frame) != length or not frame or _checksum(frame) != checksum:
+            raise DecodeError(f"frame {len(frames)} of a parcel of {len(parcel)} bytes was cut or altered on the way")
+        frames.append(frame)
+    return frames
+
+
+def _checksum(frame: bytes) -> int:
+    return zlib.crc32(frame[:_HEAD_BYTES])
+
+
+def _field(name: str, value: Any) -> Any:
+    if name in _BYTES:
+        if type(value) is not bytes or len(value) > _BYTES[name]:
+            raise DecodeError(f"{name} is not bytes, or longer than {_BYTES[name]}")
+        return value
+    if name == "code":
+        if type(value) is not str or value not in CODES:
+            raise DecodeError(f"the code {str(value)[:20]!r} is not one of a refusal")
+        return value
+    return _number(name, value)
+
+
+def _number(name: str, value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _LARGEST:
+        raise DecodeError(f"{name} is not a number from 0 to 2^63")
+    return value
+
+
+def _check(frame: Frame) -> None:
+    """What fields have to do with one another."""
+    if isinstance(frame, Whole | Have | Done) and len(frame.digest) != HASH_BYTES:
+        raise DecodeError(f"a digest of {len(frame.digest)} bytes, it has {HASH_BYTES}")
+    if isinstance(frame, Open | Whole) and frame.floor > frame.ident.sequence:
+        raise DecodeError(f"message {frame.ident.sequence} is below its own floor {frame.floor}")
+    if isinstance(frame, Open):
+        if not 0 < frame.chunk_bytes <= MAX_CHUNK_BYTES:
+            raise DecodeError(f"chunks of {frame.chunk_bytes} bytes, the protocol carries 1 to {MAX_CHUNK_BYTES}")
+        chunks = -(-frame.size // frame.chunk_bytes)
+        if chunks < 2 or len(frame.hashes) != chunks * HASH_BYTES:
+            raise DecodeError(f"{len(frame.hashes)} bytes of hashes for a message of {chunks} chunks")

@@ -19,7 +19,7 @@ from fedmesh.identity.certificates import new_key, pem
 from fedmesh.identity.keyfiles import key_pem
 from fedmesh.identity.membership import LISTS_REQUEST
 from fedmesh.identity.requests import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, Hello, read_reply, refusal
-from fedmesh.transport.frames import read_frame, write_frame
+from fedmesh.transport.framing import read_frame, write_frame
 from fedmesh.transport.tls import accepting, connected, dialling, peer_leaf, pinning
 
 __all__ = ["IssuerServer", "enrol", "fetch_lists", "renew"]

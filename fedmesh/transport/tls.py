@@ -11,7 +11,7 @@ import ssl
 from pathlib import Path
 
 from fedmesh.errors import ConfigError, PeerError
-from fedmesh.transport.frames import told
+from fedmesh.transport.framing import told
 
 __all__ = ["accepting", "connected", "dialling", "peer_leaf", "pinning"]
 

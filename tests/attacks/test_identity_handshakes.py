@@ -17,7 +17,7 @@ from fedmesh.identity.certificates import DAY_S, new_key, pem
 from fedmesh.identity.keyfiles import key_pem
 from fedmesh.identity.membership import LISTS_REQUEST
 from fedmesh.identity.requests import MAX_REQUEST_BYTES, Hello
-from fedmesh.transport.frames import read_frame, write_frame
+from fedmesh.transport.framing import read_frame, write_frame
 from fedmesh.transport.issuing import IssuerServer, enrol, fetch_lists, renew
 from fedmesh.transport.tls import accepting, connected, dialling, peer_leaf, pinning
 from fedmesh.wire import loads

@@ -1,0 +1,57 @@
+"""What a message is, apart from its bytes: its length, the SHA-256 of each chunk, and a digest of all of it.
+
+The digest is the SHA-256 of a head and the chunks' SHA-256, a hash tree of depth one: it commits to every byte as a
+plain SHA-256 would, is computed in one pass, and lets a receiver check each chunk when it arrives and after a restart.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Self
+
+from fedmesh.transport.limits import HASH_BYTES, MAX_CHUNK_BYTES
+
+__all__ = ["Content"]
+
+_DOMAIN = b"fedmesh content 1\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The description of a message of `size` bytes in chunks of `chunk_bytes`, the last one shorter."""
+
+    size: int
+    chunk_bytes: int
+    hashes: bytes
+    digest: bytes
+
+    @classmethod
+    def of(cls, data: bytes, chunk_bytes: int) -> Self:
+        """Describes `data`; one pass of SHA-256, without the interpreter's lock.
+
+        What fits one chunk is described as one of `MAX_CHUNK_BYTES`: no announcement tells a receiver otherwise.
+        """
+        if len(data) <= chunk_bytes:
+            return cls.described(len(data), MAX_CHUNK_BYTES, hashlib.sha256(data).digest())
+        view = memoryview(data)
+        starts = range(0, len(data), chunk_bytes)
+        hashes = b"".join(hashlib.sha256(view[start : start + chunk_bytes]).digest() for start in starts)
+        return cls.described(len(data), chunk_bytes, hashes)
+
+    @classmethod
+    def described(cls, size: int, chunk_bytes: int, hashes: bytes) -> Self:
+        """From an announcement."""
+        head = size.to_bytes(8, "big") + chunk_bytes.to_bytes(8, "big")
+        return cls(size, chunk_bytes, hashes, hashlib.sha256(_DOMAIN + head + hashes).digest())
+
+    @property
+    def chunks(self) -> int:
+        """How many there are; an empty message has one."""
+        return len(self.hashes) // HASH_BYTES
+
+    def length(self, index: int) -> int:
+        """Bytes of chunk `index`."""
+        return min(self.chunk_bytes, self.size - index * self.chunk_bytes)
+
+    def holds(self, index: int, data: bytes) -> bool:
+        """Whether `data` is chunk `index`."""
+        return hashlib.sha256(data).digest() == self.hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]

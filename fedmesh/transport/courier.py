@@ -1,0 +1,356 @@
+"""The asyncio side that every carrier shares: `send` waits, `receive` hands out, and the endpoint's frames get carried.
+
+Everything here runs on one event loop. A carrier (`Link`) says when it has room, carries frames, and calls `arrived`,
+`connected` and `noticed`; it may lose, repeat and reorder.
+"""
+
+import asyncio
+import math
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, Self
+
+from fedmesh.errors import ConfigError, DeliveryError, PeerError
+from fedmesh.transport.content import Content
+from fedmesh.transport.endpoint import Carried, Endpoint
+from fedmesh.transport.incoming import Delivered
+from fedmesh.transport.names import check_name
+from fedmesh.transport.outgoing import Settled
+from fedmesh.transport.spool import Spool
+from fedmesh.types import PeerId
+
+__all__ = ["Courier", "Link", "LoopTimers", "Receipt", "Timer", "Timers"]
+
+
+class Timer(Protocol):
+    """A call that is to come."""
+
+    def cancel(self) -> None:
+        """It is not made."""
+        ...
+
+
+class Timers(Protocol):
+    """Monotonic time, and calls at a time."""
+
+    def now(self) -> float:
+        """Seconds."""
+        ...
+
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        """Calls once, on the event loop."""
+        ...
+
+
+class LoopTimers:
+    """The running event loop's own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def now(self) -> float:
+        """Seconds."""
+        return self._loop.time()
+
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        """As `Timers`."""
+        return self._loop.call_at(when, call)
+
+
+class Link(Protocol):
+    """What carries frames."""
+
+    def has_room(self) -> bool:
+        """Whether `carry` may be called now; false while there is no connection."""
+        ...
+
+    def carry(self, frame: Carried) -> None:
+        """Takes a frame on its way."""
+        ...
+
+    async def aclose(self) -> None:
+        """Ends the connection; idempotent."""
+        ...
+
+
+class Receipt:
+    """For a message that was taken on."""
+
+    def __init__(self, peer: PeerId, outcome: "asyncio.Future[str]") -> None:
+        self.peer, self._outcome = peer, outcome
+
+    async def delivered(self) -> None:
+        """Returns when the peer has it whole. Raises: DeliveryError: it never will."""
+        if error := await asyncio.shield(self._outcome):
+            raise DeliveryError(f"a message for {self.peer} was not delivered: {error}", peer=self.peer)
+
+
+class Courier:
+    """A `fedmesh.types.Transport` over a link.
+
+    Args:
+        endpoint: the party's; used by nothing else. spool: the one it was made with.
+        wall: Unix seconds, for deadlines.
+
+    Attributes:
+        present: peers that said they are there, a hint: a broker can lie about it, and a crash shows with a delay.
+        on_presence: called with a peer and whether it is there now.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, timers: Timers, *, spool: Spool | None = None, wall: Callable[[], float] = time.time
+    ) -> None:
+        self.present: set[PeerId] = set()
+        self.on_presence: Callable[[PeerId, bool], None] = lambda _peer, _there: None
+        self._endpoint, self._timers, self._spool, self._wall = endpoint, timers, spool, wall
+        self._link: Link | None = None
+        self._inbox: deque[Delivered] = deque()
+        self._arrival = asyncio.Event()
+        self._in_hand: Delivered | None = None
+        self._outcomes: dict[int, asyncio.Future[str]] = {}
+        self._room: list[asyncio.Future[None]] = []
+        self._order = asyncio.Lock()
+        self._timer: Timer | None = None
+        self._timer_at = math.inf
+        self._closed = False
+        self._pumping = False
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What was refused or out of the ordinary, by reason, for metrics."""
+        return self._endpoint.counts
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._closed
+
+    def attach(self, link: Link) -> None:
+        """Begins to use a link, and takes up what the spool holds."""
+        self._link = link
+        self._inbox.extend(self._endpoint.restore(self._timers.now()))
+        if self._inbox:
+            self._arrival.set()
+        self.pump()
+
+    async def send(self, to: PeerId, data: bytes, *, expires_in_s: float | None = None) -> None:
+        """Returns when the peer's transport has the whole message; waits while there is no room for it.
+
+        Cancelled, it stops waiting; the message itself goes on until it is delivered or has expired.
+
+        Args:
+            to: whom it is for.
+            data: copied by nobody: do not change it.
+            expires_in_s: seconds after which nobody wants it, the round's deadline; `Limits.lifetime_s` if None.
+
+        Raises:
+            DeliveryError: it was refused, has expired, or the transport was closed.
+            PeerError: it is longer than the limit, or the spool is full.
+        """
+        await (await self.post(to, data, expires_in_s=expires_in_s)).delivered()
+
+    async def post(self, to: PeerId, data: bytes, *, expires_in_s: float | None = None) -> Receipt:
+        """As `send`, but returns when the message is taken on; where there is a spool it is durable then.
+
+        Raises:
+            PeerError: it is longer than the limit, or the spool is full.
+            DeliveryError: the transport was closed.
+        """
+        check_name(to)
+        limits = self._endpoint.limits
+        lifetime_s = limits.lifetime_s if expires_in_s is None else expires_in_s
+        if not 0 < lifetime_s <= limits.lifetime_s:
+            raise ConfigError(f"a message is to expire in {lifetime_s} s: 0 to {limits.lifetime_s} can be asked for")
+        if len(data) > limits.message_bytes:
+            raise PeerError(f"a message of {len(data)} bytes for {to}, the limit is {limits.message_bytes}")
+        expires_at = self._wall() + lifetime_s
+        long = len(data) > limits.chunk_bytes
+        content = await asyncio.to_thread(Content.of, data, limits.chunk_bytes) if long else Content.of(data, 1 << 18)
+        while True:
+            await self._wait_for_room(to, len(data))
+            submitting = self._submit(to, data, content, expires_at)
+            if self._spool is None:  # at once: answers that wait go with it
+                receipt = await submitting
+            else:  # shielded: a message that is half on the disk is not left to the next process
+                receipt = await asyncio.shield(self._loop.create_task(submitting))
+            if receipt is not None:
+                return receipt
+
+    def receive(self) -> AsyncIterator[tuple[PeerId, bytes]]:
+        """Messages with who sent them, each once; ends when the transport is closed.
+
+        A message counts as taken when the next one is asked for, or by `done`. One that was in hand when the process
+        was killed, or the transport closed, is handed out again by one with the same spool. One reader at a time.
+        """
+        return _Incoming(self)
+
+    def done(self) -> None:
+        """The message in hand is dealt with: for who asks for no other one before closing."""
+        if self._in_hand is not None and not self._closed:
+            done, self._in_hand = self._in_hand, None
+            self._endpoint.taken(done)
+            self._pump_later()
+
+    def shun(self, peer: PeerId) -> None:
+        """Takes nothing from `peer` any more and sends it nothing: its certificate was revoked."""
+        self._process(self._endpoint.shun(peer))
+        self.present.discard(peer)
+
+    async def aclose(self) -> None:
+        """Stops; what was not delivered fails here, and stays in the spool where there is one. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._link is not None:
+            await self._link.aclose()
+        for outcome in self._outcomes.values():
+            if not outcome.done():
+                outcome.set_result("the transport was closed")
+        self._wake_senders()
+        self._arrival.set()
+        if self._spool is not None:
+            async with self._order:  # not while a message is being written
+                self._spool.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    # What a link calls, on the event loop.
+
+    def arrived(self, peer: PeerId, data: bytes) -> None:
+        """A parcel came from `peer`, for which the link vouches."""
+        self._process(self._endpoint.handle(peer, data, self._timers.now()))
+        self._pump_later()
+
+    def connected(self) -> None:
+        """There is a connection (again)."""
+        self._endpoint.reached()
+        self.pump()
+
+    def noticed(self, peer: PeerId, *, there: bool) -> None:
+        """A peer came or went."""
+        if self._endpoint.is_shunned(peer):
+            return
+        if there:
+            self.present.add(peer)
+            self._endpoint.reached(peer)
+        else:
+            self.present.discard(peer)
+        self.on_presence(peer, there)
+        self.pump()
+
+    def denied(self, peer: PeerId, reason: str) -> None:
+        """The broker does not let us write to `peer`: waiting would not help."""
+        self.counts["denied"] += 1
+        self._process(self._endpoint.give_up(peer, reason))
+
+    def pump(self) -> None:
+        """Carries what there is room for, and sees to the next timer."""
+        if self._closed or self._link is None:
+            return
+        now = self._timers.now()
+        while self._link.has_room() and (frame := self._endpoint.poll(now)) is not None:
+            self._link.carry(frame)
+        self._arm(self._endpoint.wakeup(now))
+
+    def take(self) -> Delivered | None:
+        """The next message, the one before being done with; None: there is none now."""
+        self.done()
+        if self._inbox and not self._closed:
+            self._in_hand = self._inbox.popleft()
+        return self._in_hand
+
+    async def wait_for_message(self) -> bool:
+        """Returns when `take` may give one; False: the transport is closed."""
+        while not self._inbox and not self._closed:
+            self._arrival.clear()
+            await self._arrival.wait()
+        return not self._closed
+
+    async def _wait_for_room(self, to: PeerId, size: int) -> None:
+        while not self._endpoint.has_room(to, size) and not self._closed:
+            room = self._loop.create_future()
+            self._room.append(room)
+            await room
+        if self._closed:
+            raise DeliveryError(f"a message for {to} was not taken on: the transport is closed", peer=to)
+
+    async def _submit(self, to: PeerId, data: bytes, content: Content, expires_at: float) -> Receipt | None:
+        """The receipt; None: somebody else took the room."""
+        async with self._order:  # numbers have to be submitted in the order in which they are given out
+            if self._closed or not self._endpoint.has_room(to, len(data)):
+                return None
+            sequence = self._endpoint.next_sequence()
+            if self._spool is not None:
+                await asyncio.to_thread(self._spool.put, to, sequence, content, expires_at, data)
+            outcome: asyncio.Future[str] = self._loop.create_future()
+            if self.is_closed:  # while the disk was written: the next process sends it
+                outcome.set_result("the transport was closed")
+            else:
+                self._endpoint.submit(to, sequence, content, expires_at, data)
+                self._outcomes[sequence] = outcome
+                self.pump()
+            return Receipt(to, outcome)
+
+    def _process(self, effects: list[Delivered | Settled]) -> None:
+        for effect in effects:
+            if isinstance(effect, Delivered):
+                self._inbox.append(effect)
+                self._arrival.set()
+            else:
+                outcome = self._outcomes.pop(effect.sequence, None)
+                if outcome is not None and not outcome.done():
+                    outcome.set_result(effect.error)
+                self._wake_senders()
+
+    def _wake_senders(self) -> None:
+        waiting, self._room = self._room, []
+        for room in waiting:
+            if not room.done():
+                room.set_result(None)
+
+    def _arm(self, when: float) -> None:
+        if when >= self._timer_at - 0.001:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self._timers.call_at(when, self._tick)
+
+    def _pump_later(self) -> None:
+        """After whoever waits for a message: what it sends takes the answers along."""
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump_soon)
+
+    def _pump_soon(self) -> None:
+        self._pumping = False
+        self.pump()
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        if not self._closed:
+            self._process(self._endpoint.tick(self._timers.now()))
+            self.pump()
+
+
+class _Incoming:
+    def __init__(self, courier: Courier) -> None:
+        self._courier = courier
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[PeerId, bytes]:
+        while True:
+            if (delivered := self._courier.take()) is not None:
+                return delivered.peer, delivered.data
+            if not await self._courier.wait_for_message():
+                raise StopAsyncIteration

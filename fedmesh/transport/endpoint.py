@@ -1,0 +1,210 @@
+"""One party's whole transport without I/O: bytes of frames in, bytes of frames out, messages at the application's side.
+
+`Endpoint` has no thread, no clock and no socket: a carrier (MQTT, memory) hands it what arrived, from whom, and takes
+out what is to be sent when it has room for it. All that hostile frames can do is be counted in `counts`.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedmesh.errors import DecodeError
+from fedmesh.transport.content import Content
+from fedmesh.transport.frames import PARCEL_FRAMES, Done, Frame, Have, Ident, Refuse, decode, encode, pack, unpack
+from fedmesh.transport.incoming import Delivered, Receiver
+from fedmesh.transport.limits import Limits
+from fedmesh.transport.outgoing import Sender, Settled
+from fedmesh.transport.spool import Spool
+from fedmesh.types import PeerId
+
+__all__ = ["Carried", "Endpoint"]
+
+_ANSWERS = 1024
+"""Answers to one peer that wait to be sent; what is dropped beyond is asked for again."""
+ANSWER_WORTH_S = 60.0
+_ANSWER_BYTES = 8 * 1024
+"""Answers of one parcel: with the longest one (1 KB and a bit) and the longest frame it stays below `PARCEL_BYTES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A frame to be carried to `peer`; after `worth_s` seconds it is of no use any more."""
+
+    peer: PeerId
+    data: bytes
+    worth_s: float
+
+
+class Endpoint:
+    """Sends and receives messages for one party.
+
+    Args:
+        limits: bounds.
+        chance: jitter; nothing secret is drawn from it.
+        wall: Unix seconds. The other times are `now` of some monotonic clock.
+        spool: keeps messages over restarts, or None.
+
+    Attributes:
+        counts: what was refused or out of the ordinary, by reason.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        chance: random.Random,
+        wall: Callable[[], float] = time.time,
+        spool: Spool | None = None,
+    ) -> None:
+        self.limits = limits
+        self.counts: Counter[str] = Counter()
+        self._spool = spool
+        self._wall = wall
+        self._incarnation = int(wall() * 1000) if spool is None else spool.incarnation
+        self._sequence = 0
+        self._answers: dict[PeerId, dict[Ident, Have | Done | Refuse]] = {}
+        self._shunned: set[PeerId] = set()
+        self._sender = Sender(
+            limits,
+            self._incarnation,
+            chance=chance,
+            wall=wall,
+            counts=self.counts,
+            load=None if spool is None else spool.load,
+            renew=None if spool is None else spool.renew,
+        )
+        self._receiver = Receiver(limits, wall=wall, counts=self.counts, keeper=spool)
+
+    @property
+    def incarnation(self) -> int:
+        """Of this sender: grows with each start, or with a spool stays."""
+        return self._incarnation
+
+    def restore(self, now: float) -> list[Delivered]:
+        """Takes up what the spool holds: messages to be sent, begun ones, and those the application has not taken."""
+        if self._spool is None:
+            return []
+        for peer, record in self._spool.records():
+            self._receiver.restore(peer, record)
+        for peer, announced, chunks in self._spool.begun():
+            self._receiver.resume(peer, announced, chunks, now)
+        delivered = []
+        for peer, ident, data in self._spool.complete_messages():
+            self._receiver.whole(peer, ident, len(data))
+            delivered.append(Delivered(peer, ident, data))
+        for kept in self._spool.outgoing():
+            incarnation = self._spool.incarnation_for(kept.peer)
+            self._sender.submit(
+                kept.peer, kept.sequence, kept.content, kept.expires_at, None, incarnation=incarnation, restored=True
+            )
+        return delivered
+
+    def has_room(self, peer: PeerId, size: int) -> bool:
+        """Whether a message of `size` bytes for `peer` would be taken now."""
+        return self._sender.has_room(peer, size)
+
+    def next_sequence(self) -> int:
+        """A number for `submit`, never given out before, not even by an earlier process with the same spool."""
+        self._sequence = self._sequence + 1 if self._spool is None else self._spool.next_sequence()
+        return self._sequence
+
+    def submit(self, peer: PeerId, sequence: int, content: Content, expires_at: float, data: bytes) -> None:
+        """Takes a message on; where there is a spool, it is in there already (`Spool.put`).
+
+        Raises:
+            PeerError: too long, or there is no room.
+        """
+        incarnation = 0 if self._spool is None else self._spool.incarnation_for(peer)
+        held = data if self._spool is None else None
+        self._sender.submit(peer, sequence, content, expires_at, held, incarnation=incarnation)
+
+    def handle(self, peer: PeerId, parcel: bytes, now: float) -> list[Delivered | Settled]:
+        """A parcel from `peer` (the carrier vouches for that): what came of it."""
+        if peer in self._shunned:
+            self.counts["shunned"] += 1
+            return []
+        effects: list[Delivered | Settled] = []
+        try:
+            for data in unpack(parcel):
+                effects += self._handle(peer, decode(data), now)
+        except DecodeError:  # what came before it is good
+            self.counts["malformed"] += 1
+        return effects
+
+    def poll(self, now: float) -> Carried | None:
+        """The next parcel to carry: answers to one peer, and a message's frame with them; None: nothing to send now."""
+        if not self._answers:
+            if (outgoing := self._sender.poll(now)) is None:
+                return None
+            return Carried(outgoing[0], pack([encode(outgoing[1])]), outgoing[2])
+        peer = next(iter(self._answers))
+        answers = self._answers.pop(peer)
+        first = [answers.pop(ident) for ident in list(answers)[: PARCEL_FRAMES - 1]]
+        frames, size = [], 0
+        while first and size < _ANSWER_BYTES:
+            frames.append(encode(first.pop(0)))
+            size += len(frames[-1])
+        answers.update({frame.ident: frame for frame in first})
+        if answers:
+            self._answers[peer] = answers  # behind the others: nobody's answers wait for one peer's flood
+        elif (outgoing := self._sender.poll(now, peer)) is not None:
+            frames.append(encode(outgoing[1]))
+        return Carried(peer, pack(frames), ANSWER_WORTH_S)
+
+    def tick(self, now: float) -> list[Delivered | Settled]:
+        """Lets time pass: call it by `wakeup`."""
+        self._receiver.tick(now)
+        return self._settled(self._sender.tick(now))
+
+    def wakeup(self, now: float) -> float:
+        """Time by which to call `tick`; at most ten seconds away."""
+        return min(self._sender.wakeup(now), now + 10.0)
+
+    def taken(self, delivered: Delivered) -> None:
+        """The application is done with a message."""
+        for peer, frame in self._receiver.taken(delivered.peer, delivered.ident):
+            self._answer(peer, frame)
+
+    def reached(self, peer: PeerId | None = None) -> None:
+        """A peer (None: the link) is back: asks at once how far everything is."""
+        self._sender.reached(peer)
+
+    def give_up(self, peer: PeerId, reason: str) -> list[Delivered | Settled]:
+        """Settles what is out to `peer` with an error."""
+        return self._settled(self._sender.give_up(peer, reason))
+
+    def shun(self, peer: PeerId) -> list[Delivered | Settled]:
+        """Takes nothing from `peer` any more, nor sends it anything: its certificate was revoked."""
+        self._shunned.add(peer)
+        self._answers.pop(peer, None)
+        return self.give_up(peer, f"{peer} is shunned")
+
+    def is_shunned(self, peer: PeerId) -> bool:
+        """Whether `shun` was called for it."""
+        return peer in self._shunned
+
+    def _handle(self, peer: PeerId, frame: Frame, now: float) -> list[Delivered | Settled]:
+        if isinstance(frame, Have | Done | Refuse):
+            return self._settled(self._sender.handle(peer, frame, now))
+        delivered: list[Delivered | Settled] = []
+        for effect in self._receiver.handle(peer, frame, now):
+            if isinstance(effect, Delivered):
+                delivered.append(effect)
+            else:
+                self._answer(peer, effect)
+        return delivered
+
+    def _answer(self, peer: PeerId, frame: Have | Done | Refuse) -> None:
+        answers = self._answers.setdefault(peer, {})
+        if len(answers) >= _ANSWERS and frame.ident not in answers:
+            self.counts["answers_dropped"] += 1
+            return
+        answers[frame.ident] = frame  # a later one says all that the earlier one said
+
+    def _settled(self, settled: list[Settled]) -> list[Delivered | Settled]:
+        if self._spool is not None:
+            for message in settled:
+                self._spool.drop(message.sequence)
+        return list(settled)

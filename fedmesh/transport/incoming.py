@@ -1,0 +1,360 @@
+"""The receiving half, without I/O: what a frame of a peer does, and what is answered.
+
+Guaranteed: a message is given out once for as long as the peer's record is kept (for ever where there is a spool); what
+is given out is what its announcement described, bit for bit; memory is reserved when a message is announced and bounded
+for each peer and in all; whatever breaks a rule changes nothing and is counted by its reason.
+"""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fedmesh.errors import ConfigError
+from fedmesh.transport.content import Content
+from fedmesh.transport.frames import Chunk, Done, Have, Ident, Open, Refuse, Whole
+from fedmesh.transport.limits import MAX_CHUNK_BYTES, Limits
+from fedmesh.types import PeerId
+
+__all__ = ["Delivered", "Keeper", "Receiver", "Record", "Transfer"]
+
+ACK_S = 0.5
+"""A chunk that comes so long after the last acknowledgement is acknowledged at once: a slow link is not a dead one."""
+_AHEAD_MS = 86_400_000
+"""How far an incarnation (the Unix milliseconds of a start) may lie in the future."""
+_INVITED = 4
+"""Messages that are asked for when room came free."""
+_REMEMBERED = 4096
+"""Messages above the floor that a record holds; beyond, a peer waits for its oldest to be settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A message that is whole."""
+
+    peer: PeerId
+    ident: Ident
+    data: bytes
+
+
+Answer = Delivered | Have | Done | Refuse
+
+
+@dataclass(slots=True)
+class Record:
+    """What is remembered of a peer: its incarnation, and which of its messages came (all below `floor`, and `done`)."""
+
+    incarnation: int = 0
+    floor: int = 0
+    done: set[int] = field(default_factory=set)
+
+    def had(self, sequence: int) -> bool:
+        """Whether the message came, or will not come any more."""
+        return sequence < self.floor or sequence in self.done
+
+    def add(self, sequence: int) -> None:
+        """Remembers that it came."""
+        self.done.add(sequence)
+
+    def rise(self, floor: int) -> None:
+        """Nothing below `floor` comes any more."""
+        if floor > self.floor:
+            self.floor = floor
+            self.done = {sequence for sequence in self.done if sequence >= floor}
+
+
+@dataclass(slots=True)
+class Transfer:
+    """A long message of which not everything has arrived."""
+
+    announced: Open
+    content: Content
+    chunks: dict[int, bytes] = field(default_factory=dict)
+    have: int = 0
+    attempt: int = 0
+    fresh: int = 0
+    acked_at: float = 0.0
+    heard_at: float = 0.0
+
+
+class Keeper(Protocol):
+    """Where a receiver keeps what has to outlive the process. Every call is durable when it returns, but `chunk`."""
+
+    def begin(self, peer: PeerId, announced: Open) -> None:
+        """A message was announced."""
+        ...
+
+    def chunk(self, peer: PeerId, ident: Ident, start: int, data: bytes) -> None:
+        """A part of it; it need not be durable: it is checked when it is read again."""
+        ...
+
+    def complete(self, peer: PeerId, ident: Ident, data: bytes | None) -> None:
+        """It is whole; `data` where nothing was begun."""
+        ...
+
+    def forget(self, peer: PeerId, ident: Ident) -> None:
+        """What was begun is given up."""
+        ...
+
+    def taken(self, peer: PeerId, ident: Ident, record: Record) -> None:
+        """The application is done with it."""
+        ...
+
+
+@dataclass(slots=True)
+class _Peer:
+    record: Record
+    transfers: dict[int, Transfer] = field(default_factory=dict)
+    held: dict[Ident, int] = field(default_factory=dict)
+    """Bytes reserved by message: announced, or whole and not yet taken."""
+    held_bytes: int = 0
+
+
+class Receiver:
+    """Messages from many peers.
+
+    Args:
+        wall: Unix seconds, for deadlines.
+        counts: what was refused, by reason.
+        keeper: the spool, or None.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        counts: Counter[str],
+        wall: Callable[[], float] = time.time,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._limits, self._counts, self._wall, self._keeper = limits, counts, wall, keeper
+        self._peers: dict[PeerId, _Peer] = {}
+        self._turned_away: dict[tuple[PeerId, Ident], None] = {}
+        self._ack_every = max(1, limits.window // 4)
+        self.held_bytes = 0
+
+    def restore(self, peer: PeerId, record: Record) -> None:
+        """Takes up what was remembered of a peer."""
+        self._peers[peer] = _Peer(record)
+
+    def resume(self, peer: PeerId, announced: Open, chunks: dict[int, bytes], now: float) -> None:
+        """Takes up a message that was begun; chunks that are not what was announced are dropped."""
+        ident = announced.ident
+        known = self._peers.setdefault(peer, _Peer(Record(ident.incarnation)))
+        content = Content.described(announced.size, announced.chunk_bytes, announced.hashes)
+        good = {index: data for index, data in chunks.items() if content.holds(index, data)}
+        transfer = Transfer(announced, content, good, sum(1 << index for index in good), heard_at=now)
+        if ident.incarnation > known.record.incarnation:
+            self._catch_up(peer, known, announced)
+        known.transfers[ident.sequence] = transfer
+        self._hold(known, ident, content.size)
+        if ident.incarnation < known.record.incarnation or known.record.had(ident.sequence):
+            self._drop(peer, known, transfer)
+
+    def whole(self, peer: PeerId, ident: Ident, size: int) -> None:
+        """Takes up a message that was whole, but not taken."""
+        known = self._peers.setdefault(peer, _Peer(Record(ident.incarnation)))
+        if ident.incarnation > known.record.incarnation:
+            known.record = Record(ident.incarnation)
+        if ident.incarnation == known.record.incarnation:
+            known.record.add(ident.sequence)
+        self._hold(known, ident, size)
+
+    def handle(self, peer: PeerId, frame: Open | Whole | Chunk, now: float) -> list[Answer]:
+        """Takes a frame in: what to answer, and a message if this made it whole."""
+        return self._chunk(peer, frame, now) if isinstance(frame, Chunk) else self._message(peer, frame, now)
+
+    def _message(self, peer: PeerId, frame: Open | Whole, now: float) -> list[Answer]:
+        content = self._described(frame)
+        if content is None:
+            self._counts["digest"] += 1
+            return []
+        if peer not in self._peers and len(self._peers) >= self._limits.peers:
+            return self._refuse(frame.ident, "busy")
+        known = self._peers.setdefault(peer, _Peer(Record()))
+        if (code := self._objection(peer, known, frame)) is not None:
+            return self._refuse(frame.ident, code, known.record.incarnation)
+        if known.record.had(frame.ident.sequence):
+            self._counts["duplicate"] += 1  # acknowledged again, however late
+            return [Done(frame.ident, content.digest)]
+        if isinstance(frame, Whole):
+            return self._whole(peer, known, frame)
+        return self._open(peer, known, frame, content, now)
+
+    def taken(self, peer: PeerId, ident: Ident) -> list[tuple[PeerId, Refuse]]:
+        """The application is done with a message: its memory is free. Gives answers for those who waited for some."""
+        known = self._peers[peer]
+        self._free(known, ident)
+        if self._keeper is not None:
+            self._keeper.taken(peer, ident, known.record)
+        invited = list(itertools.islice(self._turned_away, _INVITED))
+        for one in invited:
+            del self._turned_away[one]
+        return [(waiting, Refuse(refused, "again")) for waiting, refused in invited]
+
+    def tick(self, now: float) -> None:
+        """Gives up what has expired, and without a spool what nothing came of for long."""
+        wall = self._wall()
+        for peer, known in self._peers.items():
+            for transfer in list(known.transfers.values()):
+                idle = self._keeper is None and now - transfer.heard_at > self._limits.idle_s
+                if idle or self._is_over(transfer.announced.expires_ms, wall):
+                    self._counts["abandoned"] += 1
+                    self._drop(peer, known, transfer)
+
+    def _objection(self, peer: PeerId, known: _Peer, frame: Open | Whole) -> str | None:
+        """Why a message is not wanted, whatever room there is; settles incarnation and floor."""
+        limits, wall = self._limits, self._wall()
+        if frame.ident.incarnation < known.record.incarnation:
+            return "stale"
+        if frame.ident.incarnation > wall * 1000 + _AHEAD_MS + limits.clock_skew_s * 1000:
+            return "clock"
+        if (frame.size if isinstance(frame, Open) else len(frame.data)) > limits.message_bytes:
+            return "too-large"
+        self._catch_up(peer, known, frame)
+        if not known.record.had(frame.ident.sequence):
+            if self._is_over(frame.expires_ms, wall):
+                return "expired"
+            if frame.expires_ms > (wall + limits.lifetime_s + limits.clock_skew_s) * 1000:
+                return "clock"
+        return None
+
+    def _catch_up(self, peer: PeerId, known: _Peer, frame: Open | Whole) -> None:
+        """Drops what will not come any more: of an earlier incarnation, or below the floor."""
+        began_anew = frame.ident.incarnation > known.record.incarnation
+        for transfer in list(known.transfers.values()):
+            if began_anew or transfer.announced.ident.sequence < frame.floor:
+                self._drop(peer, known, transfer)
+        if began_anew:
+            known.record = Record(frame.ident.incarnation)
+        known.record.rise(frame.floor)
+
+    def _whole(self, peer: PeerId, known: _Peer, frame: Whole) -> list[Answer]:
+        if frame.ident.sequence in known.transfers:
+            return self._refuse(frame.ident, "conflict")
+        if not self._has_room(known, len(frame.data)):
+            return self._turn_away(peer, frame.ident)
+        if not self._kept(lambda keeper: keeper.complete(peer, frame.ident, frame.data)):
+            return self._refuse(frame.ident, "busy")
+        self._hold(known, frame.ident, len(frame.data))
+        known.record.add(frame.ident.sequence)
+        return [Delivered(peer, frame.ident, frame.data), Done(frame.ident, frame.digest)]
+
+    def _open(self, peer: PeerId, known: _Peer, frame: Open, content: Content, now: float) -> list[Answer]:
+        transfer = known.transfers.get(frame.ident.sequence)
+        if transfer is None:
+            if len(known.transfers) >= self._limits.transfers or not self._has_room(known, frame.size):
+                return self._turn_away(peer, frame.ident)
+            if not self._kept(lambda keeper: keeper.begin(peer, frame)):
+                return self._refuse(frame.ident, "busy")
+            transfer = Transfer(frame, content, acked_at=now, heard_at=now)
+            known.transfers[frame.ident.sequence] = transfer
+            self._hold(known, frame.ident, frame.size)
+        elif transfer.content.digest != content.digest:
+            return self._refuse(frame.ident, "conflict")
+        transfer.attempt = frame.attempt  # not the highest: a sender that was restarted counts anew
+        if len(transfer.chunks) == content.chunks:  # all of it was there when the spool was read
+            return self._complete(peer, known, transfer)
+        return [self._have(transfer, now)]
+
+    def _chunk(self, peer: PeerId, frame: Chunk, now: float) -> list[Answer]:
+        known = self._peers.get(peer, _Peer(Record()))
+        transfer = known.transfers.get(frame.ident.sequence)
+        if transfer is None or transfer.announced.ident != frame.ident:
+            if frame.ident.incarnation != known.record.incarnation or not known.record.had(frame.ident.sequence):
+                return self._refuse(frame.ident, "unknown")
+            self._counts["duplicate"] += 1  # of a message that is whole: that was answered
+            return []
+        if reason := self._flaw(peer, transfer, frame):
+            self._counts[reason] += 1
+            return []
+        transfer.chunks[frame.index] = frame.data
+        transfer.have |= 1 << frame.index
+        transfer.fresh += 1
+        transfer.heard_at = now
+        if len(transfer.chunks) == transfer.content.chunks:
+            return self._complete(peer, known, transfer)
+        due = transfer.fresh >= self._ack_every or now - transfer.acked_at >= ACK_S
+        return [self._have(transfer, now)] if due else []
+
+    def _flaw(self, peer: PeerId, transfer: Transfer, frame: Chunk) -> str:
+        """Why a chunk is not taken; empty: it is good, and kept where there is a spool."""
+        content, start = transfer.content, frame.index * transfer.content.chunk_bytes
+        if frame.index >= content.chunks or len(frame.data) != content.length(frame.index):
+            return "chunk_size"
+        if frame.index in transfer.chunks:
+            return "duplicate"
+        if not content.holds(frame.index, frame.data):
+            return "chunk_hash"
+        kept = self._kept(lambda keeper: keeper.chunk(peer, frame.ident, start, frame.data))
+        return "" if kept else "chunk_not_kept"
+
+    def _complete(self, peer: PeerId, known: _Peer, transfer: Transfer) -> list[Answer]:
+        ident, content = transfer.announced.ident, transfer.content
+        if not self._kept(lambda keeper: keeper.complete(peer, ident, None)):
+            return self._refuse(ident, "busy")
+        del known.transfers[ident.sequence]
+        known.record.add(ident.sequence)
+        data = b"".join(transfer.chunks[index] for index in range(content.chunks))
+        return [Delivered(peer, ident, data), Done(ident, content.digest)]
+
+    def _have(self, transfer: Transfer, now: float) -> Have:
+        transfer.fresh, transfer.acked_at = 0, now
+        bitmap = transfer.have.to_bytes(-(-transfer.content.chunks // 8), "little")
+        return Have(transfer.announced.ident, transfer.attempt, transfer.content.digest, bitmap)
+
+    def _kept(self, write: Callable[[Keeper], None]) -> bool:
+        """Whether the spool could write; a full disk is a reason to wait, not to end."""
+        if self._keeper is None:
+            return True
+        try:
+            write(self._keeper)
+        except ConfigError:
+            self._counts["disk"] += 1
+            return False
+        return True
+
+    def _described(self, frame: Open | Whole) -> Content | None:
+        if isinstance(frame, Open):
+            return Content.described(frame.size, frame.chunk_bytes, frame.hashes)
+        content = Content.of(frame.data, MAX_CHUNK_BYTES)
+        return content if content.digest == frame.digest else None
+
+    def _refuse(self, ident: Ident, code: str, newest: int = 0) -> list[Answer]:
+        self._counts[code.replace("-", "_")] += 1
+        return [Refuse(ident, code, newest)]
+
+    def _turn_away(self, peer: PeerId, ident: Ident) -> list[Answer]:
+        if len(self._turned_away) < _REMEMBERED:
+            self._turned_away[peer, ident] = None
+        return self._refuse(ident, "busy")
+
+    def _is_over(self, expires_ms: int, wall: float) -> bool:
+        return wall * 1000 > expires_ms + self._limits.clock_skew_s * 1000
+
+    def _has_room(self, known: _Peer, size: int) -> bool:
+        limits = self._limits
+        return (
+            len(known.held) < limits.peer_messages
+            and len(known.record.done) < _REMEMBERED
+            and known.held_bytes + size <= limits.peer_bytes
+            and self.held_bytes + size <= limits.incoming_bytes
+        )
+
+    def _hold(self, known: _Peer, ident: Ident, size: int) -> None:
+        known.held[ident] = size
+        known.held_bytes += size
+        self.held_bytes += size
+
+    def _free(self, known: _Peer, ident: Ident) -> None:
+        size = known.held.pop(ident, 0)
+        known.held_bytes -= size
+        self.held_bytes -= size
+
+    def _drop(self, peer: PeerId, known: _Peer, transfer: Transfer) -> None:
+        del known.transfers[transfer.announced.ident.sequence]
+        self._free(known, transfer.announced.ident)
+        if self._keeper is not None:
+            self._keeper.forget(peer, transfer.announced.ident)

@@ -1,0 +1,354 @@
+"""paho-mqtt as a link: its thread talks to the broker, and everything else happens on the event loop.
+
+What is worked around here, each seen with paho 2 and Mosquitto 2 (docs/transport.md):
+
+- Nagle's algorithm costs 40 ms a message: TCP_NODELAY as soon as there is a socket. (paho's hook for it,
+  `on_socket_open`, comes after the handshake.) A handshake that fails leaves paho's socket open: ours is closed.
+- In TLS 1.3 connecting succeeds before the broker has looked at our certificate: there is a connection when our
+  subscriptions were acknowledged, not before.
+- paho reconnects without jitter and at once after an eviction: the loop that connects is our own.
+- paho reads packets of up to 256 MB into memory whatever was agreed: a longer one than agreed ends the connection.
+- paho acknowledges before anybody has seen the message: here an acknowledgement is sent after the frame was handled,
+  so the receive maximum bounds what waits between the two threads.
+- paho queues without limit: no more is given to it than `_UNDER_WAY_BYTES`, and nothing without a connection.
+"""
+
+import asyncio
+import collections
+import functools
+import math
+import random
+import socket
+import ssl
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from fedmesh import wire
+from fedmesh.errors import ConfigError, DecodeError, FedMeshError, TrustError
+from fedmesh.transport.backoff import Backoff
+from fedmesh.transport.endpoint import Carried
+from fedmesh.transport.limits import PACKET_BYTES
+from fedmesh.transport.topics import Topics
+from fedmesh.types import PeerId
+
+if TYPE_CHECKING:
+    from fedmesh.transport.courier import Courier
+    from fedmesh.transport.mqtt import MqttOptions
+
+__all__ = ["MqttLink"]
+
+_UNDER_WAY_BYTES = 4 << 20
+_UNDER_WAY = 64
+_STEADY_S = 10.0
+"""A connection that lasted so long was a good one: the next failure is the first."""
+_FAREWELL_S = 2.0
+_PRESENCE_BYTES = 64
+_QOS_2 = 0x04
+_NO_SUBSCRIBERS = 0x10
+_NOT_AUTHORIZED = 0x87
+
+
+class _BoundedClient(Client):
+    """paho's client, which reads no longer packets than were agreed and leaves no socket open."""
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        assert self._ssl_context is not None
+        tcp_sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wrapped = self._ssl_context.wrap_socket(tcp_sock, server_hostname=self._host, do_handshake_on_connect=False)
+        try:
+            wrapped.settimeout(self._connect_timeout)
+            wrapped.do_handshake()
+        except BaseException:  # paho's own leaves it to the garbage collector
+            wrapped.close()
+            raise
+        return wrapped
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        if self._in_packet["command"] & _QOS_2:  # never subscribed to, and paho keeps such without limit
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        return super()._handle_publish()
+
+    def release(self) -> None:
+        """Closes what a finished loop leaves open."""
+        self._reset_sockets()
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if bufsize > PACKET_BYTES:
+            raise ConnectionError(f"the broker announced a packet of {bufsize} bytes, {PACKET_BYTES} were agreed")
+        return super()._sock_recv(bufsize)
+
+
+class MqttLink:
+    """One connection after another to one broker.
+
+    Attributes:
+        is_connected: whether frames can be carried. news: set when that, `refusal` or `trouble` changes.
+        refusal: why connecting again is of no use. trouble: what went wrong last.
+    """
+
+    def __init__(
+        self,
+        options: "MqttOptions",
+        *,
+        topics: Topics,
+        context: ssl.SSLContext,
+        courier: "Courier",
+        incarnation: int,
+        chance: random.Random,
+    ) -> None:
+        self.address = f"{options.host}:{options.port}"
+        self.is_connected, self.trouble = False, ""
+        self.refusal: FedMeshError | None = None
+        self.news = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._options, self._topics, self._courier = options, topics, courier
+        self._loop = asyncio.get_running_loop()
+        self._backoff = Backoff(chance, first_s=options.reconnect_s, longest_s=options.reconnect_max_s)
+        self._incarnation = incarnation
+        self._under_way: dict[int, tuple[PeerId, int]] = {}
+        self._under_way_bytes = 0
+        self._acknowledged: collections.deque[tuple[int, int]] = collections.deque()
+        self._most = _UNDER_WAY
+        self._session = (
+            0  # which connection is the present one; an acknowledgement belongs to one. Set by paho's thread
+        )
+        self._closing = threading.Event()
+        self._client = self._make_client(context)
+        self._thread = threading.Thread(target=self._run, name=f"mqtt-{options.name}", daemon=True)
+
+    def start(self) -> None:
+        """Begins to connect."""
+        self._thread.start()
+
+    def has_room(self) -> bool:
+        """Whether a frame may be carried now."""
+        while self._acknowledged:
+            self._published(*self._acknowledged.popleft())
+        return self.is_connected and len(self._under_way) < self._most and self._under_way_bytes < _UNDER_WAY_BYTES
+
+    def carry(self, frame: Carried) -> None:
+        """Publishes a frame."""
+        topic = self._topics.frames_to(frame.peer)
+        sent = self._client.publish(topic, frame.data, qos=1, properties=_expiring_in(math.ceil(frame.worth_s)))
+        if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+            return  # 65,535 identifiers in use cannot be; and a frame that is lost is asked for again
+        self._under_way[sent.mid] = (frame.peer, len(frame.data))
+        self._under_way_bytes += len(frame.data)
+
+    async def aclose(self) -> None:
+        """Says that we are gone, and disconnects."""
+        if self._closing.is_set():
+            return
+        if self.is_connected:
+            farewell = self._client.publish(self._topics.presence, self._presence(there=False), qos=1, retain=True)
+            with suppress(TimeoutError):  # the last will says it then
+                async with asyncio.timeout(_FAREWELL_S):
+                    await self._acknowledgement(farewell.mid)
+        self.is_connected = False
+        self._closing.set()
+        self._client.disconnect()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, self._options.connect_timeout_s + 2)
+
+    async def _acknowledgement(self, mid: int) -> None:
+        """Returns when the broker has acknowledged `mid`, or the connection is lost."""
+        while self.is_connected and mid not in {acknowledged for acknowledged, _ in self._acknowledged}:
+            self._heard.clear()
+            await self._heard.wait()
+
+    def _make_client(self, context: ssl.SSLContext) -> _BoundedClient:
+        client = _BoundedClient(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._options.name,  # the broker sets it to the certificate's name in any case
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.tls_set_context(context)
+        client.connect_timeout = self._options.connect_timeout_s
+        client.max_inflight_messages = _UNDER_WAY * 2
+        client.suppress_exceptions = False
+        will = _properties(PacketTypes.WILLMESSAGE)
+        will.WillDelayInterval = self._options.will_delay_s
+        client.will_set(self._topics.presence, self._presence(there=False), qos=1, retain=True, properties=will)
+        client.on_socket_register_write = _nothing  # or paho would write from whichever thread publishes
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        return client
+
+    def _presence(self, *, there: bool) -> bytes:
+        return wire.dumps([there, self._incarnation])
+
+    # On paho's thread.
+
+    def _run(self) -> None:
+        properties = _properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = self._options.session_s
+        properties.ReceiveMaximum = _UNDER_WAY
+        properties.MaximumPacketSize = PACKET_BYTES
+        while not self._closing.is_set():
+            began = time.monotonic()
+            self._session += 1
+            try:
+                self._client.connect(
+                    self._options.host,
+                    self._options.port,
+                    keepalive=self._options.keepalive_s,
+                    clean_start=False,
+                    properties=properties,
+                )
+                while self._client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                    if self._closing.is_set() and not self._client.is_connected():
+                        break
+            except Exception as error:  # noqa: BLE001 - no broker's bytes, whatever paho makes of them, end this thread
+                self._on_loop(self._failed, error)
+            if time.monotonic() - began > _STEADY_S:
+                self._backoff.reset()
+            self._on_loop(self._lost)
+            self._closing.wait(self._backoff.next_s())
+        self._client.release()
+
+    def _on_loop(self, call: Any, *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the event loop was closed without `aclose`: there is nobody to tell
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _on_connect(
+        self, client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._on_loop(self._refused, str(reason))
+            return
+        longest = getattr(properties, "MaximumPacketSize", PACKET_BYTES)
+        most = getattr(properties, "ReceiveMaximum", _UNDER_WAY)
+        self._on_loop(self._agreed, longest, most)
+        if longest < PACKET_BYTES:
+            return  # not connected: whatever is sent would end the connection, over and over
+        client.subscribe([(topic, 1) for topic in self._topics.subscriptions])
+
+    def _on_subscribe(
+        self, client: Client, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self._on_loop(self._refused, f"subscriptions: {', '.join(map(str, reasons))}")
+            return
+        client.publish(self._topics.presence, self._presence(there=True), qos=1, retain=True)
+        self._on_loop(self._connected)
+
+    def _on_disconnect(
+        self, _client: Client, _data: Any, flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        said = f"the broker ended the connection: {reason}" if flags.is_disconnect_packet_from_server else str(reason)
+        self._on_loop(self._lost, said)
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = ""
+        self._on_loop(self._arrived, self._session, message.mid, topic, bytes(message.payload), message.qos)
+
+    def _on_publish(self, _client: Client, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
+        self._acknowledged.append((mid, reason.value))
+        if self._courier.is_closed:
+            self._on_loop(self._heard.set)
+        elif (
+            reason.is_failure
+            or len(self._under_way) >= _UNDER_WAY // 4
+            or self._under_way_bytes >= _UNDER_WAY_BYTES // 4
+        ):
+            self._on_loop(self._courier.pump)  # otherwise there is room, and nobody waits for this
+
+    # On the event loop.
+
+    def _agreed(self, longest: int, most: int) -> None:
+        self._most = max(1, min(_UNDER_WAY, most))
+        if longest < PACKET_BYTES:
+            self.refusal = ConfigError(
+                f"the broker at {self.address} takes packets of {longest} bytes, {PACKET_BYTES} are sent: raise its "
+                "max_packet_size (`fedmesh broker config` writes it)"
+            )
+            self.news.set()
+
+    def _connected(self) -> None:
+        self.is_connected, self.trouble = True, ""
+        self.news.set()
+        self._courier.connected()
+
+    def _lost(self, said: str = "") -> None:
+        self.trouble = said or self.trouble
+        if self.is_connected:
+            self.is_connected = False
+            self._heard.set()
+            self._courier.counts["connection_lost"] += 1
+        self.news.set()
+
+    def _failed(self, error: Exception) -> None:
+        self.trouble = str(error)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            self.refusal = TrustError(
+                f"the broker at {self.address} did not prove who it is: {error.verify_message}; check the address "
+                "against its certificate, and that both are of one CA"
+            )
+        self._courier.counts["connection_failed"] += 1
+        self.news.set()
+
+    def _refused(self, reason: str) -> None:
+        self.trouble = f"the broker refused us: {reason}"
+        self._courier.counts["connection_refused"] += 1
+        self.news.set()
+
+    def _arrived(self, session: int, mid: int, topic: str, payload: bytes, qos: int) -> None:
+        sender = self._topics.sender_of(topic)
+        if sender is None:
+            self._courier.counts["topic"] += 1
+        elif sender[1]:
+            self._noticed(sender[0], payload)
+        else:
+            self._courier.arrived(sender[0], payload)
+        if qos and session == self._session and not self._closing.is_set():
+            self._client.ack(mid, qos)
+
+    def _noticed(self, peer: PeerId, payload: bytes) -> None:
+        try:
+            there, _incarnation = wire.loads(payload, max_bytes=_PRESENCE_BYTES, max_depth=1, max_items=3)
+        except (DecodeError, TypeError, ValueError):
+            self._courier.counts["malformed"] += 1
+            return
+        self._courier.noticed(peer, there=there is True)
+
+    def _published(self, mid: int, reason: int) -> None:
+        peer, size = self._under_way.pop(mid, ("", 0))
+        self._under_way_bytes -= size
+        if reason == _NO_SUBSCRIBERS:
+            self._courier.counts["no_subscribers"] += 1
+        elif reason == _NOT_AUTHORIZED and peer:
+            self._courier.denied(peer, f"the broker's access rules do not let us write to {peer}")
+        elif reason >= 0x80:
+            self._courier.counts["publish_refused"] += 1
+
+
+def _nothing(_client: Client, _data: Any, _opened: Any) -> None:
+    """The loop wakes up by its own pair of sockets."""
+
+
+def _properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]  # paho's constructor has no annotations
+
+
+@functools.lru_cache(maxsize=256)
+def _expiring_in(seconds: int) -> Properties:
+    properties = _properties(PacketTypes.PUBLISH)
+    properties.MessageExpiryInterval = seconds
+    properties.UserProperty = ("fedmesh", "1")
+    return properties

@@ -1,0 +1,60 @@
+"""Topics: who may write where is the broker's access rule, so the topic of a frame says who it is from.
+
+::
+
+    fm/up/<device>/msg/<coordinator>      frames of a device: written by it alone
+    fm/up/<device>/presence               retained, and its last will
+    fm/down/<device>/msg/<coordinator>    frames of a coordinator: read by the device alone
+    fm/all/<coordinator>/presence         retained, and its last will; read by everybody
+"""
+
+from dataclasses import dataclass
+
+from fedmesh.transport.names import is_name
+from fedmesh.types import PeerId
+
+__all__ = ["Topics", "access_rules"]
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of one party: a device, which talks with coordinators, or a coordinator, which talks with devices."""
+
+    name: PeerId
+    coordinator: bool
+
+    @property
+    def subscriptions(self) -> tuple[str, ...]:
+        """Filters of what it reads."""
+        if self.coordinator:
+            return (f"fm/up/+/msg/{self.name}", "fm/up/+/presence")
+        return (f"fm/down/{self.name}/msg/+", "fm/all/+/presence")
+
+    @property
+    def presence(self) -> str:
+        """Where it says that it is there."""
+        return f"fm/all/{self.name}/presence" if self.coordinator else f"fm/up/{self.name}/presence"
+
+    def frames_to(self, peer: PeerId) -> str:
+        """Where frames for `peer` are written."""
+        return f"fm/down/{peer}/msg/{self.name}" if self.coordinator else f"fm/up/{self.name}/msg/{peer}"
+
+    def sender_of(self, topic: str) -> tuple[PeerId, bool] | None:
+        """Who wrote to `topic`, and whether it is their presence; None: it is none of the topics read here."""
+        match topic.split("/"):
+            case ["fm", "up", device, "msg", self.name] if self.coordinator and is_name(device):
+                return device, False
+            case ["fm", "up", device, "presence"] if self.coordinator and is_name(device):
+                return device, True
+            case ["fm", "down", self.name, "msg", coordinator] if not self.coordinator and is_name(coordinator):
+                return coordinator, False
+            case ["fm", "all", coordinator, "presence"] if not self.coordinator and is_name(coordinator):
+                return coordinator, True
+        return None
+
+
+def access_rules(coordinators: tuple[PeerId, ...]) -> str:
+    """Mosquitto's ACL file: %u is the name in the client's certificate."""
+    everybody = "pattern write fm/up/%u/#\npattern read fm/down/%u/#\npattern read fm/all/#\n"
+    rules = "topic read fm/up/#\ntopic write fm/down/#\ntopic write fm/all"
+    return everybody + "".join(f"\nuser {name}\n{rules}/{name}/#\n" for name in coordinators)

@@ -1,0 +1,105 @@
+import random
+import subprocess
+import sys
+
+import pytest
+from paho.mqtt.client import Client
+
+from fedmesh.errors import ConfigError
+from fedmesh.transport.backoff import Backoff
+from fedmesh.transport.mqtt_link import _BoundedClient
+from fedmesh.transport.names import check_name
+from fedmesh.transport.topics import Topics, access_rules
+
+
+def test_waits_double_are_drawn_at_random_and_begin_anew():
+    backoff = Backoff(random.Random(1), first_s=1.0, longest_s=20.0)
+    waits = [backoff.next_s() for _ in range(8)]
+    for wait, most in zip(waits, [1, 2, 4, 8, 16, 20, 20, 20], strict=True):
+        assert most / 2 <= wait <= most
+    assert len({wait / most for wait, most in zip(waits, [1, 2, 4, 8, 16, 20, 20, 20], strict=True)}) == 8
+    backoff.reset()
+    assert backoff.next_s() <= 1.0
+
+
+def test_a_thousand_failures_do_not_overflow():
+    backoff = Backoff(random.Random(1), longest_s=60.0)
+    assert all(backoff.next_s() <= 60.0 for _ in range(2000))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "+", "#", "a+b", "$SYS", ".", "..", "-a", "a b", "a\n", "é", "x" * 65])
+def test_what_is_no_name(name):
+    with pytest.raises(ConfigError):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["a", "device-1", "pi.4_kitchen", "X" * 64])
+def test_what_is_a_name(name):
+    assert check_name(name) == name
+
+
+def test_who_wrote_to_a_topic():
+    device, coordinator = Topics("d", coordinator=False), Topics("c", coordinator=True)
+    assert coordinator.sender_of(device.frames_to("c")) == ("d", False)
+    assert device.sender_of(coordinator.frames_to("d")) == ("c", False)
+    assert coordinator.sender_of(device.presence) == ("d", True)
+    assert device.sender_of(coordinator.presence) == ("c", True)
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "fm",
+        "fm/up/d/msg/other",
+        "fm/up/d/msg/c/x",
+        "fm/up/+/msg/c",
+        "fm/up//msg/c",
+        "fm/down/c/msg/d",
+        "fm/up/a b/presence",
+    ],
+)
+def test_topics_that_say_nothing(topic):
+    assert Topics("c", coordinator=True).sender_of(topic) is None
+
+
+def test_what_a_device_loads_for_messages():
+    script = """
+import sys
+import fedmesh.transport
+assert "paho" not in sys.modules
+import fedmesh.transport.mqtt
+print(sorted({"torch", "flwr", "onnxruntime", "cryptography", "pydantic"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_what_is_narrowed_in_paho_is_there():
+    narrowed = {name for name in vars(_BoundedClient) if not name.startswith("__")} - {"release"}
+    assert narrowed == {"_sock_recv", "_ssl_wrap_socket", "_handle_publish"}
+    for name in (*narrowed, "_reset_sockets"):
+        assert callable(getattr(Client, name))
+
+
+def test_a_device_does_not_listen_to_others_topics():
+    assert Topics("d", coordinator=False).sender_of("fm/down/e/msg/c") is None
+    assert Topics("d", coordinator=False).sender_of("fm/up/d/msg/c") is None
+
+
+def test_the_access_rules():
+    assert access_rules(("c1", "c2")).splitlines() == [
+        "pattern write fm/up/%u/#",
+        "pattern read fm/down/%u/#",
+        "pattern read fm/all/#",
+        "",
+        "user c1",
+        "topic read fm/up/#",
+        "topic write fm/down/#",
+        "topic write fm/all/c1/#",
+        "",
+        "user c2",
+        "topic read fm/up/#",
+        "topic write fm/down/#",
+        "topic write fm/all/c2/#",
+    ]
