@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: temporary file, fsync, rename, fsync of the folder."""
+"""Files that are whole or not there (temporary file, fsync, rename, fsync of the folder), and that are read bounded."""
 
 import os
 import secrets
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedmesh.errors import ConfigError
 
-__all__ = ["sync_folder", "write_atomically"]
+__all__ = ["read_bounded", "sync_folder", "write_atomically"]
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
@@ -32,6 +32,30 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         temporary.unlink(missing_ok=True)
         raise ConfigError(f"cannot write {path} ({len(data)} bytes): {error.strerror}; nothing was changed") from error
     sync_folder(path.parent)
+
+
+def read_bounded(path: Path, max_bytes: int, *, called: str = "", advice: str = "", secret: bool = False) -> bytes:
+    """What a file holds.
+
+    Args:
+        called: what it is; advice: what to do where it cannot be read. Both for the message.
+        secret: whether nobody but its owner may be able to read it.
+
+    Raises:
+        ConfigError: it cannot be read, is larger than `max_bytes`, or is a secret that others can read.
+    """
+    try:
+        with path.open("rb") as file:
+            readable_by_others = os.fstat(file.fileno()).st_mode & 0o077
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        what, then = (called and f"{called} "), (advice and f"; {advice}")
+        raise ConfigError(f"cannot read {what}{path}: {error.strerror}{then}") from error
+    if len(data) > max_bytes:
+        raise ConfigError(f"{path} is larger than {max_bytes} bytes: it is not what belongs there")
+    if secret and readable_by_others:
+        raise ConfigError(f"{path} can be read by others: its owner alone may, so run chmod 600 on it")
+    return data
 
 
 def sync_folder(folder: Path) -> None:

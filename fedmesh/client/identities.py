@@ -6,11 +6,10 @@ secure aggregation has to remember across restarts lies beside the key (``device
 its privacy ledgers (``device-3.anchor``): where they ended.
 """
 
-import os
 from pathlib import Path
 
 from fedmesh.errors import ConfigError, FedMeshError
-from fedmesh.files import write_atomically
+from fedmesh.files import read_bounded, write_atomically
 from fedmesh.privacy import Anchor
 from fedmesh.secagg import Identity, Roster
 
@@ -28,7 +27,7 @@ AGGREGATOR = "aggregator"
 """The aggregator's name on a roster."""
 
 _ROSTER = "roster.cbor"
-_KEY_BYTES = 32
+_KEY_BYTES, _MAX_BYTES = 32, 64 << 10
 
 
 def device_name(partition: int) -> str:
@@ -74,14 +73,7 @@ def open_identity(folder: Path, name: str) -> Identity:
         ConfigError: there is no such key, it is damaged, or others can read it.
     """
     path = folder / f"{name}.key"
-    try:
-        with path.open("rb") as file:
-            readable_by_others = os.fstat(file.fileno()).st_mode & 0o077
-            private = file.read(_KEY_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read the identity {path}: {error.strerror}; enrol the device first") from error
-    if readable_by_others:
-        raise ConfigError(f"{path} can be read by others: its owner alone may, so run chmod 600 on it")
+    private = read_bounded(path, _MAX_BYTES, called="the identity", advice="enrol the device first", secret=True)
     if len(private) != _KEY_BYTES:
         raise ConfigError(f"{path} is not an identity of {_KEY_BYTES} bytes: put back a copy, or enrol the device anew")
     return Identity.from_private(private)

@@ -8,9 +8,6 @@ import secrets
 import shutil
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from fedmesh.errors import ConfigError, IdentityError
 from fedmesh.files import sync_folder, write_atomically
 from fedmesh.identity.certificates import issuer_certificate, new_key, pem, root_certificate
@@ -87,7 +84,7 @@ def open_issuer(folder: Path, *, life_s: float = DEFAULT_LIFE_S) -> Issuer:
     authority, register = open_authority(folder)
     key = read_key(folder / _ISSUER_KEY)
     issuer = authority.issuers[0]
-    if _public(key.public_key()) != issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
+    if key.public_key() != issuer.public_key():
         raise ConfigError(f"{folder / _ISSUER_KEY} is not the key of {folder / _ISSUERS}: run fedmesh ca issuer")
     return Issuer(authority, issuer, key, register, life_s=life_s)
 
@@ -102,7 +99,7 @@ def replace_issuer(folder: Path, root_key: Path, now: float, passphrase: bytes |
     """
     authority, _ = open_authority(folder)
     root, signer, key = authority.root, read_key(root_key, passphrase), new_key()
-    if _public(signer.public_key()) != root.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
+    if signer.public_key() != root.public_key():
         raise ConfigError(f"{root_key} is not the key of {folder / _ROOT}")
     generation = 1 + max(issuer.serial_number for issuer in authority.issuers)
     issuer = issuer_certificate(key.public_key(), generation, root, signer, now)
@@ -113,7 +110,3 @@ def replace_issuer(folder: Path, root_key: Path, now: float, passphrase: bytes |
     write_atomically(folder / _ISSUER_KEY, key_pem(key), mode=0o600)  # first: a crash in between is noticed, see above
     write_atomically(folder / _ISSUERS, pem(issuer, *authority.issuers))
     return generation
-
-
-def _public(key: ec.EllipticCurvePublicKey) -> bytes:
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

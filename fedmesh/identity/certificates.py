@@ -30,6 +30,7 @@ __all__ = [
     "digest",
     "due",
     "fingerprint",
+    "hosts_of",
     "is_p256",
     "issuer_certificate",
     "leaf_certificate",
@@ -92,6 +93,16 @@ def pem(*certificates: x509.Certificate) -> bytes:
 def fingerprint(certificate: x509.Certificate) -> bytes:
     """SHA-256 of the DER, 32 bytes."""
     return digest(certificate.public_bytes(Encoding.DER))
+
+
+def hosts_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The host names and addresses that stand in it, if any."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    addresses = map(str, names.get_values_for_type(x509.IPAddress))
+    return (*names.get_values_for_type(x509.DNSName), *addresses)
 
 
 def digest(data: bytes) -> bytes:

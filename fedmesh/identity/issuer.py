@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fedmesh.errors import IdentityError
-from fedmesh.identity.certificates import DAY_S, digest, fingerprint, leaf_certificate
+from fedmesh.identity.certificates import DAY_S, digest, fingerprint, hosts_of, leaf_certificate
 from fedmesh.identity.chain import Authority, Peer
 from fedmesh.identity.lists import Enrolled, Header, revocations_body, roster_body, sign
 from fedmesh.identity.names import CA, Name, checked_id
@@ -158,7 +158,7 @@ class Issuer:
             alive = [row for row in rows.certificates(party.id) if row.not_after >= now]
             if len(alive) >= _MOST_CERTIFICATES:
                 raise IdentityError(f"{party.id!r} has {len(alive)} certificates: wait until some expire", code="limit")
-            leaf = self._issued(rows, name, key, now, _hosts(shown))
+            leaf = self._issued(rows, name, key, now, hosts_of(x509.load_der_x509_certificate(shown.der)))
         _log.info("renewed %s", name)
         return self._with_lists(self._certificate(leaf), now)
 
@@ -315,11 +315,3 @@ def _party_name(mesh: str, name: str) -> Name:
 
 def _key_digest(key: ec.EllipticCurvePublicKey) -> bytes:
     return digest(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-
-
-def _hosts(shown: Certified) -> tuple[str, ...]:
-    """The host names in a certificate that this issuer made."""
-    certificate = x509.load_der_x509_certificate(shown.der)
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    addresses = map(str, names.get_values_for_type(x509.IPAddress))
-    return (*names.get_values_for_type(x509.DNSName), *addresses)

@@ -1,6 +1,5 @@
 """Private keys in files: PEM of mode 0600, refused when others can read them, and never in a message."""
 
-import os
 from pathlib import Path
 
 from cryptography import x509
@@ -15,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedmesh.errors import ConfigError
-from fedmesh.identity.certificates import is_p256
+from fedmesh.files import read_bounded, write_atomically
+from fedmesh.identity.certificates import is_p256, pem
 
 __all__ = [
     "key_pem",
@@ -24,6 +24,7 @@ __all__ = [
     "read_public",
     "read_secret",
     "read_signing_key",
+    "write_key_and_chain",
 ]
 
 _MAX_BYTES = 64 << 10
@@ -36,21 +37,23 @@ def key_pem(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) ->
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
+def write_key_and_chain(path: Path, key: ec.EllipticCurvePrivateKey, *chain: x509.Certificate) -> None:
+    """Puts `key` and its certificates into one file, so that they change together. Raises: ConfigError: it cannot."""
+    write_atomically(path, key_pem(key) + pem(*chain), mode=0o600)
+
+
 def read_secret(path: Path) -> bytes:
     """What a file holds that its owner alone may read.
 
     Raises:
         ConfigError: it cannot be read, is larger than 64 KiB, or others can read it.
     """
-    data, readable_by_others = _read(path)
-    if readable_by_others:
-        raise ConfigError(f"{path} can be read by others: its owner alone may, so run chmod 600 on it")
-    return data
+    return read_bounded(path, _MAX_BYTES, secret=True)
 
 
 def read_public(path: Path, max_bytes: int = _MAX_BYTES) -> bytes:
     """What a file holds. Raises: ConfigError: it cannot be read, or is larger than `max_bytes`."""
-    return _read(path, max_bytes)[0]
+    return read_bounded(path, max_bytes)
 
 
 def read_key(path: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePrivateKey:
@@ -86,15 +89,3 @@ def read_certificates(path: Path, *, secret: bool = False) -> list[x509.Certific
         return x509.load_pem_x509_certificates(data)
     except ValueError as error:
         raise ConfigError(f"{path} holds no certificate: put back a copy") from error
-
-
-def _read(path: Path, max_bytes: int = _MAX_BYTES) -> tuple[bytes, bool]:
-    try:
-        with path.open("rb") as file:
-            readable_by_others = bool(os.fstat(file.fileno()).st_mode & 0o077)
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > max_bytes:
-        raise ConfigError(f"{path} is larger than {max_bytes} bytes: it is not what belongs there")
-    return data, readable_by_others

@@ -25,7 +25,7 @@ from fedmesh.errors import ConfigError, IdentityError
 from fedmesh.files import write_atomically
 from fedmesh.identity.certificates import due, new_key, parsed, pem
 from fedmesh.identity.chain import Authority, Peer, check_peer
-from fedmesh.identity.keyfiles import key_pem, read_certificates, read_public, read_signing_key
+from fedmesh.identity.keyfiles import read_certificates, read_public, read_signing_key, write_key_and_chain
 from fedmesh.identity.lists import MAX_LIST_BYTES, Revocations, Roster, to_cut
 from fedmesh.identity.names import CA, Name
 from fedmesh.identity.requests import Hello, proof, read_reply, signing_request
@@ -111,7 +111,7 @@ class Membership:
         write_atomically(folder / _REVOCATIONS, answer["revocations"])
         proved = begun(max(roster.header.issued, revocations.header.issued), [leaf, issuer])
         TimeFloor.create(folder / _FLOOR, proved)
-        _write_tls(folder / _TLS, key, leaf, issuer)  # last: what says that the party is enrolled
+        write_key_and_chain(folder / _TLS, key, leaf, issuer)  # last: what says that the party is enrolled
         return cls(folder)
 
     def now(self, clock: float) -> float:
@@ -212,7 +212,7 @@ class Membership:
         self.accept(clock, roster=answer["roster"], revocations=answer["revocations"])
         self._learn([issuer])
         self._floor.prove(begun(0, [leaf]))
-        _write_tls(self.tls_path, key, leaf, issuer)
+        write_key_and_chain(self.tls_path, key, leaf, issuer)
         self.leaf, self._issuer = leaf, issuer
 
     def __repr__(self) -> str:
@@ -265,7 +265,3 @@ def _is_newer(new: Roster | Revocations, data: bytes, known: Roster | Revocation
     if version == last and data != known_data:
         raise IdentityError(f"two lists of version {version[1]} came: the issuer is in two places", code="fork")
     return version > last
-
-
-def _write_tls(path: Path, key: ec.EllipticCurvePrivateKey, leaf: x509.Certificate, issuer: x509.Certificate) -> None:
-    write_atomically(path, key_pem(key) + pem(leaf, issuer), mode=0o600)

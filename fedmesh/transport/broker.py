@@ -10,8 +10,12 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
 from fedmesh.errors import ConfigError
 from fedmesh.files import write_atomically
+from fedmesh.identity.certificates import hosts_of
 from fedmesh.transport.limits import PACKET_BYTES
 from fedmesh.transport.names import check_name
 from fedmesh.transport.topics import access_rules
@@ -128,9 +132,6 @@ def write_broker_files(folder: Path, settings: BrokerSettings, *, force: bool = 
 
 def check_certificate(settings: BrokerSettings) -> None:
     """Raises: ConfigError: certificate, key and CA do not belong together, or it is not for `settings.name`."""
-    from cryptography import x509
-    from cryptography.x509.oid import ExtendedKeyUsageOID
-
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_verify_locations(settings.ca)
@@ -143,7 +144,7 @@ def check_certificate(settings: BrokerSettings) -> None:
             f"the broker cannot use the certificate {settings.certificate} with the key {settings.key} and the CA "
             f"{settings.ca}: {error}"
         ) from error
-    carried = _names_in(certificate, x509)
+    carried = hosts_of(certificate)
     if settings.name not in carried:
         raise ConfigError(
             f"the certificate {settings.certificate} is for {', '.join(carried) or 'no host'}, not for "
@@ -156,15 +157,6 @@ def check_certificate(settings: BrokerSettings) -> None:
         return
     if ExtendedKeyUsageOID.SERVER_AUTH not in usage:
         raise ConfigError(f"the certificate {settings.certificate} is not a server's: have one issued for a broker")
-
-
-def _names_in(certificate: "object", x509: "object") -> list[str]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value  # type: ignore[attr-defined]
-    except x509.ExtensionNotFound:  # type: ignore[attr-defined]
-        return []
-    hosts = names.get_values_for_type(x509.DNSName)  # type: ignore[attr-defined]
-    return [*hosts, *map(str, names.get_values_for_type(x509.IPAddress))]  # type: ignore[attr-defined]
 
 
 def _check_path(path: Path | None) -> None:

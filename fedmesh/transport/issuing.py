@@ -13,10 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedmesh.errors import ConfigError, DecodeError, FedMeshError, IdentityError, PeerError
-from fedmesh.files import write_atomically
 from fedmesh.identity import Enrolment, Issuer, Membership, Peer, Token, check_peer, due
-from fedmesh.identity.certificates import new_key, pem
-from fedmesh.identity.keyfiles import key_pem
+from fedmesh.identity.certificates import new_key
+from fedmesh.identity.keyfiles import write_key_and_chain
 from fedmesh.identity.membership import LISTS_REQUEST
 from fedmesh.identity.requests import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, Hello, read_reply, refusal
 from fedmesh.transport.framing import read_frame, write_frame
@@ -135,8 +134,7 @@ class IssuerServer:
 
     def _make_leaf(self) -> None:
         self._leaf = self.issuer.own_leaf(self._key.public_key(), self._clock())
-        chain = pem(self._leaf, self.issuer.certificate)
-        write_atomically(self._tls_path, key_pem(self._key) + chain, mode=0o600)
+        write_key_and_chain(self._tls_path, self._key, self._leaf, self.issuer.certificate)
 
 
 async def enrol(

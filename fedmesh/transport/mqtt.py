@@ -5,22 +5,22 @@ What the broker is trusted with, and what not, is in docs/transport.md; `fedmesh
 
 import asyncio
 import random
-import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedmesh.errors import ConfigError, PeerError
+from fedmesh.errors import PeerError
 from fedmesh.transport.courier import Courier, LoopTimers
 from fedmesh.transport.endpoint import Endpoint
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.mqtt_link import MqttLink
 from fedmesh.transport.names import check_name
 from fedmesh.transport.spool import Spool
+from fedmesh.transport.tls import dialling_host
 from fedmesh.transport.topics import Topics
 from fedmesh.types import PeerId
 
-__all__ = ["MqttOptions", "MqttTransport", "tls_context"]
+__all__ = ["MqttOptions", "MqttTransport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class MqttTransport(Courier):
             PeerError: there was no connection within `wait_s`.
         """
         check_name(options.name)
-        context = tls_context(options)
+        context = dialling_host(options.ca, options.certificate, options.key)
         chance = random.Random()  # noqa: S311 - jitter
         kept = None if spool is None else Spool(spool, incarnation=int(time.time() * 1000), max_bytes=spool_bytes)
         endpoint = Endpoint(limits or Limits(), chance=chance, spool=kept)
@@ -121,18 +121,3 @@ class MqttTransport(Courier):
                     link.news.clear()
             except TimeoutError:
                 continue
-
-
-def tls_context(options: MqttOptions) -> ssl.SSLContext:
-    """TLS 1.3, both ends with certificates of our CA, the broker's name checked. Raises: ConfigError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    try:
-        context.load_verify_locations(options.ca)
-        context.load_cert_chain(options.certificate, options.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"cannot use the certificate {options.certificate} with the key {options.key} and the CA {options.ca}: "
-            f"{error}"
-        ) from error
-    return context

@@ -13,7 +13,7 @@ from pathlib import Path
 from fedmesh.errors import ConfigError, PeerError
 from fedmesh.transport.framing import told
 
-__all__ = ["accepting", "connected", "dialling", "peer_leaf", "pinning"]
+__all__ = ["accepting", "connected", "dialling", "dialling_host", "peer_leaf", "pinning"]
 
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME (OpenSSL 1.1.0), for which ssl has no name
 
@@ -29,7 +29,16 @@ def dialling(tls_path: Path, root_path: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= _NO_CHECK_TIME
-    return _loaded(context, tls_path, root_path)
+    return _loaded(context, root_path, tls_path)
+
+
+def dialling_host(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+    """For a party that dials a server by the host name in its certificate, as an MQTT broker: OpenSSL checks all of it.
+
+    Raises:
+        ConfigError: a file is missing or damaged.
+    """
+    return _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca, certificate, key)
 
 
 def pinning() -> ssl.SSLContext:
@@ -53,7 +62,7 @@ def accepting(tls_path: Path, root_path: Path, *, required: bool) -> ssl.SSLCont
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     context.num_tickets = 0  # a resumed session would not show its certificate again
-    return _loaded(context, tls_path, root_path)
+    return _loaded(context, root_path, tls_path)
 
 
 def peer_leaf(writer: asyncio.StreamWriter) -> bytes | None:
@@ -78,11 +87,14 @@ async def connected(
         raise PeerError(f"cannot connect to {host}:{port}: {told(error)}") from error
 
 
-def _loaded(context: ssl.SSLContext, tls_path: Path, root_path: Path) -> ssl.SSLContext:
+def _loaded(context: ssl.SSLContext, ca: Path, certificate: Path, key: Path | None = None) -> ssl.SSLContext:
+    """`context` for TLS 1.3; without a `key` of its own it is in the file of the certificate."""
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
-        context.load_cert_chain(tls_path)
-        context.load_verify_locations(root_path)
+        context.load_verify_locations(ca)
+        context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"cannot use {tls_path} with {root_path} for TLS: {told(error)}") from error
+        raise ConfigError(
+            f"cannot use the certificate {certificate} with the key {key or certificate} and the CA {ca}: {told(error)}"
+        ) from error
     return context

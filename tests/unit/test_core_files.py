@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fedmesh.errors import ConfigError
-from fedmesh.files import write_atomically
+from fedmesh.files import read_bounded, write_atomically
 
 
 def test_replaces_the_whole_file_and_leaves_nothing_else(tmp_path):
@@ -52,3 +52,17 @@ def test_a_write_that_fails_halfway_leaves_the_old_file_alone(tmp_path):
     assert "File too large; nothing was changed" in done.stdout
     assert path.read_bytes() == b"old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_is_read_up_to_its_bound_and_a_secret_for_its_owner_only(tmp_path):
+    path = tmp_path / "key"
+    write_atomically(path, b"12345678", mode=0o600)
+    assert read_bounded(path, 8, secret=True) == b"12345678"
+    with pytest.raises(ConfigError, match="larger than 7 bytes"):
+        read_bounded(path, 7)
+    path.chmod(0o604)
+    assert read_bounded(path, 8) == b"12345678"
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_bounded(path, 8, secret=True)
+    with pytest.raises(ConfigError, match=r"cannot read the key .*nowhere: No such file or directory; make it$"):
+        read_bounded(tmp_path / "nowhere", 8, called="the key", advice="make it")
