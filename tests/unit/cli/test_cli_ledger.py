@@ -166,11 +166,14 @@ def test_an_interrupted_write_is_no_damage(run: Path, capsys: Capture) -> None:
         (["verify", "{run}/nothing"], "is not there", 2),
         (["show", "{run}/identities"], "there are no ledgers in", 2),
         (["verify", "{run}", "--anchor", "x"], "name its ledger, not a folder", 2),
-        (["show", "{run}/identities/device-0.key"], "there is no ledger", 1),
+        (["show", "{run}/foreign"], "there is no ledger", 1),
+        (["show", "{run}/lines"], "Restore it from a copy", 1),
         (["show"], "Missing argument", 2),
     ],
 )
 def test_mistakes(arguments: list[str], said: str, code: int, run: Path, capsys: Capture) -> None:
+    (run / "foreign").write_bytes(bytes(range(128, 160)))
+    (run / "lines").write_bytes(b"no\nledger\n")
     assert main(["ledger", *(part.format(run=run) for part in arguments)]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
