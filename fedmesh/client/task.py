@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 from fedmesh.errors import ConfigError
-from fedmesh.privacy.settings import Budget, DpSettings
+from fedmesh.privacy.settings import Budget, DpSettings, Mode
 from fedmesh.privacy.summed import SumSettings
 
 __all__ = ["Task"]
@@ -60,6 +60,13 @@ class Task:
         if self.summed is not None:
             return Budget(self.summed.level, self.summed.epsilon, self.summed.delta)
         return None if self.dp is None else Budget("example", self.dp.epsilon, self.dp.delta)
+
+    @property
+    def mode(self) -> Mode | None:
+        """Who adds the noise, and whom it protects; None: the task is not private."""
+        if self.summed is not None:
+            return self.summed.mode
+        return None if self.dp is None else "local"
 
     @property
     def privacy(self) -> dict[str, Any] | None:

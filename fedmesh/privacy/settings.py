@@ -7,10 +7,13 @@ from typing import Literal
 from fedmesh.errors import ConfigError
 from fedmesh.types import PrivacyEvent
 
-__all__ = ["Budget", "DpSettings", "Level"]
+__all__ = ["Budget", "DpSettings", "Level", "Mode"]
 
 Level = Literal["example", "client"]
 """Whom a promise is made to: one example of a device, or the device with all that it holds."""
+
+Mode = Literal["local", "shared", "client", "central"]
+"""Who adds the noise, and whom it protects: the four trust models."""
 
 
 @dataclass(frozen=True, slots=True)

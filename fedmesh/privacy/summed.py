@@ -14,7 +14,7 @@ from typing import Any, Self
 from fedmesh.errors import ConfigError
 from fedmesh.privacy.accountant import epsilon
 from fedmesh.privacy.calibration import smallest_multiplier
-from fedmesh.privacy.settings import Level
+from fedmesh.privacy.settings import Level, Mode
 from fedmesh.privacy.skellam import dimension, granularity, sensitivity
 from fedmesh.types import PrivacyEvent
 
@@ -116,6 +116,13 @@ class SumSettings:
         """The inverse of ``dataclasses.asdict``. Raises: TypeError: keys are missing or unknown."""
         quantile = plain.get("quantile")
         return cls(**{**plain, "quantile": None if quantile is None else QuantileSettings(**quantile)})
+
+    @property
+    def mode(self) -> Mode:
+        """``shared``, ``client`` or ``central``."""
+        if self.level == "example":
+            return "shared"
+        return "central" if self.trusted_server else "client"
 
     @property
     def dimension(self) -> int:

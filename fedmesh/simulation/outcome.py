@@ -92,10 +92,9 @@ def describe_privacy(task: Task, records: Sequence[RoundRecord]) -> dict[str, An
 
 
 def _describe_sum(settings: SumSettings, records: Sequence[RoundRecord]) -> dict[str, Any]:
-    mode = "shared" if settings.level == "example" else "central" if settings.trusted_server else "client"
     return {
         "enabled": True,
-        "mode": mode,
+        "mode": settings.mode,
         "level": settings.level,
         "epsilon": settings.epsilon,
         "delta": settings.delta,

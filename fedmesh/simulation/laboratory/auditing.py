@@ -7,7 +7,6 @@ examples but the canaries' coins, and chose the canaries. What it finds is a low
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError
 from fedmesh.events import EventSink, StepDone, ignore
 from fedmesh.privacy.noise import KeyedNoise, NoiseSource
+from fedmesh.privacy.settings import Mode
 from fedmesh.simulation.laboratory import device_audit, sum_audit
 from fedmesh.simulation.laboratory.broken import SOUND, UNDEFENDED, Fault
 from fedmesh.simulation.laboratory.canaries import Canaries, Finding, judge, plant
@@ -23,9 +23,7 @@ from fedmesh.simulation.laboratory.rehearsal import Rehearsal
 from fedmesh.simulation.laboratory.subject import Subject
 from fedmesh.simulation.laboratory.timing import Stopwatch
 
-__all__ = ["Audited", "Mode", "Plan", "audit", "audit_run", "claimed_epsilon", "default_canaries", "mode_of", "plan_of"]
-
-Mode = Literal["local", "shared", "client", "central"]
+__all__ = ["Audited", "Plan", "audit", "audit_run", "claimed_epsilon", "default_canaries", "mode_of", "plan_of"]
 
 _DEFAULT_CANARIES = {"local": 4_000, "shared": 2_000, "client": 1_000, "central": 1_000}
 
@@ -127,16 +125,12 @@ def audit_run(
 
 def mode_of(task: Task) -> Mode:
     """Who adds the noise, and whom it protects. Raises: ConfigError: the task promises nothing."""
-    if task.dp is not None:
-        return "local"
-    if task.summed is None:
+    if task.mode is None:
         raise ConfigError(
             f"the scenario {task.name} promises no privacy, so there is nothing to audit: turn privacy.enabled on "
             "(--set privacy.enabled=true)"
         )
-    if task.summed.level == "example":
-        return "shared"
-    return "central" if task.summed.trusted_server else "client"
+    return task.mode
 
 
 def plan_of(task: Task) -> Plan:
