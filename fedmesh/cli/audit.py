@@ -95,8 +95,8 @@ def _content(
     confidence: float,
 ) -> dict[str, Any]:
     """What --json prints."""
+    from fedmesh.federation.outcome import without_nan
     from fedmesh.simulation.laboratory.auditing import mode_of
-    from fedmesh.simulation.outcome import without_nan
 
     sound = audited[0].finding
     budget = subject.task.budget

@@ -10,7 +10,7 @@ import fedmesh
 from fedmesh.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedmesh.simulation.scenario import Scenario
+    from fedmesh.federation.scenario import Scenario
 
 __all__ = ["find", "load", "shipped"]
 
@@ -55,6 +55,6 @@ def load(scenario: str, overrides: Mapping[str, Any] | None = None) -> "Scenario
     Raises:
         ConfigError: there is none, or it says something that is not a scenario.
     """
-    from fedmesh.simulation.scenario import Scenario
+    from fedmesh.federation.scenario import Scenario
 
     return Scenario.load(find(scenario), overrides)

@@ -9,7 +9,7 @@ from fedmesh.errors import ConfigError, DataError
 from fedmesh.types import Examples
 
 if TYPE_CHECKING:
-    from fedmesh.simulation.scenario import Scenario
+    from fedmesh.federation.scenario import Scenario
 
 __all__ = ["held_out"]
 
@@ -24,7 +24,7 @@ def held_out(data: str, model: Path, data_dir: Path | None) -> tuple[Examples, s
     Raises:
         ConfigError: unknown, missing or malformed data, or no way to tell what was held out.
     """
-    from fedmesh.simulation.datasets import load, split_as
+    from fedmesh.federation.datasets import load, split_as
 
     if data_dir is not None and not data_dir.is_dir():
         raise ConfigError(f"the data directory {data_dir} is not there: correct --data-dir or FEDMESH_DATA")
@@ -45,7 +45,7 @@ def held_out(data: str, model: Path, data_dir: Path | None) -> tuple[Examples, s
 
 def _scenario_beside(model: Path) -> "Scenario | None":
     """The scenario of the run directory that the model lies in, if it lies in one."""
-    from fedmesh.simulation.scenario import Scenario
+    from fedmesh.federation.scenario import Scenario
 
     file = model.parent / "run.json"
     try:
@@ -58,7 +58,7 @@ def _scenario_beside(model: Path) -> "Scenario | None":
 
 
 def _shipped_scenario(data: str) -> "Scenario":
-    from fedmesh.simulation.scenario import Scenario
+    from fedmesh.federation.scenario import Scenario
 
     for path in shipped().values():
         scenario = Scenario.load(path)

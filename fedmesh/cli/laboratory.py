@@ -19,8 +19,8 @@ from fedmesh.cli.simulate import (
 
 if TYPE_CHECKING:
     from fedmesh.events import EventSink
+    from fedmesh.federation.scenario import Scenario
     from fedmesh.simulation.laboratory.subject import Subject
-    from fedmesh.simulation.scenario import Scenario
 
 __all__ = ["Assignments", "Data", "Json", "Out", "Quiet", "ScenarioName", "Seed", "laboratory", "write"]
 
@@ -61,8 +61,8 @@ def laboratory(
         make_writable(out, called="folder")
     try:
         with stopped_as_by_ctrl_c(), progress(quiet=quiet, title="Examining") as events:
+            from fedmesh.federation.start import one_thread
             from fedmesh.simulation.laboratory.subject import prepare
-            from fedmesh.simulation.start import one_thread
 
             with one_thread():
                 yield prepare(chosen, data_dir=data, events=events), events

@@ -61,7 +61,7 @@ def show(
 
 
 def _described(name: str, path: Path) -> dict[str, Any]:
-    from fedmesh.simulation.scenario import Scenario
+    from fedmesh.federation.scenario import Scenario
 
     try:
         scenario = Scenario.load(path)

@@ -17,7 +17,7 @@ from fedmesh.errors import ConfigError, FedMeshError, NothingLearnedError
 from fedmesh.events import StepDone
 
 if TYPE_CHECKING:
-    from fedmesh.simulation.scenario import Scenario
+    from fedmesh.federation.scenario import Scenario
 
 __all__ = [
     "DATA_HELP",
@@ -103,7 +103,7 @@ def _refuse_with_resume(**given: object) -> None:
 
 
 def _refuse_unless_resumable(folder: Path) -> None:
-    from fedmesh.simulation.directory import RunDirectory
+    from fedmesh.federation.directory import RunDirectory
 
     RunDirectory.open(folder)  # without torch: a mistake is told at once
 

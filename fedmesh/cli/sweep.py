@@ -13,9 +13,9 @@ from fedmesh.cli.simulate import check_data_folder, refuse_without, stopped_as_b
 from fedmesh.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from fedmesh.federation.scenario import Scenario
     from fedmesh.simulation.laboratory.sweep.cells import Cell
     from fedmesh.simulation.laboratory.sweep.runner import Sweep
-    from fedmesh.simulation.scenario import Scenario
 
 __all__ = ["HELP", "command"]
 
@@ -50,8 +50,8 @@ def command(
 ) -> None:
     """Compare privacy modes and budgets on a scenario."""
     from fedmesh.cli import catalog, overrides
+    from fedmesh.federation.overrides import check_free
     from fedmesh.simulation.laboratory.sweep.cells import plan_cells
-    from fedmesh.simulation.laboratory.sweep.overrides import check_free
 
     check_data_folder(data)
     told = overrides.parse(assignments or [])

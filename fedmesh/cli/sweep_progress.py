@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from fedmesh.cli.progress import bars_on
 from fedmesh.dashboard.text import counted, percent, seconds
 from fedmesh.events import Event, EventSink, ignore
+from fedmesh.federation.overrides import NO_PRIVACY
 from fedmesh.simulation.laboratory.sweep.cells import Cell
 from fedmesh.simulation.laboratory.sweep.facts import CellFailed, CellFinished, CellRound, CellStarted, SweepStarted
-from fedmesh.simulation.laboratory.sweep.overrides import NO_PRIVACY
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

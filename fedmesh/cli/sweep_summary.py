@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedmesh.dashboard.text import counted, number
-from fedmesh.simulation.laboratory.sweep.overrides import NO_PRIVACY
+from fedmesh.federation.overrides import NO_PRIVACY
 
 if TYPE_CHECKING:
     from fedmesh.simulation.laboratory.sweep.means import Mean, Point

@@ -16,12 +16,12 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
 from fedmesh.errors import PeerError
+from fedmesh.federation.scenario import FailuresSection
 from fedmesh.flower.fleet import Fleet
 from fedmesh.flower.identity import partition_of
 from fedmesh.flower.node import error_reply
 from fedmesh.flower.records import round_of
 from fedmesh.flower.secure import AHEAD, HELLO, STEPS, order_in
-from fedmesh.simulation.scenario import FailuresSection
 
 __all__ = ["FaultyFleet"]
 

@@ -16,26 +16,26 @@ from flwr.app import ArrayRecord
 from fedmesh.client.task import Task
 from fedmesh.coordinator import Coordinator, Journal, RoundRecord
 from fedmesh.events import EventSink, ModelChecked, RunFinished, RunStarted, StepDone, ignore
+from fedmesh.federation import datasets, outcome
+from fedmesh.federation.datasets import FederatedData
+from fedmesh.federation.directory import PublicStart, RunDirectory, data_digest
+from fedmesh.federation.featuring import featured
+from fedmesh.federation.judge import Judge
+from fedmesh.federation.plan import make_strategy, make_task
+from fedmesh.federation.preflight import check_fit, check_plugins
+from fedmesh.federation.scenario import Scenario
+from fedmesh.federation.securing import describe_secure_aggregation, secure_script
+from fedmesh.federation.start import make_start, one_thread, restore
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.flower.fleet import Fleet
 from fedmesh.flower.grid import FleetGrid
 from fedmesh.flower.identity import partition_of
 from fedmesh.flower.logs import quiet_flower
 from fedmesh.quantization import arrays_of
-from fedmesh.simulation import datasets, outcome
-from fedmesh.simulation.datasets import FederatedData
-from fedmesh.simulation.directory import PublicStart, RunDirectory, data_digest
 from fedmesh.simulation.engine import ClientSpec, WorkerFleet
 from fedmesh.simulation.faults import FaultyFleet
-from fedmesh.simulation.featuring import featured
-from fedmesh.simulation.judge import Judge
-from fedmesh.simulation.plan import make_strategy, make_task
-from fedmesh.simulation.preflight import check_fit, check_plugins
-from fedmesh.simulation.scenario import Scenario
-from fedmesh.simulation.securing import describe_secure_aggregation, secure_script
 from fedmesh.simulation.shared import SharedExamples
 from fedmesh.simulation.spending import check_spent, spent_by_device
-from fedmesh.simulation.start import make_start, one_thread, restore
 from fedmesh.simulation.zygote import Zygote, preload_of
 from fedmesh.types import Float32, Layout
 

@@ -10,10 +10,10 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
 from fedmesh.errors import ConfigError, PeerError
+from fedmesh.federation.scenario import FailuresSection
 from fedmesh.flower import Fleet, InlineFleet
 from fedmesh.simulation.engine import WorkerFleet
 from fedmesh.simulation.faults import FaultyFleet
-from fedmesh.simulation.scenario import FailuresSection
 
 NODES = 4
 

@@ -11,13 +11,13 @@ from fedmesh.client.assignment import Assignment
 from fedmesh.client.ledgers import ledger_path, open_ledger
 from fedmesh.client.trainer import Trainer
 from fedmesh.coordinator import Journal
+from fedmesh.federation import datasets
+from fedmesh.federation.directory import RunDirectory
+from fedmesh.federation.plan import make_task
 from fedmesh.flower.arrays import vector
 from fedmesh.privacy import release_id
 from fedmesh.privacy.skellam import rotation_seed
 from fedmesh.privacy.summing import mean_of
-from fedmesh.simulation import datasets
-from fedmesh.simulation.directory import RunDirectory
-from fedmesh.simulation.plan import make_task
 from fedmesh.simulation.run import resume, simulate
 from fedmesh.types import PrivacyEvent
 

@@ -8,10 +8,10 @@ from small_runs import small_digits, steady
 
 from fedmesh.errors import ConfigError
 from fedmesh.events import DeviceReplied, ModelChecked, RoundFinished
+from fedmesh.federation import datasets
 from fedmesh.flower.secure import STEPS
 from fedmesh.inference import Engine, evaluate
 from fedmesh.quantization import integer_kernels
-from fedmesh.simulation import datasets
 from fedmesh.simulation.run import resume, simulate
 
 PARAMETERS = 6586

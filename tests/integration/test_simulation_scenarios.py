@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from small_runs import ROOT
 
+from fedmesh.federation.scenario import Scenario
 from fedmesh.flower.secure import STEPS
 from fedmesh.simulation.run import simulate
-from fedmesh.simulation.scenario import Scenario
 
 SCENARIOS = ROOT / "simulations"
 

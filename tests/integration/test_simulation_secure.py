@@ -12,13 +12,13 @@ from fedmesh.client.identities import AGGREGATOR, device_name
 from fedmesh.client.trainer import Trainer
 from fedmesh.coordinator import Journal
 from fedmesh.errors import ConfigError, NothingLearnedError
+from fedmesh.federation import datasets
+from fedmesh.federation.directory import RunDirectory
+from fedmesh.federation.plan import make_strategy, make_task
+from fedmesh.federation.scenario import Scenario
 from fedmesh.flower.arrays import vector
 from fedmesh.quantization.codec import DeltaCodec, dequantize_sum
-from fedmesh.simulation import datasets
-from fedmesh.simulation.directory import RunDirectory
-from fedmesh.simulation.plan import make_strategy, make_task
 from fedmesh.simulation.run import resume, simulate
-from fedmesh.simulation.scenario import Scenario
 from fedmesh.types import Float32
 
 STILL_IN_THE_SUM = ("at the step sign", "at the step unmask")

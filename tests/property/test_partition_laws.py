@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation.datasets import Dataset, split
-from fedmesh.simulation.partition import dirichlet, iid, natural, shards
-from fedmesh.simulation.scenario import PartitionSection
+from fedmesh.federation.datasets import Dataset, split
+from fedmesh.federation.partition import dirichlet, iid, natural, shards
+from fedmesh.federation.scenario import PartitionSection
 from fedmesh.types import Examples
 
 KINDS = ("iid", "dirichlet", "shards", "natural")

@@ -8,13 +8,13 @@ from training import SHAPE, examples, int8_task, task
 
 from fedmesh.client.task import Task
 from fedmesh.client.trainer import build_model
+from fedmesh.federation.datasets import FederatedData
+from fedmesh.federation.scenario import Scenario
 from fedmesh.privacy import DpSettings
 from fedmesh.privacy.skellam import dimension, granularity
 from fedmesh.privacy.summed import SumSettings
 from fedmesh.quantization import arrays_of
-from fedmesh.simulation.datasets import FederatedData
 from fedmesh.simulation.laboratory.subject import Subject
-from fedmesh.simulation.scenario import Scenario
 from fedmesh.types import Examples, Layout
 
 DEVICES = 4

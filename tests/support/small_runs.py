@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fedmesh.simulation.scenario import Scenario
+from fedmesh.federation.scenario import Scenario
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "simulations" / "digits.toml"

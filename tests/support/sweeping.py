@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fedmesh.events import Event
-from fedmesh.simulation.directory import RunDirectory
+from fedmesh.federation.directory import RunDirectory
+from fedmesh.federation.scenario import Scenario
 from fedmesh.simulation.laboratory.sweep.cells import Cell
 from fedmesh.simulation.laboratory.sweep.crew import Job
 from fedmesh.simulation.laboratory.sweep.facts import CellEnded, CellFailed, CellRound, CellStarted
 from fedmesh.simulation.laboratory.sweep.outcome import Outcome
 from fedmesh.simulation.laboratory.sweep.process import Request
-from fedmesh.simulation.scenario import Scenario
 
 DATA = "d" * 64
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from fedmesh.client.task import Task
 from fedmesh.client.trainer import Trainer
+from fedmesh.federation import datasets
+from fedmesh.federation.datasets import FederatedData
+from fedmesh.federation.scenario import Scenario
 from fedmesh.flower import Terms
-from fedmesh.simulation import datasets
-from fedmesh.simulation.datasets import FederatedData
-from fedmesh.simulation.scenario import Scenario
 from fedmesh.types import Layout
 
 BITS = 8

@@ -9,11 +9,11 @@ from flwr.serverapp import Grid, ServerApp
 from fedmesh import wire
 from fedmesh.client.identities import AGGREGATOR, create_identities, open_identity
 from fedmesh.coordinator import SecureSettings
+from fedmesh.federation.plan import make_strategy, make_task
+from fedmesh.federation.start import make_start
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.inference import Engine, evaluate
 from fedmesh.quantization import arrays_of, export_int8, load_arrays, verify
-from fedmesh.simulation.plan import make_strategy, make_task
-from fedmesh.simulation.start import make_start
 from fedmesh.types import Layout
 from fedmesh_digits import federation
 from fedmesh_strategies.secure import Secured

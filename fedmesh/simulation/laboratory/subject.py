@@ -6,14 +6,14 @@ from tempfile import TemporaryDirectory
 
 from fedmesh.client.task import Task
 from fedmesh.events import EventSink, StepDone, ignore
-from fedmesh.simulation import datasets
-from fedmesh.simulation.datasets import FederatedData
-from fedmesh.simulation.featuring import featured
+from fedmesh.federation import datasets
+from fedmesh.federation.datasets import FederatedData
+from fedmesh.federation.featuring import featured
+from fedmesh.federation.plan import make_task
+from fedmesh.federation.preflight import check_fit, check_plugins
+from fedmesh.federation.scenario import Scenario
+from fedmesh.federation.start import make_start
 from fedmesh.simulation.laboratory.timing import Stopwatch
-from fedmesh.simulation.plan import make_task
-from fedmesh.simulation.preflight import check_fit, check_plugins
-from fedmesh.simulation.scenario import Scenario
-from fedmesh.simulation.start import make_start
 from fedmesh.types import Float32
 
 __all__ = ["Subject", "prepare"]

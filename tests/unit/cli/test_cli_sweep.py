@@ -14,6 +14,7 @@ from sweeping import outcome, scenario
 from fedmesh.cli import main, toml
 from fedmesh.cli.sweep_progress import Estimate, SweepBars, SweepLines
 from fedmesh.cli.sweep_summary import print_sweep
+from fedmesh.federation.scenario import Scenario
 from fedmesh.simulation.laboratory.sweep.cells import Cell
 from fedmesh.simulation.laboratory.sweep.facts import (
     CellEnded,
@@ -26,7 +27,6 @@ from fedmesh.simulation.laboratory.sweep.facts import (
 from fedmesh.simulation.laboratory.sweep.means import points_of
 from fedmesh.simulation.laboratory.sweep.outcome import Outcome
 from fedmesh.simulation.laboratory.sweep.runner import Sweep
-from fedmesh.simulation.scenario import Scenario
 
 Capture = pytest.CaptureFixture[str]
 

@@ -10,8 +10,8 @@ import pytest
 
 from fedmesh import plugins
 from fedmesh.errors import ConfigError
+from fedmesh.federation.scenario import Scenario
 from fedmesh.simulation.run import simulate
-from fedmesh.simulation.scenario import Scenario
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "own_strategy"

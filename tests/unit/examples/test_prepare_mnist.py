@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedmesh.simulation.datasets import load
+from fedmesh.federation.datasets import load
 
 ROOT = Path(__file__).parents[3]
 

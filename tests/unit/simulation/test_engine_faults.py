@@ -9,10 +9,10 @@ from flower_apps import instruction, plain_app
 from flwr.app import Message
 
 from fedmesh.errors import PeerError
+from fedmesh.federation.scenario import FailuresSection
 from fedmesh.flower import InlineFleet
 from fedmesh.flower.secure import AHEAD, CURRENT, HELLO, QUERY, STEPS, Order, asked, attach
 from fedmesh.simulation.faults import FaultyFleet
-from fedmesh.simulation.scenario import FailuresSection
 
 NODES = 40
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation.laboratory.sweep.overrides import NO_PRIVACY, check_free, scenario_for
-from fedmesh.simulation.scenario import Scenario
+from fedmesh.federation.overrides import NO_PRIVACY, check_free, scenario_for
+from fedmesh.federation.scenario import Scenario
 
 __all__ = ["MODES", "Cell", "plan_cells"]
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation.directory import RunDirectory
+from fedmesh.federation.directory import RunDirectory
+from fedmesh.federation.scenario import Scenario
 from fedmesh.simulation.laboratory.sweep.cells import Cell
-from fedmesh.simulation.scenario import Scenario
 
 __all__ = ["Standing", "SweepFolder"]
 

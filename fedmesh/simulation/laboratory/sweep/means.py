@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from fedmesh.federation.overrides import NO_PRIVACY
 from fedmesh.simulation.laboratory.sweep.cells import MODES
 from fedmesh.simulation.laboratory.sweep.outcome import Outcome
-from fedmesh.simulation.laboratory.sweep.overrides import NO_PRIVACY
 
 __all__ = ["Mean", "Point", "mean_of", "points_of", "public_only"]
 

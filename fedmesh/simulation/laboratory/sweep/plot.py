@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedmesh.errors import ConfigError
+from fedmesh.federation.overrides import NO_PRIVACY
 from fedmesh.simulation.laboratory.sweep.cells import MODES
 from fedmesh.simulation.laboratory.sweep.means import Point, public_only
-from fedmesh.simulation.laboratory.sweep.overrides import NO_PRIVACY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fedmesh.errors import FedMeshError
 from fedmesh.events import Event, RoundFinished, RunStarted
-from fedmesh.simulation.scenario import Scenario
+from fedmesh.federation.scenario import Scenario
 
 __all__ = ["PRELOADED", "Request", "run_cell"]
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from fedmesh.federation.scenario import Scenario
 from fedmesh.simulation.laboratory.sweep.cells import Cell
 from fedmesh.simulation.laboratory.sweep.outcome import Outcome
 from fedmesh.simulation.laboratory.sweep.runner import Sweep
-from fedmesh.simulation.scenario import Scenario
 
 __all__ = ["COLUMNS", "as_csv", "as_json", "describe"]
 

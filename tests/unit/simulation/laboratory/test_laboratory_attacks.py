@@ -9,7 +9,7 @@ from laboratory_subjects import private_task, subject
 from training import SHAPE, examples
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation import datasets
+from fedmesh.federation import datasets
 from fedmesh.simulation.laboratory.attacks import infer_membership, invert_gradients
 from fedmesh.simulation.laboratory.inversion import by_matching, resemblance, similarity
 from fedmesh.simulation.laboratory.membership import confidences, likelihood_ratios

@@ -7,8 +7,8 @@ import pytest
 from sweeping import scenario
 
 from fedmesh.errors import ConfigError
+from fedmesh.federation.overrides import scenario_for, settings_for
 from fedmesh.simulation.laboratory.sweep.cells import plan_cells
-from fedmesh.simulation.laboratory.sweep.overrides import scenario_for, settings_for
 
 TABLES: list[dict[str, Any]] = [
     {"mode": "local", "set": {"rounds": 10, "client.learning_rate": 0.2}},

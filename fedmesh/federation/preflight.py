@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from fedmesh.errors import ConfigError
+from fedmesh.federation.datasets import FederatedData
+from fedmesh.federation.directory import PublicStart
+from fedmesh.federation.featuring import featured_example
+from fedmesh.federation.plan import make_strategy, make_task
+from fedmesh.federation.scenario import Scenario
+from fedmesh.federation.start import build_model
 from fedmesh.plugins import CLIENTS, FEATURES, MODELS, STRATEGIES, find
-from fedmesh.simulation.datasets import FederatedData
-from fedmesh.simulation.directory import PublicStart
-from fedmesh.simulation.featuring import featured_example
-from fedmesh.simulation.plan import make_strategy, make_task
-from fedmesh.simulation.scenario import Scenario
-from fedmesh.simulation.start import build_model
 from fedmesh.types import Layout
 
 __all__ = ["check_fit", "check_plugins"]

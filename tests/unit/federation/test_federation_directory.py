@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation import directory
-from fedmesh.simulation.directory import RunDirectory
-from fedmesh.simulation.scenario import Scenario
+from fedmesh.federation import directory
+from fedmesh.federation.directory import RunDirectory
+from fedmesh.federation.scenario import Scenario
 
 SCENARIO = Scenario.parse({"name": "small"}, source="test")
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from fedmesh.errors import ConfigError
+from fedmesh.federation import datasets, plan
+from fedmesh.federation.plan import check_needs, make_strategy, make_task
+from fedmesh.federation.scenario import Scenario
+from fedmesh.federation.start import build_model, make_start, restore
 from fedmesh.quantization import arrays_of, ranges_of
-from fedmesh.simulation import datasets, plan
-from fedmesh.simulation.plan import check_needs, make_strategy, make_task
-from fedmesh.simulation.scenario import Scenario
-from fedmesh.simulation.start import build_model, make_start, restore
 from fedmesh.types import Layout
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fedmesh.errors import DataError
+from fedmesh.federation.datasets import load, split_as
+from fedmesh.federation.scenario import Scenario
 from fedmesh.plugins import CLIENTS, MODELS, STRATEGIES, available
-from fedmesh.simulation.datasets import load, split_as
-from fedmesh.simulation.scenario import Scenario
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("FEDMESH_DATA", ROOT / ".." / "shared" / "data"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedmesh.errors import DataError
-from fedmesh.simulation.datasets.files import read_idx, read_npz
+from fedmesh.federation.datasets.files import read_idx, read_npz
 
 
 def idx(array, *, kind=8, dims=None):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation.datasets import Dataset, load, split
-from fedmesh.simulation.scenario import PartitionSection
+from fedmesh.federation.datasets import Dataset, load, split
+from fedmesh.federation.scenario import PartitionSection
 from fedmesh.types import Examples
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fedmesh.errors import ConfigError, DataError
-from fedmesh.simulation.datasets import Dataset, split
-from fedmesh.simulation.datasets.people import without_ids
-from fedmesh.simulation.scenario import PartitionSection, Scenario
+from fedmesh.federation.datasets import Dataset, split
+from fedmesh.federation.datasets.people import without_ids
+from fedmesh.federation.scenario import PartitionSection, Scenario
 from fedmesh.types import Examples
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmesh.errors import DataError
-from fedmesh.simulation.datasets.files import read_idx, read_npz
+from fedmesh.federation.datasets.files import read_idx, read_npz
 from fedmesh.types import Examples
 
 __all__ = ["NAMES", "Dataset", "load"]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation.datasets.catalog import Dataset
+from fedmesh.federation.datasets.catalog import Dataset
 from fedmesh.types import Examples
 
 __all__ = ["groups_of", "without_ids"]

@@ -266,7 +266,7 @@ class Scenario(_Section):
         if (too_few := self.too_few_for_a_sum(self.partition.clients)) is not None:
             raise ValueError(too_few)
         if self.sweep:
-            from fedmesh.simulation.laboratory.sweep.overrides import check_tables
+            from fedmesh.federation.overrides import check_tables
 
             check_tables(self)
         return self

@@ -17,10 +17,10 @@ from fedmesh.client.task import Task
 from fedmesh.coordinator import RoundRecord, ScriptFactory
 from fedmesh.coordinator.records import StageRecord
 from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
+from fedmesh.federation.scenario import Scenario
 from fedmesh.flower.identity import partition_of
 from fedmesh.flower.secure import STEPS
 from fedmesh.secagg import SessionHeader
-from fedmesh.simulation.scenario import Scenario
 
 __all__ = ["describe_secure_aggregation", "describe_steps", "secure_script"]
 

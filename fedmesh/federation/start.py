@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedmesh.errors import ConfigError
+from fedmesh.federation.directory import PublicStart
+from fedmesh.federation.scenario import ModelSection, Scenario
 from fedmesh.plugins import MODELS, load
 from fedmesh.quantization import arrays_of, calibrate, load_arrays, load_ranges, prepare
-from fedmesh.simulation.directory import PublicStart
-from fedmesh.simulation.scenario import ModelSection, Scenario
 from fedmesh.types import Examples, Layout
 
 __all__ = ["build_model", "make_start", "one_thread", "restore"]

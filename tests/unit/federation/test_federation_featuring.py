@@ -7,10 +7,10 @@ import pytest
 
 from fedmesh.errors import ConfigError
 from fedmesh.features import load
-from fedmesh.simulation.datasets import FederatedData
-from fedmesh.simulation.directory import START_FILE
-from fedmesh.simulation.featuring import FILE, featured, featured_example
-from fedmesh.simulation.scenario import Scenario
+from fedmesh.federation.datasets import FederatedData
+from fedmesh.federation.directory import START_FILE
+from fedmesh.federation.featuring import FILE, featured, featured_example
+from fedmesh.federation.scenario import Scenario
 from fedmesh.types import Examples
 
 

@@ -22,9 +22,9 @@ from typing import Any, Self
 import numpy as np
 
 from fedmesh.errors import ConfigError, DecodeError
+from fedmesh.federation.datasets import FederatedData
+from fedmesh.federation.scenario import Scenario
 from fedmesh.files import write_atomically
-from fedmesh.simulation.datasets import FederatedData
-from fedmesh.simulation.scenario import Scenario
 from fedmesh.types import Examples, Float32
 from fedmesh.wire import dumps, loads
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fedmesh.errors import ConfigError
 from fedmesh.features import FeatureMap, fit, load, save
-from fedmesh.simulation.datasets import FederatedData
-from fedmesh.simulation.directory import START_FILE
-from fedmesh.simulation.scenario import FeaturesSection, Scenario
+from fedmesh.federation.datasets import FederatedData
+from fedmesh.federation.directory import START_FILE
+from fedmesh.federation.scenario import FeaturesSection, Scenario
 from fedmesh.types import Examples
 
 __all__ = ["FILE", "featured", "featured_example"]

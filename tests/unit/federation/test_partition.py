@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation.partition import dirichlet, iid, natural, shards
+from fedmesh.federation.partition import dirichlet, iid, natural, shards
 
 LABELS = np.repeat(np.arange(10), 100)
 

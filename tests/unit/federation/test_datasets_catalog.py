@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedmesh.errors import ConfigError, DataError
-from fedmesh.simulation.datasets import NAMES, Dataset, load
+from fedmesh.federation.datasets import NAMES, Dataset, load
 from fedmesh.types import Examples
 
 DATA = Path(os.environ.get("FEDMESH_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation import partition as deal
-from fedmesh.simulation.datasets.catalog import Dataset
-from fedmesh.simulation.datasets.people import groups_of, without_ids
-from fedmesh.simulation.scenario import PartitionSection, Scenario
+from fedmesh.federation import partition as deal
+from fedmesh.federation.datasets.catalog import Dataset
+from fedmesh.federation.datasets.people import groups_of, without_ids
+from fedmesh.federation.scenario import PartitionSection, Scenario
 from fedmesh.types import Examples
 
 __all__ = ["FederatedData", "split", "split_as"]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fedmesh.federation.datasets import FederatedData
+from fedmesh.federation.directory import RunDirectory
 from fedmesh.inference import Engine, Evaluation, evaluate
 from fedmesh.quantization import export_float, export_int8, fake_quantization, load_arrays, verify
-from fedmesh.simulation.datasets import FederatedData
-from fedmesh.simulation.directory import RunDirectory
 from fedmesh.types import Float32, Layout
 
 __all__ = ["Judge", "Verdict"]

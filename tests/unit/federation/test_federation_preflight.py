@@ -7,10 +7,11 @@ import pytest
 from torch import nn
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation import preflight, run, start
-from fedmesh.simulation.datasets import FederatedData
-from fedmesh.simulation.preflight import check_fit, check_plugins
-from fedmesh.simulation.scenario import Scenario
+from fedmesh.federation import preflight, start
+from fedmesh.federation.datasets import FederatedData
+from fedmesh.federation.preflight import check_fit, check_plugins
+from fedmesh.federation.scenario import Scenario
+from fedmesh.simulation import run
 from fedmesh.types import Examples
 
 HOPELESS = {"enabled": True, "mode": "client", "ring_bits": 8}

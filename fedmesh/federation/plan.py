@@ -6,13 +6,13 @@ from typing import Any
 from fedmesh.client.task import Task
 from fedmesh.coordinator.groups import group_sizes, largest_group
 from fedmesh.errors import ConfigError
+from fedmesh.federation.directory import PublicStart
+from fedmesh.federation.scenario import PrivacySection, Scenario
 from fedmesh.plugins import STRATEGIES, load
 from fedmesh.privacy.settings import DpSettings
 from fedmesh.privacy.summed import QuantileSettings, SumSettings, calibrated
 from fedmesh.quantization.codec import RangePolicy, constant_ranges, dp_ranges, relative_ranges
 from fedmesh.secagg import SessionHeader
-from fedmesh.simulation.directory import PublicStart
-from fedmesh.simulation.scenario import PrivacySection, Scenario
 from fedmesh.types import Layout
 
 __all__ = ["check_needs", "make_strategy", "make_task"]

@@ -11,11 +11,11 @@ import numpy as np
 from fedmesh import __version__
 from fedmesh.client.task import Task
 from fedmesh.coordinator import RoundRecord
+from fedmesh.federation.datasets import FederatedData
+from fedmesh.federation.directory import RunDirectory
+from fedmesh.federation.judge import Verdict
 from fedmesh.inference import Engine, Evaluation, Latency
 from fedmesh.privacy.summed import SumSettings
-from fedmesh.simulation.datasets import FederatedData
-from fedmesh.simulation.directory import RunDirectory
-from fedmesh.simulation.judge import Verdict
 
 __all__ = [
     "describe_devices",

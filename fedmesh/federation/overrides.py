@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation.scenario import Scenario, SweepSection
+from fedmesh.federation.scenario import Scenario, SweepSection
 
 __all__ = ["NO_PRIVACY", "check_free", "check_tables", "scenario_for", "settings_for"]
 

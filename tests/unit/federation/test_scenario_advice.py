@@ -3,7 +3,7 @@
 import pytest
 
 from fedmesh.errors import ConfigError
-from fedmesh.simulation.scenario import Scenario
+from fedmesh.federation.scenario import Scenario
 
 
 @pytest.mark.parametrize(

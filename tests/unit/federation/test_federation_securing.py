@@ -5,10 +5,10 @@ import training
 
 from fedmesh.coordinator import RoundRecord
 from fedmesh.coordinator.records import SessionRecord, StageRecord
-from fedmesh.simulation.directory import PublicStart
-from fedmesh.simulation.plan import make_task
-from fedmesh.simulation.scenario import Scenario
-from fedmesh.simulation.securing import describe_secure_aggregation, describe_steps
+from fedmesh.federation.directory import PublicStart
+from fedmesh.federation.plan import make_task
+from fedmesh.federation.scenario import Scenario
+from fedmesh.federation.securing import describe_secure_aggregation, describe_steps
 
 
 def scenario(**tables):

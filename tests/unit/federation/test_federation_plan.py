@@ -6,9 +6,9 @@ from small_runs import small_digits
 
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError
+from fedmesh.federation.directory import PublicStart
+from fedmesh.federation.plan import make_strategy, make_task
 from fedmesh.privacy.accountant import epsilon
-from fedmesh.simulation.directory import PublicStart
-from fedmesh.simulation.plan import make_strategy, make_task
 from fedmesh.types import Layout
 
 LAYOUT = Layout(("w",), ((500,),))
