@@ -74,6 +74,7 @@ IDENTITY_CODES = frozenset(
         "limit",
         "rollback",
         "fork",
+        "replay",
     ]
 )
 """What an `IdentityError` can be about: few enough for the label of a counter."""
