@@ -99,10 +99,13 @@ install_program() {
         run apt-get install --yes --no-install-recommends python3-venv
     fi
     [ -x "$root$prefix/bin/python" ] || run python3 -m venv "$root$prefix"
-    extra=
-    if grep -q '^tier *= *"full"' "$config"; then extra='[train]'; fi
-    run "$root$prefix/bin/python" -m pip install --disable-pip-version-check --no-cache-dir --upgrade \
-        --extra-index-url "$torch_index" "$source$extra"
+    if grep -q '^tier *= *"full"' "$config"; then
+        # The index of CPU builds, or pip may choose a torch with gigabytes of CUDA.
+        set -- --extra-index-url "$torch_index" "${source}[train]"
+    else
+        set -- "$source"
+    fi
+    run "$root$prefix/bin/python" -m pip install --disable-pip-version-check --no-cache-dir --upgrade "$@"
 }
 
 make_user() {
@@ -140,6 +143,7 @@ enrol() {
 }
 
 install_service() {
+    run install -d -m 0755 "$root$units"
     run install -m 0644 "$here/fedmesh-client.service" "$root$units/fedmesh-client.service"
     if [ -e "$bundle/fedmesh-client.conf" ]; then
         run install -d -m 0755 "$root$units/fedmesh-client.service.d"

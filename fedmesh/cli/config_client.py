@@ -41,7 +41,7 @@ def _coordinators(config: "ClientConfig", membership: "Membership | None") -> Ch
     if membership is None:
         return Check("coordinators", "note", listed)
     if strangers := sorted(set(config.coordinators) - membership.roster.keys.keys()):
-        advice = "correct coordinators, or fetch a newer roster (fedmesh enroll --renew)"
+        advice = "correct coordinators, or fetch a newer roster (fedmesh enroll --renew --now)"
         return Check("coordinators", "note", f"not on this device's roster: {', '.join(strangers)}", advice)
     return Check("coordinators", "ok", listed)
 
@@ -51,7 +51,7 @@ def _packages(tier: str) -> Check:
     if missing:
         advice = "pip install 'fedmesh[train]'" if tier == "full" else "pip install --force-reinstall fedmesh"
         return Check("tier", "failed", f"{tier} needs {', '.join(missing)}", advice)
-    return Check("tier", "ok", f"{tier}: {', '.join(_NEEDS[tier])} are installed")
+    return Check("tier", "ok", f"{tier}: there is {', '.join(_NEEDS[tier])}")
 
 
 def _data(config: "ClientConfig") -> Check:

@@ -63,7 +63,7 @@ class SecurePolicy(Section):
     smallest_cohort: Annotated[int, Field(ge=4, le=1024)] = 4
     largest_cohort: Annotated[int, Field(ge=4, le=1024)] = 128
     colluders: Annotated[int, Field(ge=0, le=1024)] | None = None
-    """Members that may be in league with the server without learning more than the sum; None: a third, rounded down."""
+    """Members that may be in league with the server without learning more than the sum; None: just under a third."""
     min_survivors: Annotated[int, Field(ge=0, le=1024)] = 0
     """Fewest inputs in a sum; 0: the session's own threshold."""
 

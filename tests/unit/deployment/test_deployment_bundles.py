@@ -41,7 +41,6 @@ def machine(tmp_path):
     stub(programs / "python3", PYTHON)
     stub(programs / "pip", f'echo "python $*" >>"{log}"')
     root = tmp_path / "root"
-    (root / "etc/systemd/system").mkdir(parents=True)
     environment = {"PATH": f"{programs}:/usr/bin:/bin", "DESTDIR": str(root)}
 
     def run(bundle, *arguments):
@@ -97,7 +96,9 @@ def test_it_installs_and_installs_again(machine, bundle, tmp_path):
     done, log, root = machine(bundle, "--broker", "broker.example", "--trusted-root", str(tmp_path / "root.json"))
     assert done.returncode == 0, done.stderr
     assert "useradd --system" in log
-    assert "--extra-index-url https://download.pytorch.org/whl/cpu fedmesh" in log
+    full = bundle.name == "raspberry-pi"
+    assert ("--upgrade --extra-index-url https://download.pytorch.org/whl/cpu fedmesh[train]\n" in log) is full
+    assert ("--upgrade fedmesh\n" in log) is not full
     assert "runuser -u fedmesh -- /opt/fedmesh/bin/fedmesh enroll --dir /var/lib/fedmesh/identity" in log
     assert "runuser -u fedmesh -- /opt/fedmesh/bin/fedmesh config check /etc/fedmesh/client.toml" in log
     assert log.rstrip().endswith("systemctl restart fedmesh-client.service")
