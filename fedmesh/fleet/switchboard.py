@@ -28,6 +28,7 @@ _AT_ONCE = 4
 """Packets that are sealed at a time and wait for room in the transport: what bounds the copies of a model."""
 _LONG = 1 << 18
 """Packets above so many bytes are sealed outside the event loop's thread."""
+_END_S = 86_400.0
 _TELL_AGAIN_S, _MOST_TOLD = 60.0, 4096
 """A flood of one kind from one device is counted packet by packet, and told once a minute."""
 
@@ -99,6 +100,7 @@ class Switchboard:
         self._wall, self._events = wall, events
         self._lock = threading.Lock()
         self._parties: dict[int, Party] = {}
+        self._farewells: list[Future[None]] = []
         self._told: dict[tuple[str, str], float] = {}
         self._loop = asyncio.get_running_loop()
         self._sealing = asyncio.Semaphore(_AT_ONCE)
@@ -132,7 +134,7 @@ class Switchboard:
             names = [name for name in self._roll.names() if self._roll.standing(run, name) is not None]
             self._roll.ended(run)
         for name in names if over else ():
-            self.send_soon(name, End(run), expires_in_s=OFFER_AGAIN_S)
+            self._farewells.append(self.send_soon(name, End(run), expires_in_s=_END_S, wait=True))
 
     async def serve(self) -> None:
         """Reads for ever, or until the transport is closed."""
@@ -190,14 +192,31 @@ class Switchboard:
                 data = self._sealed(to, body, parts, expires_in_s)
             return await self._mail.post(to, data, expires_in_s=expires_in_s)
 
+    async def drain(self, timeout_s: float) -> None:
+        """Returns when devices have heard of the end of runs that are over, or after `timeout_s`."""
+        waiting = [asyncio.wrap_future(future) for future in self._farewells if not future.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_s)
+
     def send_soon(
-        self, to: str, body: Offer | Abandon | End, parts: Sequence[Buffer] = (), *, expires_in_s: float
+        self,
+        to: str,
+        body: Offer | Abandon | End,
+        parts: Sequence[Buffer] = (),
+        *,
+        expires_in_s: float,
+        wait: bool = False,
     ) -> "Future[None]":
-        """As `send`, from any thread; what cannot be sent is counted as ``unsent``."""
+        """As `send`, from any thread; what cannot be sent is counted as ``unsent``.
+
+        `wait`: whether what is returned is done only when the device has it.
+        """
 
         async def sending() -> None:
             try:
-                await self.send(to, body, parts, expires_in_s=expires_in_s)
+                receipt = await self.send(to, body, parts, expires_in_s=expires_in_s)
+                if wait:
+                    await receipt.delivered()
             except PeerError:
                 self.counts["unsent"] += 1
 
