@@ -188,7 +188,7 @@ class TaskRun:
             events=tell,
             deadline_s=self.plan.round.deadline_s,
             quorum=scenario.strategy.quorum,
-            script=self._script(prepared, strategy, grid, journal),
+            script=self._script(prepared, strategy, grid, journal, numbering),
             device_of=device_of,
         )
         last = journal.last()
@@ -204,13 +204,17 @@ class TaskRun:
             raise
         return run.records, _weights(prepared, run.arrays)
 
-    def _script(self, prepared: Prepared, strategy: Any, grid: FleetGrid, journal: Journal) -> ScriptFactory:
+    def _script(
+        self, prepared: Prepared, strategy: Any, grid: FleetGrid, journal: Journal, numbering: Numbering
+    ) -> ScriptFactory:
         """The logic of a round, behind the wait for its devices."""
         plain = not self.plan.scenario.secure_aggregation.enabled
         secured: dict[tuple[int, int], ScriptFactory] = {}  # the newest roster -> rounds among those who are on it
 
         def script(number: int, arrays: ArrayRecord) -> Script:
             self._await_devices(number, grid)
+            for name in sorted(self._names(grid.get_node_ids()).values()):
+                numbering.of(name)
             if plain:
                 return StrategyRound(strategy, number, arrays, grid, quorum=self.plan.scenario.strategy.quorum)
             roster = self._membership.roster
