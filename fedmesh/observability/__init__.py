@@ -8,6 +8,7 @@ names a device, and labels have only so many values, whatever a peer says. The l
 from fedmesh.observability.exporter import MetricsServer
 from fedmesh.observability.health import Health, Heartbeat
 from fedmesh.observability.metrics import NodeMetrics, RunMetrics, new_registry
+from fedmesh.observability.observer import Observer
 from fedmesh.observability.refusals import Refusals
 
-__all__ = ["Health", "Heartbeat", "MetricsServer", "NodeMetrics", "Refusals", "RunMetrics", "new_registry"]
+__all__ = ["Health", "Heartbeat", "MetricsServer", "NodeMetrics", "Observer", "Refusals", "RunMetrics", "new_registry"]

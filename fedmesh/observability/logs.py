@@ -3,21 +3,24 @@
 `LogSink` writes events to a logger and adds no handler; `start_logging` adds one, and is for a command's own process.
 """
 
+import dataclasses
 import datetime as dt
 import json
 import logging
 import math
+import re
 import sys
-from dataclasses import asdict
 from typing import Any, Literal, TextIO
 
-from fedmesh.events import DeviceFailed, DeviceReplied, Event, RoundFinished, StageStarted
+from fedmesh.events import DeviceReplied, DeviceSeen, Event, OfTask, RoundFinished, StageStarted
 from fedmesh.observability.metrics import event_name
 
 __all__ = ["JsonFormatter", "LogSink", "TextFormatter", "start_logging"]
 
 LONGEST = 500
 """Characters of a field: what a peer or an exception says is not unbounded."""
+_BAD = re.compile(r"refused|failed|rolled_back|notice")
+"""Of an event's name: what an operator should look at."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -31,25 +34,27 @@ class LogSink:
 
     def __init__(self, logger: logging.Logger | None = None, *, task: str | None = None) -> None:
         self._logger = logger or logging.getLogger("fedmesh.run")
-        self._task = {} if task is None else {"task": task}
+        self._task: dict[str, Any] = {} if task is None else {"task": task}
 
     def __call__(self, event: Event) -> None:
         """Logs `event`."""
+        task = self._task
+        if isinstance(event, OfTask):
+            task, event = {"task": event.task, "run": event.run}, event.event
         name = event_name(event)
-        fields = {key: value for key, value in asdict(event).items() if value is not None}
-        self._logger.log(_level(event), name.replace("_", " "), extra={"event": name, "fields": self._task | fields})
+        fields = {item.name: getattr(event, item.name) for item in dataclasses.fields(event)}
+        told = {key: value for key, value in fields.items() if value is not None}
+        self._logger.log(_level(event, name), name.replace("_", " "), extra={"event": name, "fields": task | told})
 
 
-def _level(event: Event) -> int:
+def _level(event: Event, name: str) -> int:
     match event:
-        case DeviceFailed():
-            return logging.WARNING
         case RoundFinished(failed=failed) if failed is not None:
             return logging.WARNING
-        case DeviceReplied() | StageStarted():
+        case DeviceReplied() | DeviceSeen() | StageStarted():
             return logging.DEBUG
         case _:
-            return logging.INFO
+            return logging.WARNING if _BAD.search(name) else logging.INFO
 
 
 class JsonFormatter(logging.Formatter):

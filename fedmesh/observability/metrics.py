@@ -9,17 +9,22 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from fedmesh import __version__
 from fedmesh.events import (
+    DeviceAnswered,
     DeviceFailed,
     DeviceReplied,
     Event,
     EventSink,
     ModelChecked,
+    ModelReported,
+    OfTask,
     RoundFinished,
     RoundStarted,
     RunFinished,
     RunStarted,
+    RunStopped,
     StageStarted,
     StepDone,
+    WaitingForDevices,
 )
 from fedmesh.observability.bounded import BoundedLabel
 from fedmesh.observability.refusals import Refusals
@@ -93,6 +98,7 @@ class RunMetrics:
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._stage, self._event = BoundedLabel(32), BoundedLabel(64)
+        self._why, self._outcome = BoundedLabel(32), BoundedLabel(32)
 
         def counter(name: str, about: str, *labels: str) -> Counter:
             return Counter(f"fedmesh_{name}", about, ("task", *labels), registry=registry)
@@ -101,7 +107,7 @@ class RunMetrics:
             return Gauge(f"fedmesh_{name}", about, ("task",), registry=registry)
 
         self._events = counter("events", "Facts of any kind.", "event")
-        self._runs = counter("runs", "Runs begun or gone on with, and runs finished.", "state")
+        self._runs = counter("runs", "Runs begun or gone on with, finished, and stopped.", "state")
         self._planned = gauge("run_planned_rounds", "Rounds of the run.")
         self._devices = gauge("run_devices", "Devices of the federation.")
         self._preparation = counter("preparation_seconds", "Seconds of work before the first round.")
@@ -120,17 +126,27 @@ class RunMetrics:
         self._replies = counter("replies", "Answers of devices.", "stage")
         self._reply_bytes = counter("reply_bytes", "Payload of those answers.", "stage")
         self._failures = counter("device_failures", "Devices that did not answer, or answered with an error.", "stage")
+        self._present = gauge("round_present_devices", "Devices that were there when a round last waited for them.")
+        self._wanted = gauge("round_wanted_devices", "Devices that it waited for.")
+        self._answers = counter("offers", "Offers of a run that devices answered; why: empty where they accept.", "why")
+        self._reports = counter("model_reports", "What devices said became of delivered models.", "outcome")
         self._accuracy = gauge("accuracy_ratio", "Of the int8 model on the held-out examples.")
         self._loss = gauge("loss", "On the same examples.")
         self._epsilon = gauge("epsilon", "Spent by a device in this run so far, at the task's delta.")
         self._agreement = gauge("model_agreement_ratio", "Examples on which the int8 and the trained model agree.")
         self._difference = gauge("model_logit_difference", "Largest difference of their logits.")
 
-    def sink(self, task: str) -> EventSink:
-        """Where the events of `task`, as its configuration names it, are to go. Safe from several threads."""
+    def sink(self, task: str = "") -> EventSink:
+        """Where the events of `task`, as its configuration names it, are to go. Safe from several threads.
+
+        An event that says its task itself (`OfTask`) counts for that one; of no task is ``""``.
+        """
         return lambda event: self._handle(task, event)
 
     def _handle(self, task: str, event: Event) -> None:
+        if isinstance(event, OfTask):
+            self._handle(event.task, event.event)
+            return
         self._events.labels(task, self._event(event_name(event))).inc()
         match event:
             case RunStarted():
@@ -148,10 +164,21 @@ class RunMetrics:
                 self._difference.labels(task).set(event.max_abs_logit_difference)
             case RoundFinished():
                 self._handle_round(task, event)
-            case RunFinished():
-                self._runs.labels(task, "finished").inc()
+            case RunFinished() | RunStopped():
+                self._runs.labels(task, event_name(event).removeprefix("run_")).inc()
             case _:
-                pass  # counted above; whoever adds a kind that wants more adds it here
+                self._handle_fleet(task, event)
+
+    def _handle_fleet(self, task: str, event: Event) -> None:
+        """What is told of devices; a kind that wants no more than to be counted has been."""
+        match event:
+            case WaitingForDevices():
+                self._present.labels(task).set(event.present)
+                self._wanted.labels(task).set(event.wanted)
+            case DeviceAnswered():
+                self._answers.labels(task, "" if event.accepted else self._why(event.why)).inc()
+            case ModelReported():
+                self._reports.labels(task, self._outcome(event.outcome)).inc()
 
     def _handle_stage(self, task: str, stage: str, event: StageStarted | DeviceReplied | DeviceFailed) -> None:
         match event:

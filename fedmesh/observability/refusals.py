@@ -1,5 +1,6 @@
 """What was refused, by part and reason, read from the counters that the parts keep when it is scraped."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 
@@ -23,6 +24,7 @@ class Refusals(Collector):
     def __init__(self) -> None:
         self._watched: list[tuple[str, Counts]] = []
         self._labels: dict[str, BoundedLabel] = {}
+        self._own: Counter[tuple[str, str]] = Counter()
         self._lock = Lock()
 
     def watch(self, part: str, counts: Counts) -> None:
@@ -31,15 +33,19 @@ class Refusals(Collector):
             self._labels.setdefault(part, BoundedLabel(64))
             self._watched.append((part, counts))
 
+    def count(self, part: str, reason: str) -> None:
+        """One more, of a part that keeps no counts."""
+        with self._lock:
+            label = self._labels.setdefault(part, BoundedLabel(64))(reason)
+            self._own[part, label] += 1
+
     def collect(self) -> Iterator[Metric]:
         """One family; the sums as they stand."""
         with self._lock:
-            watched = list(self._watched)
-        sums: dict[tuple[str, str], int] = {}
+            watched, sums = list(self._watched), self._own.copy()
         for part, counts in watched:
             for reason, count in dict(counts()).items():
-                key = part, self._labels[part](reason)
-                sums[key] = sums.get(key, 0) + count
+                sums[part, self._labels[part](reason)] += count
         family = CounterMetricFamily(
             "fedmesh_refused", "What was refused, or out of the ordinary.", labels=("part", "reason")
         )

@@ -10,7 +10,7 @@ from fedmesh import events
 from fedmesh.events import Event
 
 _WORDS: dict[str, Any] = {"stage": "train", "survivors": 9, "device": 3}
-_OF_TYPE: dict[Any, Any] = {int: 1, float: 1.5, str: "word", bool: True}
+_OF_TYPE: dict[Any, Any] = {int: 1, float: 1.5, str: "word", bool: True, Event: events.RunFinished(1.5)}
 
 
 def _one(kind: type[Event]) -> Event:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from exported import EVERY_EVENT
 
-from fedmesh.events import DeviceFailed, DeviceReplied, RoundFinished, StageStarted
+from fedmesh.events import DeviceFailed, DeviceReplied, Notice, PacketRefused, RoundFinished, StageStarted
 from fedmesh.observability.logs import LogSink, start_logging
 
 
@@ -38,7 +38,10 @@ def test_every_event_is_a_line_of_json(lines):
     assert len(told) == len(EVERY_EVENT)
     for line in told:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
-        assert line["fields"]["task"] == "digits"
+        assert line["fields"]["task"] in {"digits", "word"}
+    assert [line["fields"] for line in told if "run" in line["fields"] and line["event"] == "run_finished"] == [
+        {"task": "word", "run": 1, "seconds": 1.5}
+    ]
     (finished,) = [line for line in told if line["event"] == "round_finished"]
     assert finished["level"] == "info"
     assert finished["fields"]["survivors"] == 9
@@ -48,8 +51,15 @@ def test_what_fails_is_a_warning_and_every_device_is_a_detail(lines):
     read = lines("json", "warning")
     for event in (StageStarted(1, "train", 9), DeviceReplied(1, "train", 3, 9), DeviceFailed(1, "train", 3, "late")):
         LogSink()(event)
+    LogSink()(PacketRefused("stranger", "signature"))
+    LogSink()(Notice("the roster is old"))
     LogSink()(RoundFinished(2, 10, 0, 0.9, 0.5, None, 0.0, 0.0, 1.0, failed="quorum"))
-    assert [json.loads(line)["event"] for line in read()] == ["device_failed", "round_finished"]
+    assert [json.loads(line)["event"] for line in read()] == [
+        "device_failed",
+        "packet_refused",
+        "notice",
+        "round_finished",
+    ]
 
 
 def test_what_is_no_plain_fact_is_only_named(lines):

@@ -5,7 +5,17 @@ from collections import Counter
 import pytest
 from exported import EVERY_EVENT, samples
 
-from fedmesh.events import DeviceFailed, DeviceReplied, Event, RoundFinished
+from fedmesh.events import (
+    DeviceAnswered,
+    DeviceFailed,
+    DeviceReplied,
+    Event,
+    ModelReported,
+    OfTask,
+    RoundFinished,
+    RunStopped,
+    WaitingForDevices,
+)
 from fedmesh.observability import NodeMetrics, RunMetrics, new_registry
 from fedmesh.observability.bounded import BoundedLabel
 from fedmesh.observability.metrics import event_name
@@ -19,6 +29,9 @@ def test_every_kind_of_event_is_counted():
         sink(event)
     found = samples(registry)
     for event in EVERY_EVENT:
+        if isinstance(event, OfTask):  # counted for its task, as what it carries
+            assert found["fedmesh_events_total", ("event", event_name(event.event)), ("task", event.task)] == 1
+            continue
         assert found["fedmesh_events_total", ("event", event_name(event)), ("task", "digits")] == 1
 
 
@@ -62,6 +75,25 @@ def test_tasks_are_told_apart_and_devices_are_not():
     assert len([key for key in found if key[0] == "fedmesh_device_failures_total"]) == 1
 
 
+def test_what_a_coordinator_tells_of_its_tasks():
+    registry = new_registry()
+    sink = RunMetrics(registry).sink()
+    sink(OfTask("digits", 3, WaitingForDevices(4, 2, 5)))
+    sink(OfTask("digits", 3, RunStopped(4, abandoned=False)))
+    sink(OfTask("digits", 3, DeviceAnswered("pi-1", accepted=True, why="")))
+    sink(OfTask("digits", 3, DeviceAnswered("pi-2", accepted=False, why="budget")))
+    sink(OfTask("digits", 3, DeviceAnswered("pi-3", accepted=False, why="a\nlie")))
+    sink(ModelReported("pi-1", 7, "installed"))
+    found = samples(registry)
+    task = ("task", "digits")
+    assert (found["fedmesh_round_present_devices", task], found["fedmesh_round_wanted_devices", task]) == (2, 5)
+    assert found["fedmesh_runs_total", ("state", "stopped"), task] == 1
+    assert {why: found["fedmesh_offers_total", task, ("why", why)] for why in ("", "budget", "other")} == dict.fromkeys(
+        ("", "budget", "other"), 1
+    )
+    assert found["fedmesh_model_reports_total", ("outcome", "installed"), ("task", "")] == 1
+
+
 def test_names_follow_the_rules():
     registry = new_registry()
     node, run = NodeMetrics(registry), RunMetrics(registry)
@@ -83,11 +115,14 @@ def test_refusals_are_read_when_they_are_scraped_and_added_up():
     refusals.watch("transport", lambda: first)
     refusals.watch("transport", lambda: second)
     refusals.watch("identity", lambda: Counter(revoked=1))
+    refusals.count("identity", "revoked")
+    refusals.count("registry", "rollback")
     first["digest"] += 4
     found = samples(registry)
     assert found["fedmesh_refused_total", ("part", "transport"), ("reason", "digest")] == 7
     assert found["fedmesh_refused_total", ("part", "transport"), ("reason", "too-large")] == 1
-    assert found["fedmesh_refused_total", ("part", "identity"), ("reason", "revoked")] == 1
+    assert found["fedmesh_refused_total", ("part", "identity"), ("reason", "revoked")] == 2
+    assert found["fedmesh_refused_total", ("part", "registry"), ("reason", "rollback")] == 1
 
 
 def test_a_peer_that_invents_reasons_makes_no_series():
