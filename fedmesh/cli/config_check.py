@@ -34,7 +34,11 @@ def command(
     from fedmesh.cli import catalog
     from fedmesh.configuration.section import read_tables
 
-    path = Path(file) if Path(file).is_file() else catalog.find(file)
+    path = Path(file)
+    if not path.is_file():
+        if path.suffix == ".toml" or len(path.parts) > 1:
+            raise ConfigError(f"there is no file {file}: give a TOML file, or a name of `fedmesh scenarios`")
+        path = catalog.find(file)
     tables = read_tables(path)
     found = _given(kind) if kind is not None else kind_of(tables, str(path))
     checks = _checks(found, path)

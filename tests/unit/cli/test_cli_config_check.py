@@ -223,6 +223,12 @@ def test_a_scenario_whose_parts_are_not_installed(tmp_path, capsys):
     assert "'no_such' is not one of the strategies installed" in told["plug-ins"][1]
 
 
+@pytest.mark.parametrize("name", ["none.toml", "/tmp", "a/b"])
+def test_a_file_that_is_not_there(name, capsys):
+    assert main(["config", "check", name]) == 2
+    assert f"there is no file {name}" in capsys.readouterr().err
+
+
 def test_a_scenario_by_its_name(capsys):
     assert main(["config", "check", "digits", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "scenario"
