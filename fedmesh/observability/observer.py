@@ -11,7 +11,7 @@ from fedmesh.events import Event, Notice, OfTask, RoundFinished, RunFinished, Wa
 from fedmesh.observability.exporter import MetricsServer
 from fedmesh.observability.health import Health, Heartbeat
 from fedmesh.observability.logs import LogSink
-from fedmesh.observability.metrics import NodeMetrics, RunMetrics
+from fedmesh.observability.metrics import NodeMetrics, RunMetrics, event_name
 from fedmesh.observability.systemd import Notifier, Watchdog
 
 __all__ = ["Observer"]
@@ -23,7 +23,8 @@ class Observer:
     """What a process that keeps running shows of itself, from entering it to leaving it.
 
     Give `events` to whatever tells some, run `tend` on the event loop that has to turn, add probes to `health` and
-    counters to ``metrics.refusals``, and say `ready` when it is.
+    counters to ``metrics.refusals``, and say `ready` when it is. An event that is called Something-Refused and has a
+    `code` counts as a refusal too.
 
     Attributes:
         metrics, health: to be added to. address: where they are served; None: nowhere.
@@ -57,6 +58,8 @@ class Observer:
         """An `EventSink`; safe from several threads."""
         self._log(event)
         self._runs(event)
+        if (refused := _refused(event)) is not None:
+            self.metrics.refusals.count(*refused)
         if status := _status(event):
             self._notifier.status(status)
 
@@ -85,6 +88,14 @@ class Observer:
 
     def _fault(self) -> str | None:
         return "; ".join(f"{name}: {fault}" for name, fault in self.health.dead().items()) or None
+
+
+def _refused(event: Event) -> tuple[str, str] | None:
+    """Part and reason of an event called Something-Refused that has a code: ``packet``, ``signature``."""
+    fact = event.event if isinstance(event, OfTask) else event
+    part, _, rest = event_name(fact).rpartition("_refused")
+    code = getattr(fact, "code", None)
+    return (part, code) if part and not rest and isinstance(code, str) else None
 
 
 def _status(event: Event) -> str:

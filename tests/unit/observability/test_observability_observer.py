@@ -8,9 +8,10 @@ import urllib.error
 import urllib.request
 
 import pytest
+from exported import samples
 
 from fedmesh.configuration.values import Address
-from fedmesh.events import Notice, OfTask, RoundFinished, RunFinished, WaitingForDevices
+from fedmesh.events import DeviceFailed, Notice, OfTask, PacketRefused, RoundFinished, RunFinished, WaitingForDevices
 from fedmesh.observability import Observer
 
 ROUND = RoundFinished(3, 10, 9, 0.875, 0.5, 1.0, 10.0, 20.0, 2.0)
@@ -90,6 +91,17 @@ def test_a_heart_that_has_stopped_shows():
     with Observer(Address("127.0.0.1", 0), silence_s=-1.0, environment={}) as observer:
         assert asked(observer, "/healthz")[0] == 503
         assert asked(observer, "/readyz")[0] == 503
+
+
+def test_what_was_refused_is_counted_by_its_code():
+    observer = Observer(None, environment={})
+    observer.events(PacketRefused("stranger", "signature"))
+    observer.events(OfTask("digits", 1, PacketRefused("stranger", "signature")))
+    observer.events(DeviceFailed(1, "train", 3, "late"))
+    found = {
+        key: value for key, value in samples(observer.metrics.registry).items() if key[0] == "fedmesh_refused_total"
+    }
+    assert found == {("fedmesh_refused_total", ("part", "packet"), ("reason", "signature")): 2}
 
 
 def test_without_an_address_nothing_is_served():
