@@ -15,6 +15,7 @@
     │   ├── BudgetError    the privacy budget does not cover the step
     │   ├── LedgerError    the privacy ledger is damaged, or cannot be written
     │   └── MismatchError  the exported model is not the trained one
+    ├── StoppedError   an operator ended it: nothing is wrong, and it can go on
     └── ConfigError    the operator has to change something; the command exits with 2
         ├── UnsupportedLayerError  a layer that has no int8 kernel
         └── DataError      a data set is missing, malformed or not finite
@@ -39,6 +40,7 @@ __all__ = [
     "QuorumError",
     "RoundError",
     "SecAggError",
+    "StoppedError",
     "TrustError",
     "UnsupportedLayerError",
 ]
@@ -148,6 +150,10 @@ class LedgerError(TrustError):
 
 class MismatchError(TrustError):
     """The exported model does not compute what the trained model computes."""
+
+
+class StoppedError(FedMeshError):
+    """An operator ended it; what was finished is kept."""
 
 
 class ConfigError(FedMeshError):

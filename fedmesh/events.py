@@ -7,17 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = [
+    "DeviceAnswered",
     "DeviceFailed",
     "DeviceReplied",
+    "DeviceSeen",
     "Event",
     "EventSink",
     "ModelChecked",
+    "ModelReported",
+    "Notice",
+    "OfTask",
+    "PacketRefused",
     "RoundFinished",
     "RoundStarted",
     "RunFinished",
     "RunStarted",
+    "RunStopped",
     "StageStarted",
     "StepDone",
+    "WaitingForDevices",
     "ignore",
 ]
 
@@ -111,6 +119,75 @@ class RunFinished(Event):
     """The run is complete."""
 
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OfTask(Event):
+    """What one of several tasks that run side by side has told. `run` is 0 before it has an id."""
+
+    task: str
+    run: int
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Event):
+    """Something that an operator should know, in words: what is wrong or waited for, and what to do about it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSeen(Event):
+    """A device of the fleet says how it is. `why` it is not available: one word, nothing of its data."""
+
+    device: str
+    tier: str
+    available: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAnswered(Event):
+    """A device takes part in a run from now on, or does not: `why` is one word."""
+
+    device: str
+    accepted: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PacketRefused(Event):
+    """A packet came that is not taken; `code` says why, `sender` is who the transport says it is from."""
+
+    sender: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReported(Event):
+    """A device says what became of a model that was delivered to it."""
+
+    device: str
+    version: int
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingForDevices(Event):
+    """`round` does not begin yet: `present` devices are there, it wants `wanted`. Again whenever the number changes."""
+
+    round: int
+    present: int
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunStopped(Event):
+    """An operator ended the run behind `last_round`; `abandoned`: the round under way was given up for it."""
+
+    last_round: int
+    abandoned: bool
 
 
 EventSink = Callable[[Event], None]

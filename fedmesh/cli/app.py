@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from fedmesh import __version__
-from fedmesh.cli import doctor, enroll, infer, listing, simulate
+from fedmesh.cli import config_check, doctor, enroll, infer, listing, simulate
 from fedmesh.cli.broker_config import broker
 from fedmesh.cli.ca import ca
 from fedmesh.cli.ledger import ledger
@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Federated learning of int8 models over a mesh of small devices.",
     epilog="Start with: fedmesh simulate digits",
 )
-config = typer.Typer(no_args_is_help=True, help="Show configuration.")
+config = typer.Typer(no_args_is_help=True, help="Show and check configuration.")
 
 app.command("simulate", help=simulate.HELP)(simulate.command)
 app.command("infer")(infer.command)
@@ -31,6 +31,7 @@ app.command("strategies")(listing.strategies)
 app.command("clients")(listing.clients)
 app.add_typer(config, name="config")
 config.command("show")(listing.show)
+config.command("check")(config_check.command)
 app.add_typer(privacy, name="privacy")
 app.add_typer(ledger, name="ledger")
 app.add_typer(ca, name="ca")

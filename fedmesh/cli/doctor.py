@@ -10,9 +10,11 @@ from fedmesh.cli.printing import print_json
 from fedmesh.cli.simulate import DATA_HELP
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fedmesh.cli.checks import Check
 
-__all__ = ["command"]
+__all__ = ["command", "print_checks"]
 
 _MARKS = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "failed": "[bold red]✗[/]"}
 
@@ -33,11 +35,12 @@ def command(
     if as_json:
         print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
     else:
-        _print(checks, failed)
+        print_checks(checks)
     raise typer.Exit(1 if failed else 0)
 
 
-def _print(checks: "list[Check]", failed: int) -> None:
+def print_checks(checks: "Sequence[Check]") -> None:
+    """Each check in a line, with its advice below, and whether all is well."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -52,4 +55,5 @@ def _print(checks: "list[Check]", failed: int) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print()
+    failed = sum(check.status == "failed" for check in checks)
     console.print(f"[bold red]{failed} failed.[/]" if failed else "[green]Ready.[/]")

@@ -15,7 +15,7 @@ from fedmesh.privacy.summing import clip_in, encode_examples, encode_update
 from fedmesh.quantization.codec import DeltaCodec, ErrorFeedback, FloatCodec
 from fedmesh.types import Float32, Layout, Ledger, PrivacyEvent
 
-__all__ = ["codec_of", "encode", "pay", "train_for_sum"]
+__all__ = ["codec_of", "encode", "events_of", "pay", "train_for_sum"]
 
 
 def pay(task: Task, assignment: Assignment, ledger: Ledger | None) -> NoiseSource:
@@ -28,7 +28,7 @@ def pay(task: Task, assignment: Assignment, ledger: Ledger | None) -> NoiseSourc
     if ledger is None:
         raise LedgerError(f"task {task.name} trains under a privacy budget: give the device a ledger to charge")
     release = release_of(task, assignment)
-    for number, event in enumerate(_events(task, f"{task.name}/round-{assignment.round}")):
+    for number, event in enumerate(events_of(task, f"{task.name}/round-{assignment.round}")):
         # A crash in between charges a part of a round that was not trained.
         ledger.charge(event, release_id=release_id(release, number) if release and number else release)
     return noise_of(task, release)
@@ -97,7 +97,8 @@ def train_for_sum(
     return Trained(values=encode_examples(settings, gradients(), clip=clip, seed=seed, noise=noise))
 
 
-def _events(task: Task, label: str) -> tuple[PrivacyEvent, ...]:
+def events_of(task: Task, label: str) -> tuple[PrivacyEvent, ...]:
+    """What a round costs a device that takes part in it; nothing where the task is not private."""
     if task.summed is not None:
         return task.summed.events(label)
     return () if task.dp is None else (task.dp.event(label),)

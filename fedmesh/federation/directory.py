@@ -52,8 +52,8 @@ class RunDirectory:
     """Of the data the run was started on; empty until it is known."""
 
     @classmethod
-    def create(cls, path: Path, scenario: Scenario, digest: str) -> Self:
-        """A new run in an empty or missing folder.
+    def create(cls, path: Path, scenario: Scenario, digest: str, *, ledgers: bool = True) -> Self:
+        """A new run in an empty or missing folder; `ledgers`: whether its devices' ledgers are kept there.
 
         Raises:
             ConfigError: the folder has something in it, or cannot be made.
@@ -61,7 +61,7 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             occupied = any(path.iterdir())
-            if not occupied:  # before run.json: a run that can be resumed has its ledgers, or has lost them
+            if ledgers and not occupied:  # before run.json: a run that can be resumed has its ledgers, or has lost them
                 (path / "ledgers").mkdir()
         except OSError as error:
             raise ConfigError(
@@ -75,7 +75,8 @@ class RunDirectory:
         try:
             write_atomically(directory._run_file, json.dumps(content, indent=2).encode())
         except ConfigError:
-            directory.ledgers.rmdir()  # the folder is empty again: the same --out can be tried once more
+            if ledgers:
+                directory.ledgers.rmdir()  # the folder is empty again: the same --out can be tried once more
             raise
         return directory
 

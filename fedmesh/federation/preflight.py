@@ -29,14 +29,16 @@ def check_plugins(scenario: Scenario) -> None:
         find(FEATURES, scenario.features.name)
 
 
-def check_fit(scenario: Scenario, data: FederatedData) -> None:
+def check_fit(scenario: Scenario, data: FederatedData, *, devices: int | None = None) -> None:
     """Builds the features, the model and the strategy once, and shows the model an example.
+
+    `devices`: how many there are to be; None: as many as `data` has.
 
     Raises:
         ConfigError: one of them refuses its options, the model does not turn an example into a logit for each class,
             the data makes too few devices for a secure sum, or no noise keeps the privacy budget.
     """
-    if (too_few := scenario.too_few_for_a_sum(len(data.devices))) is not None:
+    if (too_few := scenario.too_few_for_a_sum(len(data.devices) if devices is None else devices)) is not None:
         raise ConfigError(too_few)
     example = featured_example(data.public, scenario).x
     classes, shape = len(data.classes), example.shape[1:]

@@ -1,30 +1,27 @@
-"""Secure aggregation of a simulated federation: its identities and rounds, and what a finished run says about it.
+"""Secure aggregation of a federation: its rounds, and what a finished run says about it.
 
-The protocol, its refusals and what a device forgets are those of a deployment. What is particular to a simulation is
-that one folder holds everybody's keys.
+The same in a simulation and over a fleet: whose keys they are, and where they lie, is for who calls.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
 
-from fedmesh.client.identities import AGGREGATOR, create_identities, device_name, open_identity
 from fedmesh.client.task import Task
 from fedmesh.coordinator import RoundRecord, ScriptFactory
 from fedmesh.coordinator.records import StageRecord
+from fedmesh.coordinator.registry import Names
 from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
 from fedmesh.federation.scenario import Scenario
-from fedmesh.flower.identity import partition_of
 from fedmesh.flower.secure import STEPS
-from fedmesh.secagg import SessionHeader
+from fedmesh.secagg import Identity, Roster, SessionHeader
 
-__all__ = ["describe_secure_aggregation", "describe_steps", "secure_script"]
+__all__ = ["SIMULATED_KEYS", "describe_secure_aggregation", "describe_steps", "secure_script"]
 
-_KEYS = "all in the run directory: for simulation only, they protect nobody"
+SIMULATED_KEYS = "all in the run directory: for simulation only, they protect nobody"
 
 
 def secure_script(
@@ -33,25 +30,25 @@ def secure_script(
     strategy: Any,
     grid: Grid,
     *,
-    identities: Path,
-    devices: int,
+    identity: Identity,
+    roster: Roster,
+    names: Names,
     attempts: Callable[[int], int],
-) -> ScriptFactory | None:
-    """The logic of every round under secure aggregation; None where the scenario has it off.
+    seed: int | None = None,
+) -> ScriptFactory:
+    """The logic of every round under secure aggregation.
 
     Args:
         scenario, task, strategy, grid: of the run.
-        identities: folder of the keys; those of `devices` devices and of the aggregator are made if they are not there.
-        devices: of the federation.
+        identity: the aggregator's. roster: the devices' and its own.
+        names: node ids -> names on the roster.
         attempts: round -> number of its next attempt, durable.
+        seed: makes the dealing of groups a function of the round; None: by the operating system's randomness.
 
     Raises:
-        ConfigError: the folder is damaged or cannot be written, or the strategy needs more than a sum.
+        ConfigError: the strategy needs more than a sum, or the aggregator is not on the roster.
     """
     section = scenario.secure_aggregation
-    if not section.enabled:
-        return None
-    roster = create_identities(identities, devices)
     settings = SecureSettings(
         task_name=task.name,
         bits=task.bits,
@@ -63,25 +60,18 @@ def secure_script(
         privacy=task.privacy,
         summed=task.summed,
         rounds=scenario.rounds,
-        seed=scenario.seed,
+        seed=seed,
     )
     secure = SecureAggregation(
-        strategy,
-        identity=open_identity(identities, AGGREGATOR),
-        roster=roster,
-        settings=settings,
-        names=_names,
-        attempts=attempts,
+        strategy, identity=identity, roster=roster, settings=settings, names=names, attempts=attempts
     )
     return lambda number, arrays: secure.script(number, arrays, grid)
 
 
-def _names(nodes: Sequence[int]) -> Mapping[int, str]:
-    return {node: device_name(partition_of(node)) for node in nodes}
-
-
-def describe_secure_aggregation(scenario: Scenario, task: Task, records: Sequence[RoundRecord]) -> dict[str, Any]:
-    """The table ``secure_aggregation`` of a result."""
+def describe_secure_aggregation(
+    scenario: Scenario, task: Task, records: Sequence[RoundRecord], *, keys: str = SIMULATED_KEYS
+) -> dict[str, Any]:
+    """The table ``secure_aggregation`` of a result; `keys` says where the keys are."""
     section = scenario.secure_aggregation
     if not section.enabled:
         return {"enabled": False}
@@ -113,7 +103,7 @@ def describe_secure_aggregation(scenario: Scenario, task: Task, records: Sequenc
             if session.aborted is not None
         ],
         "steps": describe_steps(stage for record in records for stage in record.stages),
-        "keys": _KEYS,
+        "keys": keys,
     }
 
 

@@ -7,14 +7,15 @@ particular to a simulation is only that one process holds everybody's data.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord
 
+from fedmesh.client.identities import AGGREGATOR, create_identities, device_name, open_identity
 from fedmesh.client.task import Task
-from fedmesh.coordinator import Coordinator, Journal, RoundRecord
+from fedmesh.coordinator import Coordinator, Journal, RoundRecord, ScriptFactory
 from fedmesh.events import EventSink, ModelChecked, RunFinished, RunStarted, StepDone, ignore
 from fedmesh.federation import datasets, outcome
 from fedmesh.federation.datasets import FederatedData
@@ -168,15 +169,7 @@ def _train(
         events=events,
         quorum=scenario.strategy.quorum,
         max_failed_rounds=_FAILED_ON_PURPOSE if _fails_on_purpose(scenario) else _FAILED,
-        script=secure_script(
-            scenario,
-            federation.task,
-            strategy,
-            grid,
-            identities=federation.directory.identities,
-            devices=len(federation.data.devices),
-            attempts=journal.next_attempt,
-        ),
+        script=_script(federation, strategy, grid, journal),
         device_of=partition_of,
     )
     last = journal.last()
@@ -186,6 +179,25 @@ def _train(
     events(RunStarted(scenario.name, scenario.rounds, first, len(federation.data.devices)))
     run = coordinator.run(vector_record("model", federation.start.weights), scenario.rounds)
     return run.records, _weights(federation, run.arrays)
+
+
+def _script(federation: _Federation, strategy: Any, grid: FleetGrid, journal: Journal) -> ScriptFactory | None:
+    """The logic of rounds under secure aggregation, where one folder holds everybody's keys; None where it is off."""
+    if not federation.scenario.secure_aggregation.enabled:
+        return None
+    identities = federation.directory.identities
+    roster = create_identities(identities, len(federation.data.devices))
+    return secure_script(
+        federation.scenario,
+        federation.task,
+        strategy,
+        grid,
+        identity=open_identity(identities, AGGREGATOR),
+        roster=roster,
+        names=lambda nodes: {node: device_name(partition_of(node)) for node in nodes},
+        attempts=journal.next_attempt,
+        seed=federation.scenario.seed,
+    )
 
 
 def _client(federation: _Federation) -> ClientSpec:
@@ -243,7 +255,7 @@ def _conclude(
         "scenario": scenario.name,
         "seed": scenario.seed,
         "clients": len(data.devices),
-        "rounds": [_describe_round(record) for record in records[1:]],
+        "rounds": [outcome.describe_round(record) for record in records[1:]],
         "start": {
             "accuracy_int8": start["accuracy_int8"],
             "accuracy_float": start_float,
@@ -264,23 +276,6 @@ def _conclude(
         "config": scenario.model_dump(mode="json"),
         "versions": outcome.describe_versions(),
         "seconds": seconds,
-    }
-
-
-def _describe_round(record: RoundRecord) -> dict[str, Any]:
-    return {
-        "round": record.round,
-        "clients": record.clients,
-        "survivors": record.survivors,
-        **record.evaluation,
-        "bytes_up": record.bytes_up,
-        "bytes_down": record.bytes_down,
-        "seconds": record.seconds,
-        "failed": record.failed,
-        "train_loss": record.metrics.get("train.loss"),
-        "train_examples": record.metrics.get("train.examples"),
-        "stages": [asdict(stage) for stage in record.stages],
-        "sessions": [asdict(session) for session in record.sessions],
     }
 
 

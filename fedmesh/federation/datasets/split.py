@@ -15,7 +15,7 @@ from fedmesh.federation.datasets.people import groups_of, without_ids
 from fedmesh.federation.scenario import PartitionSection, Scenario
 from fedmesh.types import Examples
 
-__all__ = ["FederatedData", "split", "split_as"]
+__all__ = ["FederatedData", "choose_public", "hold_out", "split", "split_as", "streams_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,12 @@ def split(
     Raises:
         ConfigError: the partition is impossible for this data set, or a part would be empty.
     """
-    streams = np.random.SeedSequence([seed, 0x64617461]).spawn(4)  # own streams: a fraction changed moves one part only
-    public_rng, deal_rng, local_rng, people_rng = map(np.random.default_rng, streams)
+    public_rng, deal_rng, local_rng, people_rng = streams_of(seed)
     if held_out_ids is not None:
         dataset = without_ids(dataset, held_out_ids, people_rng)
-    public, private = _public(dataset, public_fraction, public_ids, partition, public_rng)
+    public, private = choose_public(dataset, public_fraction, public_ids, partition, public_rng)
     hands = [private[hand] for hand in _deal(dataset, private, partition, deal_rng)]
-    cuts = [_held_out(dataset, hand, local_held_out_fraction, local_rng) for hand in hands]
+    cuts = [hold_out(dataset, hand, local_held_out_fraction, local_rng) for hand in hands]
     everything = Examples(dataset.x, dataset.y)
     devices = tuple(everything[np.setdiff1d(hand, cut)] for hand, cut in zip(hands, cuts, strict=True))
     local = tuple(everything[cut] for cut in cuts)
@@ -92,7 +91,15 @@ def split_as(dataset: Dataset, scenario: Scenario) -> FederatedData:
     )
 
 
-def _public(
+def streams_of(seed: int) -> tuple[np.random.Generator, ...]:
+    """Randomness of the public part, the dealing, the devices' held-out parts and the held-out people.
+
+    Streams of their own: a fraction that changes moves one part only.
+    """
+    return tuple(map(np.random.default_rng, np.random.SeedSequence([seed, 0x64617461]).spawn(4)))
+
+
+def choose_public(
     dataset: Dataset, fraction: float, number: int | None, partition: PartitionSection, rng: np.random.Generator
 ) -> tuple[deal.Indices, deal.Indices]:
     """Indices of the public and of the private part, ascending."""
@@ -138,7 +145,7 @@ def _deal(
             return deal.natural(groups_of(dataset)[private], clients, rng, min_examples=fewest)
 
 
-def _held_out(dataset: Dataset, hand: deal.Indices, fraction: float, rng: np.random.Generator) -> deal.Indices:
+def hold_out(dataset: Dataset, hand: deal.Indices, fraction: float, rng: np.random.Generator) -> deal.Indices:
     """A share of a device's examples, in whole blocks; at least one example stays for training."""
     wanted = min(round(fraction * len(hand)), len(hand) - 1)
     if dataset.blocks is None:

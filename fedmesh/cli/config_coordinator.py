@@ -1,0 +1,91 @@
+"""Whether a coordinator's file can work here: identity, folders, journal, and each task against its scenario."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedmesh.cli import catalog
+from fedmesh.cli.checks import Check
+from fedmesh.cli.config_places import examine_folder, examine_identity, examine_metrics
+from fedmesh.cli.config_scenarios import described, missing_plugins
+from fedmesh.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedmesh.configuration import CoordinatorConfig
+    from fedmesh.configuration.coordinator import TaskSection
+    from fedmesh.federation.scenario import Scenario
+    from fedmesh.identity import Membership
+
+__all__ = ["examine_coordinator"]
+
+
+def examine_coordinator(config: "CoordinatorConfig", clock: float) -> list[Check]:
+    """All that can be known without the network."""
+    membership, identity = examine_identity(config.identity.folder, clock)
+    checks = [identity, examine_folder("data", config.data.folder), _journal(config.journal_url)]
+    if config.data.datasets is not None and not config.data.datasets.is_dir():
+        checks.append(Check("data sets", "failed", f"{config.data.datasets} is not a folder", "see docs/data.md"))
+    if config.registry.enabled:
+        checks.append(examine_folder("registry", config.registry_folder))
+    checks.append(examine_metrics(config.metrics))
+    taken: dict[str, int] = {}
+    for number, task in enumerate(config.task):
+        checks += _task(f"task.{number}", task, membership, taken)
+    return checks
+
+
+def _journal(url: str) -> Check:
+    """Whether its folder can be written to, or its driver is installed. A URL may hold a password: it is not shown."""
+    scheme, _, rest = url.partition("://")
+    if scheme.startswith("sqlite"):
+        file = Path(rest[1:].partition("?")[0])
+        return (
+            Check("journal", "note", "in memory", "it is gone with the process")
+            if str(file) == ":memory:"
+            else (examine_folder("journal", file.parent))
+        )
+    driver = scheme.partition("+")[2] or "psycopg2"
+    if find_spec(driver) is None:
+        return Check("journal", "failed", f"{scheme}, whose driver {driver} is not installed", f"pip install {driver}")
+    return Check("journal", "ok", f"{scheme}; whether it answers shows when the coordinator starts")
+
+
+def _task(place: str, task: "TaskSection", membership: "Membership | None", taken: dict[str, int]) -> list[Check]:
+    try:
+        scenario = catalog.load(task.scenario)
+    except ConfigError as error:
+        return [Check(place, "failed", str(error))]
+    name = task.name or scenario.name
+    taken[name] = taken.get(name, 0) + 1
+    faults = _faults(task, scenario)
+    if taken[name] > 1:
+        faults.append(f"another task is called {name!r} already: give it a name of its own")
+    if membership is not None:
+        strangers = sorted(set(task.devices) - membership.roster.keys.keys())
+        if strangers:
+            faults.append(f"not on the roster: {', '.join(strangers)} (enrol them, or fetch a newer roster)")
+    rounds = f", {task.rounds} rounds here" if task.rounds is not None else ""
+    status = Check(place, "failed", "; ".join(faults)) if faults else Check(place, "ok", described(scenario) + rounds)
+    return [status, missing_plugins(f"{place} plug-ins", scenario)]
+
+
+def _faults(task: "TaskSection", scenario: "Scenario") -> list[str]:
+    """What of the task does not go with its scenario."""
+    from fedmesh.federation.scenario import SMALLEST_COHORT
+
+    faults = []
+    known = task.round.devices or (scenario.asked_of(len(task.devices)) if task.devices else None)
+    quorum = task.round.quorum or scenario.strategy.quorum
+    if known is not None and quorum > known:
+        faults.append(f"the quorum is {quorum}, but {known} devices are wanted in a round: lower round.quorum")
+    if known is not None and scenario.secure_aggregation.enabled and known < SMALLEST_COHORT:
+        faults.append(
+            f"secure aggregation is among at least {SMALLEST_COHORT}, but {known} devices are wanted in a round: name "
+            "more, or turn the scenario's secure_aggregation.enabled off"
+        )
+    if scenario.privacy.enabled and task.rounds is not None and task.rounds > scenario.rounds:
+        faults.append(
+            f"rounds is {task.rounds}, but the scenario's noise is for {scenario.rounds}: devices would be over their "
+            "budget, so change the scenario instead"
+        )
+    return faults

@@ -1,0 +1,44 @@
+"""What is offered to a device: the run, its task as the device would run it, and the features that it is about."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedmesh.client.task import Task
+from fedmesh.federation import featuring
+from fedmesh.fleet.plan import Plan
+from fedmesh.fleet.protocol import Here, Offer
+from fedmesh.identity.packets import Buffer
+from fedmesh.wire import dumps
+
+__all__ = ["Offers", "client_for"]
+
+LITE = "lite"
+
+
+def client_for(wanted: str, here: Here) -> str | None:
+    """The client app for a device that is so, where the scenario names `wanted`; None: it has none that could do it."""
+    if here.tier == "full":
+        return wanted if wanted in here.clients else None
+    return LITE if here.tier == "lite" and LITE in here.clients else None
+
+
+class Offers:
+    """Of one run.
+
+    Args:
+        run: its id. plan: what it is. task: without a seed. folder: its directory, where a feature map may be.
+    """
+
+    def __init__(self, run: int, plan: Plan, task: Task, folder: Path) -> None:
+        self._run, self._plan = run, plan
+        path = folder / featuring.FILE
+        self._parts = (dumps(task.to_plain()), path.read_bytes() if plan.scenario.features.name else b"")
+        self._digest = plan.digest
+
+    def __call__(self, name: str, here: Here) -> tuple[Offer, Sequence[Buffer]] | None:
+        """What to offer to the device `name`; None: it is not asked, or has no client app for the run."""
+        scenario = self._plan.scenario
+        client = client_for(scenario.client.name, here) if self._plan.asks(name) else None
+        if client is None:
+            return None
+        return Offer(self._run, scenario.name, self._digest, scenario.rounds, client), self._parts
