@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol, Self
 
 from fedmesh.errors import ConfigError, DeliveryError, PeerError
+from fedmesh.identity.names import checked_id
 from fedmesh.transport.content import Content
 from fedmesh.transport.endpoint import Carried, Endpoint
 from fedmesh.transport.incoming import Delivered
-from fedmesh.transport.names import check_name
 from fedmesh.transport.outgoing import Settled
 from fedmesh.transport.spool import Spool
 from fedmesh.types import PeerId
@@ -158,7 +158,7 @@ class Courier:
             PeerError: it is longer than the limit, or the spool is full.
             DeliveryError: the transport was closed.
         """
-        check_name(to)
+        checked_id(to)
         limits = self._endpoint.limits
         lifetime_s = limits.lifetime_s if expires_in_s is None else expires_in_s
         if not 0 < lifetime_s <= limits.lifetime_s:

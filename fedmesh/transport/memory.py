@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fedmesh.identity.names import checked_id
 from fedmesh.transport.courier import Courier, LoopTimers, Timers
 from fedmesh.transport.endpoint import Carried, Endpoint
 from fedmesh.transport.limits import Limits
-from fedmesh.transport.names import check_name
 from fedmesh.transport.spool import Spool
 from fedmesh.types import PeerId
 
@@ -122,7 +122,7 @@ class MemoryBroker:
         wall = time.time if self._manual is None else self._manual.now
         endpoint = Endpoint(limits or Limits(), chance=self.chance, wall=wall, spool=spool)
         party = MemoryTransport(endpoint, self.timers, spool=spool, wall=wall)
-        party.name = check_name(name)
+        party.name = checked_id(name)
         self._parties[name] = party
         party.attach(_MemoryLink(self, party))
         for other in list(self._parties.values()):

@@ -23,11 +23,11 @@ from typing import Any
 from fedmesh import wire
 from fedmesh.errors import ConfigError, DecodeError, PeerError
 from fedmesh.files import sync_folder, write_atomically
+from fedmesh.identity.names import checked_id
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import Ident, Open, Whole, decode, encode
 from fedmesh.transport.incoming import Record
 from fedmesh.transport.limits import FRAME_BYTES
-from fedmesh.transport.names import check_name
 from fedmesh.types import PeerId
 
 __all__ = ["Kept", "Spool"]
@@ -259,7 +259,7 @@ class Spool:
         (folder / f"{_stem(ident)}.msg").unlink(missing_ok=True)
 
     def _in(self, peer: PeerId) -> Path:
-        folder = self._folder / "in" / check_name(peer)
+        folder = self._folder / "in" / checked_id(peer)
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
             sync_folder(folder.parent)

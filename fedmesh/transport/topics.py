@@ -10,7 +10,7 @@
 
 from dataclasses import dataclass
 
-from fedmesh.transport.names import is_name
+from fedmesh.identity.names import is_id
 from fedmesh.types import PeerId
 
 __all__ = ["Topics", "access_rules"]
@@ -42,13 +42,13 @@ class Topics:
     def sender_of(self, topic: str) -> tuple[PeerId, bool] | None:
         """Who wrote to `topic`, and whether it is their presence; None: it is none of the topics read here."""
         match topic.split("/"):
-            case ["fm", "up", device, "msg", self.name] if self.coordinator and is_name(device):
+            case ["fm", "up", device, "msg", self.name] if self.coordinator and is_id(device):
                 return device, False
-            case ["fm", "up", device, "presence"] if self.coordinator and is_name(device):
+            case ["fm", "up", device, "presence"] if self.coordinator and is_id(device):
                 return device, True
-            case ["fm", "down", self.name, "msg", coordinator] if not self.coordinator and is_name(coordinator):
+            case ["fm", "down", self.name, "msg", coordinator] if not self.coordinator and is_id(coordinator):
                 return coordinator, False
-            case ["fm", "all", coordinator, "presence"] if not self.coordinator and is_name(coordinator):
+            case ["fm", "all", coordinator, "presence"] if not self.coordinator and is_id(coordinator):
                 return coordinator, True
         return None
 

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from fedmesh.errors import ConfigError, DeliveryError, PeerError
+from fedmesh.errors import ConfigError, DeliveryError, IdentityError, PeerError
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.memory import Faults, ManualTimers, MemoryBroker
 from fedmesh.transport.spool import Spool
@@ -198,7 +198,7 @@ async def test_presence_is_told(broker, timers, path):
 @manual
 async def test_what_cannot_be_sent_is_refused_at_once(broker, timers, path):
     a = broker.join("a", limits=LIMITS)
-    with pytest.raises(ConfigError, match="not a party's name"):
+    with pytest.raises(IdentityError, match="is no name"):
         await a.send("b/#", b"data")
     with pytest.raises(PeerError, match="the limit is 100000"):
         await a.send("b", bytes(100_001))
