@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from fedmesh.errors import ConfigError, IdentityError, PeerError
 from fedmesh.identity.names import checked_id
-from fedmesh.transport.courier import Courier, LoopTimers
+from fedmesh.transport.courier import Courier
 from fedmesh.transport.endpoint import Endpoint
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.mqtt_link import MqttLink
 from fedmesh.transport.spool import Spool
+from fedmesh.transport.timers import LoopTimers
 from fedmesh.transport.tls import dialling_host
 from fedmesh.transport.topics import Topics
 from fedmesh.types import PeerId

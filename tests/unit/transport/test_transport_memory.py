@@ -148,7 +148,7 @@ async def test_a_message_that_is_done_with_does_not_come_again(broker, timers, p
     assert await take(b, 1) == [("a", b"one")]
     b.done()
     await b.aclose()
-    assert b.take() is None
+    assert b.channel("main").take() is None
     b = broker.join("b", limits=LIMITS, spool=Spool(path / "b", incarnation=2))
     assert await take(b, 1) == [("a", b"two")]
 
@@ -162,7 +162,7 @@ async def test_a_post_that_is_cancelled_while_the_disk_is_written_is_sent_all_th
         await asyncio.sleep(0)
     posting.cancel()
     await asyncio.gather(posting, return_exceptions=True)
-    while not b.take():
+    while not b.channel("main").take():
         await asyncio.sleep(0.001)
         await timers.run(0.01)
     assert list((path / "a" / "out").iterdir()) == []

@@ -27,10 +27,10 @@ def test_a_thousand_failures_do_not_overflow():
 
 def test_who_wrote_to_a_topic():
     device, coordinator = Topics("d", coordinator=False), Topics("c", coordinator=True)
-    assert coordinator.sender_of(device.frames_to("c")) == ("d", False)
-    assert device.sender_of(coordinator.frames_to("d")) == ("c", False)
-    assert coordinator.sender_of(device.presence) == ("d", True)
-    assert device.sender_of(coordinator.presence) == ("c", True)
+    assert coordinator.sender_of(device.frames_to("c")) == ("d", "msg")
+    assert device.sender_of(coordinator.frames_to("d")) == ("c", "msg")
+    assert coordinator.sender_of(device.presence) == ("d", "presence")
+    assert device.sender_of(coordinator.presence) == ("c", "presence")
 
 
 @pytest.mark.parametrize(
