@@ -87,6 +87,7 @@ class Courier:
         self._channels = [Channel(self, name, number) for number, name in enumerate(CHANNELS)]
         self._announcer = Announcer()
         self._hearer = Hearer()
+        self._subscribed: list[tuple[str, Callable[[PeerId, bytes], None]]] = []
         self._outcomes: dict[int, asyncio.Future[str]] = {}
         self._room: list[asyncio.Future[None]] = []
         self._order = asyncio.Lock()
@@ -141,6 +142,14 @@ class Courier:
         self.pump()
         await published(what, outcome)
 
+    def subscribe(self, what: str, call: Callable[[PeerId, bytes], None]) -> None:
+        """`call` gets every new announcement of `what`, beside `on_announcement`; what was there is in `announced`."""
+        self._subscribed.append((what, call))
+
+    def unsubscribe(self, what: str, call: Callable[[PeerId, bytes], None]) -> None:
+        """Ends what `subscribe` began. Raises: ValueError: it was not begun."""
+        self._subscribed.remove((what, call))
+
     @property
     def announced(self) -> dict[tuple[PeerId, str], bytes]:
         """(coordinator, what) -> what it announces; a hint, of which nothing is proved."""
@@ -168,7 +177,7 @@ class Courier:
 
         Raises:
             PeerError: it is longer than the limit, or than the whole spool; `to` is no name.
-            DeliveryError: the transport was closed.
+            DeliveryError: the transport was closed, or the peer is shunned.
         """
         checked_id(to)
         limits = self._endpoint.limits
@@ -270,6 +279,8 @@ class Courier:
         match self._hearer.heard(peer, what, data):
             case "new":
                 self.on_announcement(peer, what, data)
+                for call in [call for wanted, call in self._subscribed if wanted == what]:
+                    call(peer, data)
             case "refused":
                 self.counts["announcement"] += 1
 
@@ -312,10 +323,12 @@ class Courier:
         return on_disk and self._endpoint.has_room(to, content.size, channel)
 
     async def _wait_for_room(self, to: PeerId, content: Content, channel: int) -> None:
-        while not self._has_room(to, content, channel) and not self._closed:
+        while not (self._closed or self._endpoint.is_shunned(to) or self._has_room(to, content, channel)):
             room = self._loop.create_future()
             self._room.append(room)
             await room
+        if self._endpoint.is_shunned(to):
+            raise DeliveryError(f"a message for {to} was not taken on: {to} is shunned", peer=to)
         if self._closed:
             raise DeliveryError(f"a message for {to} was not taken on: the transport is closed", peer=to)
 
@@ -324,8 +337,8 @@ class Courier:
     ) -> Receipt | None:
         """The receipt; None: somebody else took the room."""
         async with self._order:  # numbers have to be submitted in the order in which they are given out
-            if self._closed or not self._has_room(to, content, channel):
-                return None
+            if self._closed or self._endpoint.is_shunned(to) or not self._has_room(to, content, channel):
+                return None  # asks again, or is told why not
             sequence = self._endpoint.next_sequence()
             if self._spool is not None:
                 put = functools.partial(self._spool.put, channel=channel)
@@ -333,6 +346,9 @@ class Courier:
             outcome: asyncio.Future[str] = self._loop.create_future()
             if self.is_closed:  # while the disk was written: the next process sends it
                 outcome.set_result("the transport was closed")
+            elif self._spool is not None and self._endpoint.is_shunned(to):
+                self._spool.drop(sequence)
+                outcome.set_result(f"{to} is shunned")
             else:
                 self._endpoint.submit(to, sequence, content, expires_at, data, channel=channel)
                 self._outcomes[sequence] = outcome

@@ -43,6 +43,7 @@ class RemoteFiles:
         chance: numbers of requests, and jitter.
 
     Attributes:
+        server: whose files these are.
         counts: answers that were ``late``, ``malformed`` or a ``stranger``'s, requests that were ``repeated``.
     """
 
@@ -56,7 +57,7 @@ class RemoteFiles:
         chance: random.Random | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
-        self._channel, self._server, self._retry_s = channel, server, retry_s
+        self._channel, self.server, self._retry_s = channel, server, retry_s
         self._chance = chance or random.Random()  # noqa: S311 - no secrets
         self._window = asyncio.Semaphore(window)
         self._number = self._chance.getrandbits(60)  # answers to an earlier process are not taken for ours
@@ -97,8 +98,8 @@ class RemoteFiles:
                     if (data := await self._version(name, max_bytes, offset)) is not None:
                         return data
         except TimeoutError as error:
-            raise FileError(f"{self._server} did not send {name} within {timeout_s:g} s", code="timeout") from error
-        raise FileError(f"{name} changes faster than it can be fetched from {self._server}", code="changed")
+            raise FileError(f"{self.server} did not send {name} within {timeout_s:g} s", code="timeout") from error
+        raise FileError(f"{name} changes faster than it can be fetched from {self.server}", code="changed")
 
     def source(self, *, timeout_s: float = 300.0) -> "RemoteSource":
         """For threads. To be called on the event loop."""
@@ -110,9 +111,7 @@ class RemoteFiles:
         if first.code:
             raise self._error(name, first.code)
         if first.size > max_bytes:
-            raise FileError(
-                f"{name} has {first.size} bytes at {self._server}, wanted are {max_bytes}", code="too-large"
-            )
+            raise FileError(f"{name} has {first.size} bytes at {self.server}, wanted are {max_bytes}", code="too-large")
         starts = range(offset + len(first.data), first.size, PIECE_BYTES)
         try:
             async with asyncio.TaskGroup() as group:
@@ -128,7 +127,7 @@ class RemoteFiles:
         data = b"".join(answer.data for answer in answers)
         whole = offset + len(data) == first.size
         if not whole or (offset == 0 and hashlib.sha256(data).digest() != first.digest):
-            raise FileError(f"what {self._server} sent of {name} is not what it announced", code="failed")
+            raise FileError(f"what {self.server} sent of {name} is not what it announced", code="failed")
         return data
 
     async def _piece(self, name: str, offset: int, length: int, digest: bytes) -> Answer:
@@ -155,7 +154,7 @@ class RemoteFiles:
         self._waiting[number] = outcome
         try:
             request = Request(number, name, offset, length, digest)
-            await self._channel.post(self._server, request.to_bytes(), expires_in_s=patience_s)
+            await self._channel.post(self.server, request.to_bytes(), expires_in_s=patience_s)
             done, _ = await asyncio.wait([outcome], timeout=patience_s)
         finally:
             del self._waiting[number]
@@ -168,7 +167,7 @@ class RemoteFiles:
 
     async def _listen(self) -> None:
         async for peer, data in self._channel.receive():
-            if peer != self._server:
+            if peer != self.server:
                 self.counts["stranger"] += 1
                 continue
             try:
@@ -190,7 +189,7 @@ class RemoteFiles:
                 outcome.set_result(Answer(0, "closed"))
 
     def _error(self, name: str, code: str) -> FileError:
-        return FileError(f"{self._server} does not send {name}: {_MEANINGS.get(code, code)}", code=code)
+        return FileError(f"{self.server} does not send {name}: {_MEANINGS.get(code, code)}", code=code)
 
 
 class RemoteSource:

@@ -101,6 +101,8 @@ async def test_who_is_shunned_has_nothing_left_here(broker, timers, path):
     assert b._endpoint._receiver.held_bytes == len(b"three")
     assert await anext(b.channel("fleet").receive()) == ("c", b"three")
     assert [path.name for path in (path / "b" / "in" / "a").iterdir()] == ["record.cbor"]
+    with pytest.raises(DeliveryError, match="a is shunned"):
+        await b.post("a", b"secret")
     sending = asyncio.create_task(a.send("b", b"more", expires_in_s=5))
     await timers.run(10)
     with pytest.raises(DeliveryError, match="expired"):
