@@ -1,7 +1,7 @@
 """A channel: one purpose's part of a transport, with messages, a reader and room of its own.
 
-A message says on which channel it is before its bytes are sent, so a receiver whose reader of that channel is slow says
-``busy`` to that channel's messages and to no others.
+A message's first frame says on which channel it is, so a receiver whose reader of that channel is slow says ``busy`` to
+that channel's messages, to long ones before their bytes are sent, and to no others.
 """
 
 import asyncio

@@ -1,11 +1,14 @@
 """What several readers of one transport may rely on."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
+from transport_pair import START_S, Pair, frames_of
 
 from fedmesh.errors import DeliveryError, PeerError
-from fedmesh.transport.frames import Open, Whole, encode, pack
+from fedmesh.transport.content import Content
+from fedmesh.transport.frames import Ident, Open, Whole, encode, pack
 from fedmesh.transport.limits import CHANNELS, Limits, fits
 from fedmesh.transport.memory import ManualTimers, MemoryBroker
 from fedmesh.transport.spool import Spool
@@ -150,6 +153,74 @@ async def test_a_full_spool_makes_a_sender_wait(broker, timers, path):
         await a.post("b", bytes(10_000))
 
 
+def test_a_message_that_waits_for_room_holds_up_its_senders_4096th_later_one():
+    pair = Pair()
+    now_ms, digest = int(START_S * 1000), Content.of(b"x", 100).digest
+    end = pair.ends["b"]
+
+    def give(sequence):
+        frame = Whole(Ident(now_ms, sequence), 1, now_ms + 100_000, digest, b"x")
+        (delivered,) = end.handle("a", pack([encode(frame)]), pair.now) or [None]
+        if delivered is not None:
+            end.taken(delivered)
+        return delivered is not None
+
+    assert all(give(sequence) for sequence in range(2, 4098))  # message 1 waits: its sender's floor
+    assert not give(4098)
+    assert end.counts["busy"] == 1
+
+
+def opened(sequence, channel, size=1000):
+    content = Content.of(bytes(size), 100)
+    now_ms = int(START_S * 1000)
+    return Open(Ident(now_ms, sequence), 1, now_ms + 100_000, 1, size, 100, content.hashes, channel)
+
+
+def test_long_messages_of_one_channel_that_do_not_come_leave_slots_to_the_others():
+    pair = Pair(replace(Pair().limits, transfers=2))
+    pair.give("a", opened(1, 1), opened(2, 1), opened(3, 1))
+    assert pair.refused == {"busy": 1}
+    pair.give("a", opened(4, 0), opened(5, 0))
+    assert pair.refused == {"busy": 1}
+    assert pair.ends["b"]._receiver._held == {0: 2000, 1: 2000}
+
+
+def test_room_that_came_free_is_offered_to_its_own_channel_first():
+    pair = Pair(replace(Pair().limits, peer_bytes=10_000, peer_messages=8))
+    end = pair.ends["b"]
+    content = Content.of(b"x", 100)
+    now_ms = int(START_S * 1000)
+
+    def give(sequence, channel):
+        frame = Whole(Ident(now_ms, sequence), 1, now_ms + 100_000, content.digest, b"x", channel)
+        return end.handle("a", pack([encode(frame)]), pair.now)
+
+    (first,) = give(1, 0)
+    for sequence in range(2, 30):
+        give(sequence, 1)
+    assert give(30, 0) == []
+    assert end.counts["busy"] == 22
+    pair.poll("b")  # the answers so far
+    pair.wires["b"].clear()
+    end.taken(first)
+    again = [frame.ident.sequence for frame in frames_of(end.poll(pair.now).data)]
+    assert again[0] == 30
+    assert len(again) == 4
+
+
+def test_what_is_taken_up_after_a_crash_counts_for_its_channel(tmp_path):
+    pair = Pair(spools=(None, Spool(tmp_path / "b", incarnation=1)))
+    frame = Whole(
+        Ident(int(START_S * 1000), 7), 1, int(START_S * 1000) + 100_000, Content.of(b"x", 100).digest, b"x", 2
+    )
+    pair.give("a", opened(1, 1), frame)
+    pair.spools["b"].close()
+    pair.spools["b"] = Spool(tmp_path / "b", incarnation=1)
+    pair.restart("b")
+    assert pair.ends["b"]._receiver._held == {1: 1000, 2: 1}
+    assert [message.channel for message in pair.delivered["b"]] == [2, 2]
+
+
 def test_an_eighth_of_a_bound_is_a_channels_own():
     assert fits(10, held=90, by_channel=90, most=100)
     assert not fits(11, held=90, by_channel=90, most=100)
@@ -165,9 +236,6 @@ def test_the_channel_is_in_the_frame():
 
 
 def _opened(data):
-    from fedmesh.transport.content import Content
-    from fedmesh.transport.frames import Ident
-
     content = Content.of(data, 1000)
     now_ms = int(1e12)
     return Open(Ident(now_ms, 99), 1, now_ms + 100_000, 1, content.size, content.chunk_bytes, content.hashes)

@@ -172,6 +172,7 @@ def test_a_file_that_never_stands_still_is_given_up():
         server._read = read
         server._kept.get = lambda name, digest: None
         await refused(files.fetch("chunks/abc", max_bytes=len(LARGE)), "changed")
+        assert server.counts["changed"]
 
     served(test)
 
@@ -250,6 +251,27 @@ def test_a_server_that_contradicts_itself_is_not_believed(lie):
             with pytest.raises(FileError) as error:
                 await files.fetch("empty", max_bytes=100)
             assert error.value.code in {"failed", "changed"}
+        answering.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_mixes_versions_is_not_believed_where_the_whole_is_not_there_to_be_hashed():
+    async def main():
+        broker = MemoryBroker()
+        device, server = broker.join("device", limits=QUICK), broker.join("coordinator", limits=QUICK)
+
+        async def answer():
+            async for peer, data in server.channel("files").receive():
+                request = Request.from_bytes(data)
+                digest = hashlib.sha256(str(request.offset).encode()).digest()
+                piece = bytes(2 * PIECE_BYTES)[request.offset :][:PIECE_BYTES]
+                told = Answer(request.number, "", 2 * PIECE_BYTES, digest, piece)
+                await server.channel("files").post(peer, told.to_bytes())
+
+        answering = asyncio.create_task(answer())
+        async with asyncio.timeout(20), RemoteFiles(device.channel("files"), "coordinator") as files:
+            await refused(files.fetch("model", max_bytes=1 << 20, offset=11), "changed")
         answering.cancel()
 
     asyncio.run(main())
