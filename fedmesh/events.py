@@ -15,9 +15,13 @@ __all__ = [
     "RoundFinished",
     "RoundStarted",
     "RunFinished",
+    "RunPaused",
+    "RunResumed",
     "RunStarted",
+    "RunStopped",
     "StageStarted",
     "StepDone",
+    "WaitingForDevices",
     "ignore",
 ]
 
@@ -111,6 +115,37 @@ class RunFinished(Event):
     """The run is complete."""
 
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingForDevices(Event):
+    """`round` does not begin yet: `present` devices are there, it wants `wanted`. Again whenever the number changes."""
+
+    round: int
+    present: int
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaused(Event):
+    """An operator asked for a pause; the run waits behind `last_round`."""
+
+    last_round: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed(Event):
+    """The pause is over; `round` is next."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunStopped(Event):
+    """An operator ended the run behind `last_round`; `abandoned`: the round under way was given up for it."""
+
+    last_round: int
+    abandoned: bool
 
 
 EventSink = Callable[[Event], None]

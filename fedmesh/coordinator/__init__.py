@@ -1,22 +1,42 @@
-"""The round loop on the server's side: stages, journal, resume."""
+"""The round loop on the server's side: stages, journals, control, resume.
 
-from fedmesh.coordinator.coordinator import Coordinator, Evaluate, RunResult, ScriptFactory
-from fedmesh.coordinator.journal import Checkpoint, Journal
-from fedmesh.coordinator.plain import StrategyRound
-from fedmesh.coordinator.records import RoundRecord, SessionRecord, StageRecord
-from fedmesh.coordinator.round import Round
-from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
-from fedmesh.coordinator.stage import Outcome, Script, Stage
+Importing this package imports neither Flower nor SQLAlchemy; a name does so when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedmesh.coordinator.checkpoint import Checkpoint, RoundJournal
+    from fedmesh.coordinator.control import Control, Controls, LocalControl, RunState, Wish
+    from fedmesh.coordinator.coordinator import Coordinator, Evaluate, RunResult, ScriptFactory
+    from fedmesh.coordinator.journal import Journal
+    from fedmesh.coordinator.plain import StrategyRound
+    from fedmesh.coordinator.records import RoundRecord, SessionRecord, StageRecord
+    from fedmesh.coordinator.round import Round
+    from fedmesh.coordinator.runstore import DEFAULT_URL, RunInfo, RunStore
+    from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
+    from fedmesh.coordinator.settings import RoundSettings
+    from fedmesh.coordinator.stage import Outcome, Script, Stage
 
 __all__ = [
+    "DEFAULT_URL",
     "Checkpoint",
+    "Control",
+    "Controls",
     "Coordinator",
     "Evaluate",
     "Journal",
+    "LocalControl",
     "Outcome",
     "Round",
+    "RoundJournal",
     "RoundRecord",
+    "RoundSettings",
+    "RunInfo",
     "RunResult",
+    "RunState",
+    "RunStore",
     "Script",
     "ScriptFactory",
     "SecureAggregation",
@@ -25,4 +45,46 @@ __all__ = [
     "Stage",
     "StageRecord",
     "StrategyRound",
+    "Wish",
 ]
+
+_HOME = {
+    "DEFAULT_URL": "runstore",
+    "Checkpoint": "checkpoint",
+    "Control": "control",
+    "Controls": "control",
+    "Coordinator": "coordinator",
+    "Evaluate": "coordinator",
+    "Journal": "journal",
+    "LocalControl": "control",
+    "Outcome": "stage",
+    "Round": "round",
+    "RoundJournal": "checkpoint",
+    "RoundRecord": "records",
+    "RoundSettings": "settings",
+    "RunInfo": "runstore",
+    "RunResult": "coordinator",
+    "RunState": "control",
+    "RunStore": "runstore",
+    "Script": "stage",
+    "ScriptFactory": "coordinator",
+    "SecureAggregation": "secure",
+    "SecureSettings": "secure",
+    "SessionRecord": "records",
+    "Stage": "stage",
+    "StageRecord": "records",
+    "StrategyRound": "plain",
+    "Wish": "control",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
