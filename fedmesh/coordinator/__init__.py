@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from fedmesh.coordinator.plain import StrategyRound
     from fedmesh.coordinator.records import RoundRecord, SessionRecord, StageRecord
     from fedmesh.coordinator.round import Round
-    from fedmesh.coordinator.runstore import DEFAULT_URL, RunInfo, RunStore
+    from fedmesh.coordinator.runstore import RunInfo, RunStore
+    from fedmesh.coordinator.runurl import DEFAULT_URL, journal_url
     from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
     from fedmesh.coordinator.settings import RoundSettings
     from fedmesh.coordinator.stage import Outcome, Script, Stage
+    from fedmesh.coordinator.storedcontrol import StoredControl
 
 __all__ = [
     "DEFAULT_URL",
@@ -44,12 +46,14 @@ __all__ = [
     "SessionRecord",
     "Stage",
     "StageRecord",
+    "StoredControl",
     "StrategyRound",
     "Wish",
+    "journal_url",
 ]
 
 _HOME = {
-    "DEFAULT_URL": "runstore",
+    "DEFAULT_URL": "runurl",
     "Checkpoint": "checkpoint",
     "Control": "control",
     "Controls": "control",
@@ -73,8 +77,10 @@ _HOME = {
     "SessionRecord": "records",
     "Stage": "stage",
     "StageRecord": "records",
+    "StoredControl": "storedcontrol",
     "StrategyRound": "plain",
     "Wish": "control",
+    "journal_url": "runurl",
 }
 
 

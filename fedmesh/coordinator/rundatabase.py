@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, select, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from fedmesh.coordinator import runtables
+from fedmesh.coordinator.runurl import parsed_url
 from fedmesh.errors import ConfigError
 
 __all__ = ["Database", "UnreachableError"]
@@ -44,7 +45,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, create: bool = True) -> None:
-        self._url = _parsed(url)
+        self._url = parsed_url(url)
         self.name = self._url.render_as_string(hide_password=True)
         """The URL without its password."""
         self.path: Path | None = None
@@ -156,23 +157,6 @@ class Database:
         return said.replace(str(password), "***") if password else said
 
 
-def _parsed(url: str) -> URL:
-    wanted = "wanted sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-    try:
-        parsed = make_url(url)
-        backend = parsed.get_backend_name()
-    except (ArgumentError, NoSuchModuleError, ValueError):
-        raise ConfigError(f"the journal's URL cannot be read: {wanted}") from None  # the cause may quote a password
-    if backend == "postgres":
-        parsed, backend = parsed.set(drivername="postgresql"), "postgresql"
-    driver = parsed.drivername.partition("+")[2]
-    if backend not in {"sqlite", "postgresql"} or driver not in {"", "psycopg", "pysqlite"}:
-        raise ConfigError(f"the journal's URL begins with {parsed.drivername!r}: {wanted}")
-    if backend == "sqlite" and parsed.database in {None, "", ":memory:"}:
-        raise ConfigError(f"the journal's URL names no file, and nothing could be resumed from memory: {wanted}")
-    return parsed
-
-
 def _durable_sqlite(connection: Any, _: object) -> None:
     connection.isolation_level = None  # transactions are begun by `_begin_sqlite`, not by the driver's guesses
     for pragma in ("journal_mode = WAL", "synchronous = EXTRA", "foreign_keys = ON"):
@@ -201,15 +185,16 @@ def _passing(error: DBAPIError) -> bool:
     return error.connection_invalidated or gone or state.startswith(("08", "57P"))
 
 
+_ADVICE = {
+    ("password", "authentication"): "Check the user in [journal] url; a password is best kept in ~/.pgpass",
+    ("connection failed", "server closed"): "See that the server runs, and that [journal] url names it",
+    ("locked",): "Another program holds the file for long: close it",
+    ("full", "No space"): "Make room on the disk and start again: what was committed is safe",
+    ("readonly", "unable to open", "permission"): "Name a journal that you may write to",
+    ("not a database", "malformed"): "The file is damaged or another program's: put back a copy, or name another",
+}
+
+
 def _advice(said: str) -> str:
-    if "password" in said or "authentication" in said:
-        return "Check the user in [journal] url; a password is best kept in ~/.pgpass"
-    if "locked" in said:
-        return "Another program holds the file for long: close it"
-    if "full" in said or "No space" in said:
-        return "Make room on the disk and start again: what was committed is safe"
-    if "readonly" in said or "unable to open" in said or "permission" in said:
-        return "Name a journal that you may write to"
-    if "not a database" in said or "malformed" in said:
-        return "The file is damaged or another program's: put back a copy, or name another"
-    return "What was committed is safe"
+    found = (advice for words, advice in _ADVICE.items() if any(word in said for word in words))
+    return next(found, "What was committed is safe")

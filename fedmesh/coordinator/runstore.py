@@ -22,15 +22,13 @@ from fedmesh.coordinator.records import RoundRecord
 from fedmesh.coordinator.rundatabase import Database
 from fedmesh.coordinator.runlease import held
 from fedmesh.coordinator.runtables import row, run, wish
+from fedmesh.coordinator.runurl import DEFAULT_URL
 from fedmesh.errors import ConfigError, DecodeError
 
 if TYPE_CHECKING:
     from fedmesh.coordinator.storedjournal import StoredJournal
 
-__all__ = ["DEFAULT_URL", "RunInfo", "RunStore"]
-
-DEFAULT_URL = "sqlite:///fedmesh-runs.sqlite3"
-"""Where a coordinator keeps its runs, and `fedmesh runs` looks, unless told otherwise: the folder it was started in."""
+__all__ = ["RunInfo", "RunStore"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 A database that is away for a moment is waited for; a commit whose answer was lost is looked up, never repeated.
 """
 
+import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from flwr.app import ArrayRecord
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
@@ -110,6 +111,20 @@ class StoredJournal:
             return verified(rows)
         except DecodeError as error:
             raise self._damaged(error) from error
+
+    def tell(self, facts: Mapping[str, Any]) -> None:
+        """Adds what ``fedmesh runs show`` tells beyond the rounds, by key of docs/result.md; durable.
+
+        Args:
+            facts: plain data, none of a single device. Later ones take the place of earlier ones of the same key.
+        """
+
+        def write(connection: Connection) -> None:
+            known = json.loads(connection.execute(select(run.c.facts).where(run.c.id == self._run_id)).scalar_one())
+            text = json.dumps({**known, **facts}, allow_nan=False)
+            connection.execute(update(run).where(run.c.id == self._run_id).values(facts=text))
+
+        self._durably(write)
 
     def write_run(self, **values: str) -> None:
         """Sets columns of the run, durably."""

@@ -7,7 +7,7 @@ particular to a simulation is only that one process holds everybody's data.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fedmesh.federation.featuring import featured
 from fedmesh.federation.judge import Judge
 from fedmesh.federation.plan import make_strategy, make_task
 from fedmesh.federation.preflight import check_fit, check_plugins
+from fedmesh.federation.rounds import describe_failures, describe_round
 from fedmesh.federation.scenario import Scenario
 from fedmesh.federation.securing import describe_secure_aggregation, secure_script
 from fedmesh.federation.start import make_start, one_thread, restore
@@ -243,7 +244,7 @@ def _conclude(
         "scenario": scenario.name,
         "seed": scenario.seed,
         "clients": len(data.devices),
-        "rounds": [_describe_round(record) for record in records[1:]],
+        "rounds": [describe_round(record) for record in records[1:]],
         "start": {
             "accuracy_int8": start["accuracy_int8"],
             "accuracy_float": start_float,
@@ -256,31 +257,10 @@ def _conclude(
         "privacy": outcome.describe_privacy(task, records),
         "secure_aggregation": describe_secure_aggregation(scenario, task, records),
         "latency_ms": outcome.measure_latency(federation.directory, data),
-        "failures": [
-            {"round": record.round, "device": device, "reason": reason}
-            for record in records
-            for device, reason in record.failures
-        ],
+        "failures": describe_failures(records),
         "config": scenario.model_dump(mode="json"),
         "versions": outcome.describe_versions(),
         "seconds": seconds,
-    }
-
-
-def _describe_round(record: RoundRecord) -> dict[str, Any]:
-    return {
-        "round": record.round,
-        "clients": record.clients,
-        "survivors": record.survivors,
-        **record.evaluation,
-        "bytes_up": record.bytes_up,
-        "bytes_down": record.bytes_down,
-        "seconds": record.seconds,
-        "failed": record.failed,
-        "train_loss": record.metrics.get("train.loss"),
-        "train_examples": record.metrics.get("train.examples"),
-        "stages": [asdict(stage) for stage in record.stages],
-        "sessions": [asdict(session) for session in record.sessions],
     }
 
 
