@@ -33,7 +33,8 @@ class SecureAggregation:
         names: node ids -> names of devices; None asks the nodes.
         attempts: round -> number of its next attempt: a journal's `Journal.next_attempt`. None counts in memory, which
             is enough for rounds that no earlier process began.
-        rounds: over-selection, deadline of the training, and quorum; None: all that the strategy draws are waited for.
+        rounds: over-selection (keys are then exchanged in each round, not ahead), deadline of the training, and quorum;
+            None: all that the strategy draws are waited for.
         seed: of the draw that `rounds` ask for; None: from the operating system's randomness.
 
     Raises:
@@ -60,13 +61,14 @@ class SecureAggregation:
         if rounds is not None:
             rounds.check_secure(group_size=settings.group_size, smallest_sum=settings.smallest_sum)
         quorum = settings.quorum or (rounds and rounds.quorum) or getattr(strategy, "quorum", None) or 1
-        selection = Selection(rounds or RoundSettings(), seed=seed)
+        rounds = rounds or RoundSettings()
+        selection = Selection(rounds, seed=seed)
         registry = Registry(roster, own, names)
         convener = Convener(identity, roster, settings, strategy.layout, attempts or counter())
-        ahead = Ahead(convener, registry, _draw(selection, getattr(strategy, "drawn", None)))
-        self._federation = Federation(
-            strategy, convener, registry, ahead, selection, rounds or RoundSettings(), int(quorum)
-        )
+        # Keys that are exchanged on the messages of a round whose last answers are not waited for are never complete.
+        draw = None if rounds.over_selection > 1 else _draw(selection, getattr(strategy, "drawn", None))
+        ahead = Ahead(convener, registry, draw)
+        self._federation = Federation(strategy, convener, registry, ahead, selection, rounds, int(quorum))
 
     def script(
         self, number: int, arrays: ArrayRecord, grid: Grid, *, train_config: ConfigRecord | None = None

@@ -69,9 +69,15 @@ def _privacy(scenario: Mapping[str, Any]) -> dict[str, Any]:
     section = scenario.get("privacy", {})
     if not section.get("enabled"):
         return {"enabled": False}
-    of_examples = section.get("mode") in {"local", "shared"}
-    kept = ("enabled", "mode", "epsilon", "delta", "clip", "expected_batch")
-    return {**{key: section.get(key) for key in kept}, "level": "example" if of_examples else "client"}
+    kept = ["enabled", "mode", "epsilon", "delta", "clip", "expected_batch"]
+    unknown = ["noise_multiplier", "noise"]
+    if section.get("mode") == "local":
+        kept += ["sample_rate", "steps"]
+    else:
+        kept += ["ring_bits"]
+        unknown += ["honest", "colluders", "smallest_sum", "ring_elements", "gamma", "epsilon_released"]
+    described = {key: section.get(key) for key in kept} | dict.fromkeys(unknown)
+    return {**described, "level": "example" if section.get("mode") in {"local", "shared"} else "client"}
 
 
 def _secure_aggregation(scenario: Mapping[str, Any], records: Sequence[RoundRecord]) -> dict[str, Any]:
