@@ -47,7 +47,7 @@ class Journal:
 
     def __init__(self, path: Path | None = None) -> None:
         self._name = "the journal in memory" if path is None else str(path)
-        self._digests: dict[int, bytes] = {}
+        self._digests: dict[int, bytes] | None = None  # of the nodes' states, once they are known
         with self._explained("opened"):
             fresh = path is not None and not path.exists()
             self._db = sqlite3.connect(":memory:" if path is None else path, timeout=1.0, isolation_level=None)
@@ -81,7 +81,9 @@ class Journal:
         expected = self._last_number() + 1
         if record.round != expected:
             raise ConfigError(f"round {record.round} was to be committed to {self._name}, which wants round {expected}")
-        entry = Entry.of(record, arrays, strategy, states, self._digests)
+        if self._digests is None:
+            self.last()
+        entry = Entry.of(record, arrays, strategy, states, self._digests or {})
         with self._explained("written"), self._transaction():
             digest = follow(self._last_digest(), entry.text, entry.checkpoint)
             row = (entry.number, entry.text, entry.checkpoint, digest)

@@ -51,7 +51,7 @@ class StoredJournal:
         self._now = now
         self._patience_s = patience_s
         self._name = f"run {run_id:016x} in {database.name}"
-        self._digests: dict[int, bytes] = {}
+        self._digests: dict[int, bytes] | None = None  # of the nodes' states, once they are known
         self._lease: Lease = lease_on(database, run_id)
         self._take()
         try:
@@ -79,7 +79,9 @@ class StoredJournal:
         states: Mapping[int, bytes] | None = None,
     ) -> None:
         """See `RoundJournal.commit`."""
-        entry = Entry.of(record, arrays, strategy, states, self._digests)
+        if self._digests is None:
+            self.last()
+        entry = Entry.of(record, arrays, strategy, states, self._digests or {})
         self._durably(lambda connection: self._insert(connection, entry))
         self._digests = entry.digests
 

@@ -93,7 +93,7 @@ def test_attempts_are_numbered_upwards_and_never_the_same_twice(where: Place) ->
 def test_what_is_returned_is_durable_under_kill_9(where: Place) -> None:
     fill(where.open()).close()
     killed = "journal = opened()\njournal.next_attempt(3)\nfrom fedmesh.coordinator import RoundRecord\n"
-    killed += "journal.last()\njournal.commit(RoundRecord(3, clients=7), arrays(8), states={9: b'nine'})\n"
+    killed += "journal.commit(RoundRecord(3, clients=7), arrays(8), states={9: b'nine'})\n"
     killed += "journal.next_attempt(4)\nos.kill(os.getpid(), 9)"
     died = another_process(where, killed)
     assert died.returncode == -9, died.stderr

@@ -12,7 +12,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from secure_federation import Federation, fedavg
 
-from fedmesh.coordinator import Coordinator, Journal, RunResult
+from fedmesh.coordinator import Coordinator, RoundJournal, RunResult, RunStore
 from fedmesh.flower import FleetGrid, InlineFleet, acting_as, adopt, quiet_flower
 from fedmesh.flower.arrays import vector_record
 
@@ -67,14 +67,12 @@ class Meeting:
         return answer
 
 
-def plain(meeting: Meeting) -> RunResult:
-    journal = Journal()
+def plain(meeting: Meeting, journal: RoundJournal) -> RunResult:
     fleet = InlineFleet(meeting.app(journal.run_id, delta_app()), 5)
     return Coordinator(fedavg(), FleetGrid(fleet), journal).run(START, 3)
 
 
-def secure(meeting: Meeting, folder: Path) -> RunResult:
-    journal = Journal()
+def secure(meeting: Meeting, journal: RoundJournal, folder: Path) -> RunResult:
     federation = Federation(folder, 5)
     strategy = fedavg()
     aggregation = federation.secured(strategy, rounds=3, overlap=False, attempts_of=journal.next_attempt)
@@ -91,9 +89,12 @@ class Alone(Meeting):
 
 @pytest.mark.parametrize("kind", ["plain", "secure"])
 def test_two_runs_side_by_side_come_to_what_each_comes_to_alone(kind: str, tmp_path: Path) -> None:
+    store = RunStore(f"sqlite:///{tmp_path / 'runs.sqlite3'}")
+
     def go(meeting: Meeting, name: str) -> RunResult:
         (tmp_path / name).mkdir()
-        return plain(meeting) if kind == "plain" else secure(meeting, tmp_path / name)
+        with store.journal(store.create(name, {}, 3)) as journal:
+            return plain(meeting, journal) if kind == "plain" else secure(meeting, journal, tmp_path / name)
 
     with quiet_flower():
         alone = go(Alone(), "alone")
