@@ -21,6 +21,8 @@ __all__ = [
     "RoundFinished",
     "RoundStarted",
     "RunFinished",
+    "RunPaused",
+    "RunResumed",
     "RunStarted",
     "RunStopped",
     "StageStarted",
@@ -180,6 +182,20 @@ class WaitingForDevices(Event):
     round: int
     present: int
     wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaused(Event):
+    """An operator asked for a pause; the run waits behind `last_round`."""
+
+    last_round: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed(Event):
+    """The pause is over; `round` is next."""
+
+    round: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from fedmesh.cli.broker_config import broker
 from fedmesh.cli.ca import ca
 from fedmesh.cli.ledger import ledger
 from fedmesh.cli.privacy import privacy
+from fedmesh.cli.runs import runs
 
 __all__ = ["app"]
 
@@ -34,6 +35,7 @@ config.command("show")(listing.show)
 config.command("check")(config_check.command)
 app.add_typer(privacy, name="privacy")
 app.add_typer(ledger, name="ledger")
+app.add_typer(runs, name="runs")
 app.add_typer(ca, name="ca")
 app.command("enroll")(enroll.command)
 app.add_typer(broker, name="broker")

@@ -1,22 +1,44 @@
-"""The round loop on the server's side: stages, journal, resume."""
+"""The round loop on the server's side: stages, journals, control, resume.
 
-from fedmesh.coordinator.coordinator import Coordinator, Evaluate, RunResult, ScriptFactory
-from fedmesh.coordinator.journal import Checkpoint, Journal
-from fedmesh.coordinator.plain import StrategyRound
-from fedmesh.coordinator.records import RoundRecord, SessionRecord, StageRecord
-from fedmesh.coordinator.round import Round
-from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
-from fedmesh.coordinator.stage import Outcome, Script, Stage
+Importing this package imports neither Flower nor SQLAlchemy; a name does so when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedmesh.coordinator.checkpoint import Checkpoint, RoundJournal
+    from fedmesh.coordinator.control import Control, Controls, LocalControl, RunState, Wish
+    from fedmesh.coordinator.coordinator import Coordinator, Evaluate, RunResult, ScriptFactory
+    from fedmesh.coordinator.journal import Journal
+    from fedmesh.coordinator.plain import StrategyRound
+    from fedmesh.coordinator.records import RoundRecord, SessionRecord, StageRecord
+    from fedmesh.coordinator.round import Round
+    from fedmesh.coordinator.runstore import RunInfo, RunStore
+    from fedmesh.coordinator.runurl import DEFAULT_URL, journal_url
+    from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
+    from fedmesh.coordinator.settings import RoundSettings
+    from fedmesh.coordinator.stage import Outcome, Script, Stage
+    from fedmesh.coordinator.storedcontrol import StoredControl
 
 __all__ = [
+    "DEFAULT_URL",
     "Checkpoint",
+    "Control",
+    "Controls",
     "Coordinator",
     "Evaluate",
     "Journal",
+    "LocalControl",
     "Outcome",
     "Round",
+    "RoundJournal",
     "RoundRecord",
+    "RoundSettings",
+    "RunInfo",
     "RunResult",
+    "RunState",
+    "RunStore",
     "Script",
     "ScriptFactory",
     "SecureAggregation",
@@ -24,5 +46,51 @@ __all__ = [
     "SessionRecord",
     "Stage",
     "StageRecord",
+    "StoredControl",
     "StrategyRound",
+    "Wish",
+    "journal_url",
 ]
+
+_HOME = {
+    "DEFAULT_URL": "runurl",
+    "Checkpoint": "checkpoint",
+    "Control": "control",
+    "Controls": "control",
+    "Coordinator": "coordinator",
+    "Evaluate": "coordinator",
+    "Journal": "journal",
+    "LocalControl": "control",
+    "Outcome": "stage",
+    "Round": "round",
+    "RoundJournal": "checkpoint",
+    "RoundRecord": "records",
+    "RoundSettings": "settings",
+    "RunInfo": "runstore",
+    "RunResult": "coordinator",
+    "RunState": "control",
+    "RunStore": "runstore",
+    "Script": "stage",
+    "ScriptFactory": "coordinator",
+    "SecureAggregation": "secure",
+    "SecureSettings": "secure",
+    "SessionRecord": "records",
+    "Stage": "stage",
+    "StageRecord": "records",
+    "StoredControl": "storedcontrol",
+    "StrategyRound": "plain",
+    "Wish": "control",
+    "journal_url": "runurl",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,9 +1,10 @@
 """An attempt at a round under secure aggregation: the sessions of all groups, step by step and side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from fedmesh.coordinator.records import SessionRecord
 from fedmesh.coordinator.session import Session
+from fedmesh.coordinator.settings import share_of
 from fedmesh.errors import SecAggError
 from fedmesh.flower.secure import STEPS, Order
 from fedmesh.secagg import SumResult
@@ -68,6 +69,15 @@ class Attempt:
         """Bytes that an answer of this device may take, 0 for a stranger's; its session knows each step's own limit."""
         session = self._of_node.get(node)
         return 0 if session is None else largest(Kind.MASKED, session.header)
+
+    def enough(self, answered: Collection[int], wanted: int) -> bool:
+        """Whether every session that goes on has its share of `wanted` answers, and as many as it cannot do without."""
+        return all(
+            len(session.nodes.keys() & answered)
+            >= max(session.header.fewest, share_of(wanted, len(session.nodes), len(self.nodes)))
+            for session in self._sessions
+            if session.error is None
+        )
 
     @property
     def strained(self) -> bool:

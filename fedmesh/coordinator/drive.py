@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from flwr.serverapp import Grid
 
 from fedmesh.clock import Clock
+from fedmesh.coordinator.control import Control, Wish
 from fedmesh.coordinator.round import Abandon, Begin, Effect, Finish, Replied, Round, Send, Tick
 from fedmesh.coordinator.stage import Outcome
 from fedmesh.coordinator.stagelog import StageLog
@@ -25,10 +26,18 @@ class Drive:
         log: is told of every stage and answer.
         clock: the machine's time.
         events: gets StageStarted.
+        control: may end the round at once.
     """
 
     def __init__(  # noqa: PLR0917 - all are needed, none has a default
-        self, machine: Round, number: int, grid: Grid, log: StageLog, clock: Clock, events: EventSink
+        self,
+        machine: Round,
+        number: int,
+        grid: Grid,
+        log: StageLog,
+        clock: Clock,
+        events: EventSink,
+        control: Control,
     ) -> None:
         self._machine = machine
         self._number = number
@@ -36,10 +45,11 @@ class Drive:
         self._log = log
         self._clock = clock
         self._events = events
+        self._control = control
         self._pending: dict[str, tuple[int, int]] = {}  # message id -> stage, index
 
-    def run(self) -> Outcome:
-        """Until the round is over.
+    def run(self) -> Outcome | None:
+        """Until the round is over; None: it was abandoned, as the operator asked.
 
         Raises:
             RoundError: it has failed. What its script raises beyond that is raised as it is.
@@ -50,6 +60,8 @@ class Drive:
                 outcome = self._apply(effects)
                 if outcome is not None:
                     return outcome
+                if self._control.state() is Wish.STOP_NOW:
+                    return None
                 effects = self._await()
         finally:  # the machine failed, or the operator interrupts
             self._abandon(list(self._pending), "the round is over")

@@ -1,4 +1,4 @@
-"""The coordinator's memory on disk: after `commit` returns a round has happened, before that it has not.
+"""One run's journal in a file of its own: after `commit` returns a round has happened, before that it has not.
 
 One SQLite transaction a round holds the arrays, the round's record, the strategy's state and the states of the fleet's
 nodes. A process killed at any moment finds the last committed round again, whole. Records are chained by SHA-256, and
@@ -6,22 +6,21 @@ what a resumed run reads is checked against the chain: a damaged journal is refu
 signature: whoever can write the file can write another journal.
 """
 
-import hashlib
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from flwr.app import ArrayRecord
 
+from fedmesh.coordinator.chain import Row, follow, verified
+from fedmesh.coordinator.checkpoint import Checkpoint, Entry, State
 from fedmesh.coordinator.records import RoundRecord
 from fedmesh.errors import ConfigError, DecodeError
-from fedmesh.flower.records import decode_arrays, encode_arrays
 
-__all__ = ["Checkpoint", "Journal"]
+__all__ = ["Journal"]
 
 FORMAT = 1
 
@@ -36,23 +35,6 @@ _TABLES = {"journal", "round", "model", "node", "attempt"}
 _FIRST_TABLES = _TABLES - {"attempt"}  # journals from before secure aggregation
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Where a run stands.
-
-    Attributes:
-        record: the last committed round.
-        arrays: the global arrays after it.
-        strategy: the strategy's state (`snapshot`).
-        states: node id -> state.
-    """
-
-    record: RoundRecord
-    arrays: ArrayRecord
-    strategy: bytes
-    states: Mapping[int, bytes]
-
-
 class Journal:
     """A journal file, or one in memory. It belongs to one process at a time.
 
@@ -65,7 +47,7 @@ class Journal:
 
     def __init__(self, path: Path | None = None) -> None:
         self._name = "the journal in memory" if path is None else str(path)
-        self._digests: dict[int, bytes] = {}
+        self._digests: dict[int, bytes] | None = None  # of the nodes' states, once they are known
         with self._explained("opened"):
             fresh = path is not None and not path.exists()
             self._db = sqlite3.connect(":memory:" if path is None else path, timeout=1.0, isolation_level=None)
@@ -99,20 +81,17 @@ class Journal:
         expected = self._last_number() + 1
         if record.round != expected:
             raise ConfigError(f"round {record.round} was to be committed to {self._name}, which wants round {expected}")
-        states = {} if states is None else states
-        model = encode_arrays(arrays)
-        digests = {node_id: hashlib.sha256(state).digest() for node_id, state in states.items()}
-        changed = [(str(i), states[i]) for i in states if self._digests.get(i) != digests[i]]
-        gone = [(str(i),) for i in self._digests if i not in digests]
-        checkpoint = _checkpoint_digest(model, strategy, digests)
-        text = record.to_json()
+        if self._digests is None:
+            self.last()
+        entry = Entry.of(record, arrays, strategy, states, self._digests or {})
         with self._explained("written"), self._transaction():
-            digest = _chained(self._last_digest(), text, checkpoint)
-            self._db.execute("INSERT INTO round VALUES (?, ?, ?, ?)", (record.round, text, checkpoint, digest))
-            self._db.execute("INSERT OR REPLACE INTO model VALUES (1, ?, ?)", (model, strategy))
-            self._db.executemany("DELETE FROM node WHERE id = ?", gone)
-            self._db.executemany("INSERT OR REPLACE INTO node VALUES (?, ?)", changed)
-        self._digests = digests
+            digest = follow(self._last_digest(), entry.text, entry.checkpoint)
+            row = (entry.number, entry.text, entry.checkpoint, digest)
+            self._db.execute("INSERT INTO round VALUES (?, ?, ?, ?)", row)
+            self._db.execute("INSERT OR REPLACE INTO model VALUES (1, ?, ?)", (entry.model, entry.strategy))
+            self._db.executemany("DELETE FROM node WHERE id = ?", [(name,) for name in entry.gone])
+            self._db.executemany("INSERT OR REPLACE INTO node VALUES (?, ?)", entry.changed.items())
+        self._digests = entry.digests
 
     def next_attempt(self, number: int) -> int:
         """The number of the next attempt at round `number`, from 1: durable before it is returned, never given twice.
@@ -142,17 +121,12 @@ class Journal:
             model = self._db.execute("SELECT arrays, strategy FROM model").fetchone()
             nodes = self._db.execute("SELECT id, state FROM node").fetchall()
             (checkpoint,) = self._db.execute("SELECT checkpoint FROM round ORDER BY number DESC LIMIT 1").fetchone()
-        if model is None or not all(isinstance(value, bytes) for value in (*model, *(state for _, state in nodes))):
-            raise self._damaged("the model or a node's state is missing")
-        states = dict(sorted((_node_id(name), state) for name, state in nodes))
-        digests = {node_id: hashlib.sha256(state).digest() for node_id, state in states.items()}
-        if _checkpoint_digest(model[0], model[1], digests) != checkpoint:
-            raise self._damaged("the model or a node's state is not what was committed")
-        self._digests = digests
         try:
-            return Checkpoint(records[-1], decode_arrays(model[0]), model[1], states)
+            state = State.of(records[-1], checkpoint, model, nodes)
         except DecodeError as error:
             raise self._damaged(str(error)) from error
+        self._digests = state.digests
+        return state.checkpoint
 
     def records(self) -> list[RoundRecord]:
         """Every committed round, from round 0.
@@ -162,17 +136,10 @@ class Journal:
         """
         with self._explained("read"):
             rows = self._db.execute("SELECT number, record, checkpoint, digest FROM round ORDER BY number").fetchall()
-        records, before = [], b""
-        for expected, (number, text, checkpoint, digest) in enumerate(rows):
-            intact = isinstance(text, str) and isinstance(checkpoint, bytes)
-            if number != expected or not intact or _chained(before, text, checkpoint) != digest:
-                raise self._damaged(f"the record of round {number} does not follow the one before")
-            try:
-                records.append(RoundRecord.from_json(text))
-            except DecodeError as error:
-                raise self._damaged(str(error)) from error
-            before = digest
-        return records
+        try:
+            return verified(Row(*row) for row in rows)
+        except DecodeError as error:
+            raise self._damaged(str(error)) from error
 
     def close(self) -> None:
         """Lets other processes in; idempotent."""
@@ -246,22 +213,6 @@ class Journal:
             f"{self._name} is damaged ({why}): the run cannot be resumed from it. Put back a copy, or start "
             "a new run in another directory"
         )
-
-
-def _node_id(name: object) -> int:
-    """Node ids are unsigned 64-bit numbers, which SQLite does not have: they are kept as text. -1 if it is none."""
-    return int(name) if isinstance(name, str) and name.isdecimal() and len(name) <= 20 else -1
-
-
-def _chained(before: bytes, record: str, checkpoint: bytes) -> bytes:
-    return hashlib.sha256(before + checkpoint + record.encode()).digest()
-
-
-def _checkpoint_digest(model: bytes, strategy: bytes, states: Mapping[int, bytes]) -> bytes:
-    digest = hashlib.sha256(hashlib.sha256(model).digest() + hashlib.sha256(strategy).digest())
-    for node_id in sorted(states):
-        digest.update(node_id.to_bytes(9, "big", signed=True) + states[node_id])
-    return digest.digest()
 
 
 def _advice(error: str) -> str:

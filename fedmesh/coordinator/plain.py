@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedmesh.coordinator.settings import RoundSettings
 from fedmesh.coordinator.stage import Outcome, Stage
 
 __all__ = ["StrategyRound"]
@@ -23,6 +24,7 @@ class StrategyRound:
         arrays: the global arrays that it begins with.
         grid: passed to the strategy, which samples nodes from it.
         quorum: fewest trained replies.
+        settings: how many trained replies are enough, and how long to wait for them; None: all, for the default time.
         train_config, evaluate_config: passed to the strategy, which may write to them.
     """
 
@@ -34,6 +36,7 @@ class StrategyRound:
         grid: Grid,
         *,
         quorum: int = 1,
+        settings: RoundSettings | None = None,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
     ) -> None:
@@ -42,6 +45,7 @@ class StrategyRound:
         self._arrays = arrays
         self._grid = grid
         self._quorum = quorum
+        self._settings = settings or RoundSettings()
         self._train_config = ConfigRecord() if train_config is None else train_config.copy()
         self._evaluate_config = ConfigRecord() if evaluate_config is None else evaluate_config.copy()
         self._trained: tuple[ArrayRecord | None, MetricRecord | None] | None = None
@@ -51,7 +55,13 @@ class StrategyRound:
         """Asks the strategy whom to train, and on what."""
         configured = self._strategy.configure_train(self._number, self._arrays, self._train_config, self._grid)
         messages = tuple(configured)
-        return Stage("train", messages, quorum=self._quorum if messages else 0)
+        return Stage(
+            "train",
+            messages,
+            quorum=self._quorum if messages else 0,
+            enough=self._settings.enough(len(messages)),
+            deadline_s=self._settings.train_deadline_s,
+        )
 
     def proceed(self, replies: Sequence[Message]) -> Stage | Outcome:
         """Aggregates; after training comes evaluation, which may have nobody to ask."""

@@ -122,7 +122,13 @@ class Round:
     def _over(self, now: float) -> bool:
         if len(self._replies) == len(self._stage.messages) or (self.wake_at is not None and now >= self.wake_at):
             return True
-        return self._stage.enough is not None and self._good() >= self._stage.enough
+        return self._enough()
+
+    def _enough(self) -> bool:
+        stage = self._stage
+        if stage.enough is not None and self._good() >= stage.enough:
+            return True
+        return stage.satisfied is not None and stage.satisfied()
 
     def _good(self) -> int:
         return sum(reply is None or not reply.has_error() for reply in self._replies.values())
@@ -148,9 +154,8 @@ class Round:
         """Ends the stage and enters what follows."""
         effects: list[Effect] = []
         missing = tuple(i for i in range(len(self._stage.messages)) if i not in self._replies)
-        enough = self._stage.enough is not None and self._good() >= self._stage.enough
         if missing:
-            reason = "enough others answered before" if enough else "no answer by the deadline"
+            reason = "enough others answered before" if self._enough() else "no answer by the deadline"
             effects.append(Abandon(self._number, missing, reason))
             for index in missing:
                 self._lose(index, reason)

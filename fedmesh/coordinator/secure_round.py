@@ -21,6 +21,8 @@ from fedmesh.coordinator.convener import Convener
 from fedmesh.coordinator.groups import SMALLEST_GROUP
 from fedmesh.coordinator.instructions import Instructions, SumStrategy
 from fedmesh.coordinator.registry import Registry
+from fedmesh.coordinator.selection import Selection
+from fedmesh.coordinator.settings import RoundSettings
 from fedmesh.coordinator.stage import Outcome, Stage
 from fedmesh.errors import DecodeError, QuorumError, RoundError
 from fedmesh.flower.records import excerpt
@@ -39,6 +41,7 @@ class Federation:
     Attributes:
         strategy: draws devices and applies the sum.
         convener: opens sessions. registry: names of the nodes. ahead: the next round's sessions.
+        selection: whom the strategy may draw. settings: how many inputs are enough, and how long to wait for them.
         quorum: fewest inputs in a round's sum.
     """
 
@@ -46,6 +49,8 @@ class Federation:
     convener: Convener
     registry: Registry
     ahead: Ahead
+    selection: Selection
+    settings: RoundSettings
     quorum: int
 
 
@@ -67,6 +72,8 @@ class SecureRound:
         self._convener = federation.convener
         self._registry = federation.registry
         self._ahead = federation.ahead
+        self._selection = federation.selection
+        self._settings = federation.settings
         self._quorum = federation.quorum
         self._number = number
         self._arrays = arrays
@@ -82,7 +89,8 @@ class SecureRound:
 
     def begin(self) -> Stage | Outcome:
         """Asks the strategy whom to train, on what; and devices that nobody knows for their names."""
-        messages = self._strategy.configure_train(self._number, self._arrays, self._config, self._grid)
+        drawn = self._selection.grid(self._grid, self._number)
+        messages = self._strategy.configure_train(self._number, self._arrays, self._config, drawn)
         self._instructions = Instructions(tuple(messages), self._strategy.layout)
         if unknown := self._registry.unknown(self._instructions.nodes):
             return self._stage(
@@ -153,7 +161,13 @@ class SecureRound:
         others = {node: self._query(node, None, order) for node, order in ahead.items() if node not in current}
         stage = self._stage(attempt.step, messages | others, self._heard)
         self._asked = frozenset(current)
-        return stage
+        return self._limited(stage) if attempt.step == "train" else stage
+
+    def _limited(self, stage: Stage) -> Stage:
+        """The training: it goes on as soon as every group has enough inputs, and waits as long as training may take."""
+        wanted = self._settings.enough(len(self._instructions.nodes))
+        satisfied = None if wanted is None else lambda: self._attempts[-1].enough(self._answered, wanted)
+        return replace(stage, satisfied=satisfied, deadline_s=self._settings.train_deadline_s)
 
     def _stage(self, name: str, messages: dict[int, Message], arrived: Callable[[Message], None]) -> Stage:
         self._asked, self._answered = frozenset(messages), set()

@@ -25,6 +25,7 @@ class Stage:
         messages: one for each device asked. Without any the stage is over at once.
         quorum: fewest replies without an error that the round can go on with.
         enough: go on as soon as so many replies without an error are in; None waits for all.
+        satisfied: asked after each reply; True goes on without the others. For what no number can say.
         deadline_s: waits no longer than this many seconds; None uses the coordinator's.
         arrived: is given each reply without an error as it comes, in whatever order that is; `Script.proceed` then does
             not get them, so that nobody has to hold them all.
@@ -36,6 +37,7 @@ class Stage:
     messages: tuple[Message, ...]
     quorum: int = 0
     enough: int | None = None
+    satisfied: Callable[[], bool] | None = None
     deadline_s: float | None = None
     arrived: Callable[[Message], None] | None = None
     about: frozenset[int] | None = None

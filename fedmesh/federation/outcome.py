@@ -4,7 +4,6 @@ import importlib.metadata
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ __all__ = [
     "describe_devices",
     "describe_final",
     "describe_privacy",
-    "describe_round",
     "describe_versions",
     "measure_latency",
     "without_nan",
@@ -68,24 +66,6 @@ def describe_devices(
         }
         for device, examples in enumerate(data.devices)
     ]
-
-
-def describe_round(record: RoundRecord) -> dict[str, Any]:
-    """An entry of the list ``rounds``."""
-    return {
-        "round": record.round,
-        "clients": record.clients,
-        "survivors": record.survivors,
-        **record.evaluation,
-        "bytes_up": record.bytes_up,
-        "bytes_down": record.bytes_down,
-        "seconds": record.seconds,
-        "failed": record.failed,
-        "train_loss": record.metrics.get("train.loss"),
-        "train_examples": record.metrics.get("train.examples"),
-        "stages": [asdict(stage) for stage in record.stages],
-        "sessions": [asdict(session) for session in record.sessions],
-    }
 
 
 def describe_privacy(task: Task, records: Sequence[RoundRecord]) -> dict[str, Any]:

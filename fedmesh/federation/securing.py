@@ -3,23 +3,20 @@
 The same in a simulation and over a fleet: whose keys they are, and where they lie, is for who calls.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flwr.serverapp import Grid
 
 from fedmesh.client.task import Task
 from fedmesh.coordinator import RoundRecord, ScriptFactory
-from fedmesh.coordinator.records import StageRecord
 from fedmesh.coordinator.registry import Names
 from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
+from fedmesh.federation.rounds import describe_sessions
 from fedmesh.federation.scenario import Scenario
-from fedmesh.flower.secure import STEPS
-from fedmesh.secagg import Identity, Roster, SessionHeader
+from fedmesh.secagg import Identity, Roster
 
-__all__ = ["SIMULATED_KEYS", "describe_secure_aggregation", "describe_steps", "secure_script"]
+__all__ = ["SIMULATED_KEYS", "describe_secure_aggregation", "secure_script"]
 
 SIMULATED_KEYS = "all in the run directory: for simulation only, they protect nobody"
 
@@ -75,46 +72,12 @@ def describe_secure_aggregation(
     section = scenario.secure_aggregation
     if not section.enabled:
         return {"enabled": False}
-    sessions = [(record.round, session) for record in records for session in record.sessions]
-    devices = max((session.devices for _, session in sessions), default=0)
-    sums = [session.survivors for _, session in sessions if session.survivors]
     return {
         "enabled": True,
         "group_size": section.group_size,
         "weight_cap": task.weight_cap,
         "attempts": section.attempts,
         "overlap": section.overlap,
-        "grouped": any(session.group for _, session in sessions),
-        "largest_session": devices,
-        "threshold": SessionHeader.threshold_for(devices),
-        "colluders": SessionHeader.colluders_for(devices),
-        "smallest_sum": min(sums, default=None),
-        "sessions": len(sessions),
-        "sums": len(sums),
-        "aborts": [
-            {
-                "round": number,
-                "group": session.group,
-                "attempt": session.attempt,
-                "devices": session.devices,
-                "reason": session.aborted,
-            }
-            for number, session in sessions
-            if session.aborted is not None
-        ],
-        "steps": describe_steps(stage for record in records for stage in record.stages),
+        **describe_sessions(records),
         "keys": keys,
     }
-
-
-def describe_steps(stages: Iterable[StageRecord]) -> list[dict[str, Any]]:
-    """Totals over a run by name of the step, those of the protocol first and in its order."""
-    totals: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for stage in stages:
-        of_step = totals[stage.name]
-        for key, value in asdict(stage).items():
-            if key != "name":
-                of_step[key] = of_step.get(key, 0) + value
-        of_step["times"] = of_step.get("times", 0) + 1
-    order = sorted(totals, key=lambda name: (STEPS.index(name) if name in STEPS else len(STEPS), name))
-    return [{"step": name, **totals[name]} for name in order]

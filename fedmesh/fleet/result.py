@@ -7,6 +7,7 @@ from fedmesh.client.release import events_of
 from fedmesh.client.task import Task
 from fedmesh.coordinator import RoundRecord
 from fedmesh.federation import outcome
+from fedmesh.federation.rounds import describe_failures, describe_round
 from fedmesh.federation.securing import describe_secure_aggregation
 from fedmesh.fleet.prepared import Prepared
 from fedmesh.types import Float32
@@ -42,7 +43,7 @@ def describe(
         "scenario": scenario.name,
         "seed": scenario.seed,
         "clients": len(names),
-        "rounds": [outcome.describe_round(record) for record in records[1:]],
+        "rounds": [describe_round(record) for record in records[1:]],
         "start": {
             "accuracy_int8": begun["accuracy_int8"],
             "accuracy_float": start_float,
@@ -55,11 +56,7 @@ def describe(
         "privacy": outcome.describe_privacy(task, records),
         "secure_aggregation": describe_secure_aggregation(scenario, task, records, keys=_KEYS),
         "latency_ms": outcome.measure_latency(directory, data),
-        "failures": [
-            {"round": record.round, "device": device, "reason": reason}
-            for record in records
-            for device, reason in record.failures
-        ],
+        "failures": describe_failures(records),
         "config": scenario.model_dump(mode="json"),
         "versions": outcome.describe_versions(),
         "seconds": sum(record.seconds for record in records),

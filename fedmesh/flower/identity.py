@@ -1,11 +1,15 @@
 """Who this process is to Flower, and how simulated nodes are numbered.
 
 Flower keeps the identity of "the task that runs in this process" in a process-global and refuses to build a `Message`
-before it is set. This module is the only place that touches it.
+before it is set. This module is the only place that touches it: over the process's identity it lays one of the thread
+or asyncio task (`acting_as`), so that several runs can be side by side. The process's own is the last run's that was
+adopted; a grid stamps its own run on what it sends, whoever that is.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
 
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -39,11 +43,51 @@ def adopt(run_id: int, node_id: int = SERVER_NODE_ID) -> None:
 
 @contextmanager
 def acting_as(run_id: int, node_id: int) -> Iterator[None]:
-    """Within the block this process is `node_id` of `run_id`; afterwards it is again who it was."""
-    # The metaclass' properties raise while nothing is set, so the fields behind them are saved.
-    before = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)  # noqa: SLF001
-    adopt(run_id, node_id)
+    """Within the block this thread is `node_id` of `run_id`, others are who they were; afterwards it is again too."""
+    token = _ACTING.set(_Role(run_id, node_id))
     try:
         yield
     finally:
-        TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before  # noqa: SLF001
+        _ACTING.reset(token)
+
+
+class _Role(NamedTuple):
+    run_id: int
+    node_id: int
+
+
+_ACTING: ContextVar[_Role | None] = ContextVar("acting", default=None)
+
+
+class _Layered(type(TaskIdentity)):  # type: ignore[misc]  # Flower's metaclass has no public name
+    """Flower's identity, with that of the context over it."""
+
+    @property
+    def task_id(cls) -> int:
+        return TASK_ID if _ACTING.get() is not None else int(super().task_id)
+
+    @task_id.setter
+    def task_id(cls, value: int) -> None:
+        cls._task_id = value
+
+    @property
+    def run_id(cls) -> int:
+        role = _ACTING.get()
+        return role.run_id if role is not None else int(super().run_id)
+
+    @run_id.setter
+    def run_id(cls, value: int) -> None:
+        cls._run_id = value
+
+    @property
+    def node_id(cls) -> int:
+        role = _ACTING.get()
+        return role.node_id if role is not None else int(super().node_id)
+
+    @node_id.setter
+    def node_id(cls, value: int) -> None:
+        cls._node_id = value
+
+
+# Flower reads the identity as attributes of the class, wherever it builds a message: the class is what has to know.
+TaskIdentity.__class__ = _Layered  # type: ignore[method-assign]  # mypy takes it for the property __class__

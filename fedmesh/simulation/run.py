@@ -24,6 +24,7 @@ from fedmesh.federation.featuring import featured
 from fedmesh.federation.judge import Judge
 from fedmesh.federation.plan import make_strategy, make_task
 from fedmesh.federation.preflight import check_fit, check_plugins
+from fedmesh.federation.rounds import describe_failures, describe_round
 from fedmesh.federation.scenario import Scenario
 from fedmesh.federation.securing import describe_secure_aggregation, secure_script
 from fedmesh.federation.start import make_start, one_thread, restore
@@ -255,7 +256,7 @@ def _conclude(
         "scenario": scenario.name,
         "seed": scenario.seed,
         "clients": len(data.devices),
-        "rounds": [outcome.describe_round(record) for record in records[1:]],
+        "rounds": [describe_round(record) for record in records[1:]],
         "start": {
             "accuracy_int8": start["accuracy_int8"],
             "accuracy_float": start_float,
@@ -268,11 +269,7 @@ def _conclude(
         "privacy": outcome.describe_privacy(task, records),
         "secure_aggregation": describe_secure_aggregation(scenario, task, records),
         "latency_ms": outcome.measure_latency(federation.directory, data),
-        "failures": [
-            {"round": record.round, "device": device, "reason": reason}
-            for record in records
-            for device, reason in record.failures
-        ],
+        "failures": describe_failures(records),
         "config": scenario.model_dump(mode="json"),
         "versions": outcome.describe_versions(),
         "seconds": seconds,

@@ -2,6 +2,8 @@
 
     python killed_run.py JOURNAL ours|fedadam ROUNDS SEED
 
+JOURNAL is a path, or the URL of a store of runs.
+
 Prints one JSON object: how many children were killed and at which rounds, the journal's records, the last arrays.
 """
 
@@ -11,15 +13,16 @@ import random
 import signal
 import sys
 import time
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 from flower_apps import LAYOUT, delta_app, plain_app
 from flwr.app import Context, Message
 from flwr.serverapp.strategy import FedAdam
+from journals import opened
 
-from fedmesh.coordinator import Coordinator, Journal, RunResult
+from fedmesh.coordinator import Coordinator, Journal, RoundJournal, RunResult
 from fedmesh.flower import FleetGrid, InlineFleet, quiet_flower
 from fedmesh.flower.arrays import vector_record
 from fedmesh.quantization.codec import relative_ranges
@@ -28,7 +31,7 @@ from fedmesh_strategies.fedavg import FedAvg
 NODES = 3
 
 
-def federation(kind: str, journal: Journal, rounds: int, *, pause_s: float) -> RunResult:
+def federation(kind: str, journal: RoundJournal, rounds: int, *, pause_s: float) -> RunResult:
     """The run that is killed, or not."""
     inner = delta_app() if kind == "ours" else plain_app()
 
@@ -52,14 +55,14 @@ def describe(result: RunResult) -> dict[str, Any]:
     }
 
 
-def main(path: Path, kind: str, rounds: int, seed: int) -> None:
+def main(path: str, kind: str, rounds: int, seed: int) -> None:
     """Kills children until one has finished."""
     moments, kills, longest_s = random.Random(seed), list[int](), 0.1
     while True:
         longest_s *= 1.05  # on a busy machine a child needs longer to get anywhere
         pid = os.fork()
         if pid == 0:
-            with Journal(path) as journal:
+            with closing(opened(path)) as journal:
                 federation(kind, journal, rounds, pause_s=0.002)
             os._exit(0)
         deadline = time.monotonic() + moments.uniform(0.0, longest_s)
@@ -70,13 +73,13 @@ def main(path: Path, kind: str, rounds: int, seed: int) -> None:
         except ProcessLookupError:
             break
         os.waitpid(pid, 0)
-        with Journal(path) as journal:
+        with closing(opened(path)) as journal:
             kills.append(len(journal.records()) - 1)
-    with Journal(path) as journal:
+    with closing(opened(path)) as journal:
         resumed = federation(kind, journal, rounds, pause_s=0.0)
     whole = federation(kind, Journal(), rounds, pause_s=0.0)
     print(json.dumps({"kills": kills, "resumed": describe(resumed), "whole": describe(whole)}))  # noqa: T201
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flower
 from secure_federation import Federation, altered, fedavg, flipped, loses, step_of, training_app
 
-from fedmesh.coordinator import Coordinator, Journal, RunResult, SecureSettings
+from fedmesh.coordinator import Coordinator, Journal, LocalControl, RunResult, SecureSettings, Wish
 from fedmesh.coordinator.groups import deal
 from fedmesh.errors import ConfigError, QuorumError, RoundError, SecAggError
 from fedmesh.events import Event, StageStarted
@@ -34,7 +34,7 @@ def _quiet() -> Iterable[None]:
 
 def run(federation: Federation, rounds: int = 1, **options: Any) -> RunResult:
     """A run; `options` are the coordinator's (journal, events), the strategy's (fraction) or the settings'."""
-    coordinator = {k: options.pop(k) for k in ("events",) if k in options}
+    coordinator = {k: options.pop(k) for k in ("events", "control") if k in options}
     journal = options.pop("journal", None) or Journal()
     strategy = options.pop("strategy", None) or fedavg(fraction=options.pop("fraction", 1.0))
     options = {"rounds": options.pop("known", rounds), **options}
@@ -513,3 +513,28 @@ def test_a_sum_that_cannot_be_applied_costs_the_round(tmp_path: Path) -> None:
 def test_errors_are_of_the_rounds_branch() -> None:
     assert issubclass(SecAggError, RoundError)
     assert issubclass(QuorumError, RoundError)
+
+
+@pytest.mark.parametrize(("step", "again"), [("share", True), ("train", True), ("sign", True), ("unmask", False)])
+def test_a_round_that_was_stopped_at_once_is_tried_again_unless_somebody_has_signed(
+    tmp_path: Path, step: str, again: bool
+) -> None:
+    """What an operator gives up is as what a crash cuts off: no device signs two sets of survivors of one round.
+
+    The stop comes before anybody was sent a message of `step`.
+    """
+    federation, path, control = Federation(tmp_path, 5), tmp_path / "journal", LocalControl()
+
+    def stop(event: Event) -> None:
+        if isinstance(event, StageStarted) and (event.round, event.stage) == (2, step):
+            control.ask(Wish.STOP_NOW)
+
+    with Journal(path) as journal:
+        result = run(federation, 3, journal=journal, events=stop, control=control, overlap=False)
+    assert (result.stopped, len(result.records)) == (True, 2)
+    with Journal(path) as journal:
+        result = run(federation, 3, journal=journal, overlap=False)
+    assert [record.failed is None for record in result.records] == [True, True, again, True]
+    if again:
+        assert result.arrays == plain(5, 3)
+        assert result.records[2].sessions[0].attempt == 2

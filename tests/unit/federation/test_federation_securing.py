@@ -7,8 +7,9 @@ from fedmesh.coordinator import RoundRecord
 from fedmesh.coordinator.records import SessionRecord, StageRecord
 from fedmesh.federation.directory import PublicStart
 from fedmesh.federation.plan import make_task
+from fedmesh.federation.rounds import describe_steps
 from fedmesh.federation.scenario import Scenario
-from fedmesh.federation.securing import describe_secure_aggregation, describe_steps
+from fedmesh.federation.securing import describe_secure_aggregation
 
 
 def scenario(**tables):
