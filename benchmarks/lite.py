@@ -1,21 +1,22 @@
 """Lite devices in a federation: accuracy by their share, and what a lite device's round takes.
 
-``python -m benchmarks.lite [--seeds 3] [--json]``: the scenario ``digits`` with no, half and all of its devices lite,
-by privacy budget. *rescaled* is half lite with the backbone's change averaged over the full devices only (as HeteroFL
-does, Diao et al. 2021) instead of over all. Without secure aggregation, which changes no bit of the result.
+``python -m benchmarks.lite [--seeds 3] [--epsilon 8 3] [--json]``: the scenario ``digits`` with no, half and all of its
+devices lite, by privacy budget. *rescaled* is half lite with the backbone's change averaged over the full devices only
+(as HeteroFL does, Diao et al. 2021) instead of over all. Without secure aggregation, which changes no bit of it.
 """
 
 import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedmesh.client.backbone import Backbone
@@ -34,29 +35,25 @@ SHARES = {"full": 0.0, "half": 0.5, "rescaled": 0.5, "lite": 1.0}
 class _Rescaled(Tiered):
     """The backbone moves by the mean of the devices that train it; for runs in which nobody is lost."""
 
-    share = 0.5
-
-    def apply_sum(self, total: NDArray[Any], weight: int) -> ArrayRecord:
-        size = 4 * self.layout.size
-        before = vector(self._sent, "model", dtype="float32", max_bytes=size)
-        after = vector(self._strategy.apply_sum(total, weight), "model", dtype="float32", max_bytes=size)  # type: ignore[attr-defined]
-        change = self.layout.unflatten(after - before)
-        for name in self.layout.names[:-2]:  # all but the last layer's weight and bias
-            change[name] = change[name] / (1 - self.share)
-        return vector_record("model", before + self.layout.flatten(change))
-
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: Any, grid: Any) -> Any:
-        self._sent = arrays
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        self._before = arrays
         return super().configure_train(server_round, arrays, config, grid)
 
-    def aggregate_train(self, server_round: int, replies: Any) -> Any:
-        found = self._strategy.aggregate_train(server_round, replies)
-        assert found[0] is not None
-        sent, self._strategy.apply_sum = self._strategy.apply_sum, lambda *_: found[0]  # type: ignore[attr-defined]
-        try:
-            return self.apply_sum(np.zeros(0, np.int64), 0), found[1]
-        finally:
-            self._strategy.apply_sum = sent  # type: ignore[attr-defined]
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        assert arrays is not None
+        before, after = (
+            vector(record, "model", dtype="float32", max_bytes=4 * self.layout.size)
+            for record in (self._before, arrays)
+        )
+        change = self.layout.unflatten(after - before)
+        for name in self.layout.names[:-2]:  # all but the last layer's weight and bias
+            change[name] = change[name] / (1 - SHARES["rescaled"])
+        return vector_record("model", before + self.layout.flatten(change)), metrics
 
 
 def accuracy(seed: int, budget: float | None, kind: str) -> tuple[float, float]:
@@ -77,11 +74,11 @@ def _made(kind: str) -> Callable[..., Tiered]:
     return tiered
 
 
-def figures(seeds: int) -> dict[str, Any]:
+def figures(seeds: int, budgets: Sequence[float | None] = BUDGETS) -> dict[str, Any]:
     """Budget -> kind -> accuracies by seed; and the accuracies of the starts."""
     starts: list[float] = []
     found: dict[str, Any] = {}
-    for budget in BUDGETS:
+    for budget in budgets:
         rows = {kind: [accuracy(seed, budget, kind) for seed in range(1, seeds + 1)] for kind in SHARES}
         starts = [start for start, _ in rows["full"]]
         found["no privacy" if budget is None else f"epsilon {budget:g}"] = {
@@ -112,12 +109,14 @@ def _times(data: bytes, head: Head, x: NDArray[np.float32]) -> dict[str, float]:
     return {"load_ms": (loaded - begun) * 1e3, "example_ms": (time.perf_counter() - loaded) / len(x) * 1e3}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epsilon", type=float, nargs="*", help="of these budgets only; none: without privacy")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    found = figures(arguments.seeds)
+    arguments = parser.parse_args(argv)
+    chosen = BUDGETS if arguments.epsilon is None else arguments.epsilon or (None,)
+    found = figures(arguments.seeds, chosen)
     if arguments.json:
         print(json.dumps(found))
         return
