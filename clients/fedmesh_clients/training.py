@@ -192,6 +192,8 @@ class TrainingApp(ClientApp):
         if BACKBONE in content and not self._max_backbone:
             raise DecodeError("a backbone came to a device that trains the whole model: it is no lite device")
         backbone = backbone_in(content, max_bytes=self._max_backbone)
+        if backbone is None and self._max_backbone:
+            raise DecodeError("a train message came without a backbone: the server has to know this as a lite device")
         turn = None if self._secure is None else self._secure.open(message, context)
         return _Job(context, Assignment(number, device, weights, ranges, residual, backbone), examples, turn)
 

@@ -76,10 +76,7 @@ class HeadTrainer:
 
     def _backbone(self, data: bytes | None) -> Backbone:
         if data is None:
-            raise DecodeError(
-                "a train message came without a backbone: this device trains the last layer behind one; the server has "
-                "to know it as a lite device"
-            )
+            raise DecodeError("an assignment came without a backbone: this device trains the last layer behind one")
         digest = hashlib.sha256(data).digest()
         if self._loaded is None or self._loaded[0] != digest:
             found = Backbone(data, input_shape=self.task.input_shape, width=self._last.width)

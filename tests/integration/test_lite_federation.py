@@ -114,11 +114,11 @@ def test_a_device_that_gets_another_backbone_than_the_others_answers_nothing(tmp
 @pytest.mark.parametrize(
     ("device", "told", "backbone", "said"),
     [
-        (1, "right", None, "without a backbone|nothing to send"),
+        (1, "right", None, "without a backbone"),
         (1, "right", b"another", "SHA-256"),
         (0, "right", "ours", "no lite device"),
         (0, "none", None, "model_hash"),
-        (1, "right", "oversized", "at most|SHA-256|bytes"),
+        (1, "right", "oversized", "at most 16777216 bytes"),
     ],
     ids=["missing", "swapped", "to a full device", "digest withheld", "oversized"],
 )
