@@ -3,10 +3,9 @@
 A train message holds ``arrays/model`` (float32 [P], the global weights) and ``config`` with ``server-round`` and, for
 the integer codec, ``delta-ranges`` (of a private sum: its clip); the reply holds ``update/delta`` (uint8 [n], a packet)
 and nothing else, except ``metrics/num-examples`` where the task weights by examples. A lite device's train message also
-holds the round's backbone (`fedmesh.flower.backbone`). Where the task is under secure
-aggregation, a train message also belongs to a session (`fedmesh.flower.secure`), and of the reply there is only the
-masked input. There is no evaluate handler: a device's metrics are its data's. Devices are told apart by
-``partition-id`` in the node's configuration.
+holds the round's backbone (`fedmesh.flower.backbone`). Where the task is under secure aggregation, a train message also
+belongs to a session (`fedmesh.flower.secure`), and of the reply there is only the masked input. There is no evaluate
+handler: a device's metrics are its data's. Devices are told apart by ``partition-id`` in the node's configuration.
 """
 
 from collections.abc import Callable, Sequence
