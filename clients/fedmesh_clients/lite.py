@@ -1,7 +1,13 @@
-"""Vectors, by the head of a model on fixed features: examples are [width], float32. A device needs no torch for it."""
+"""Devices without torch: they train the last layer of a model, on fixed features or behind a frozen int8 backbone.
+
+Of the model ``linear_head`` that is the whole model, and examples are vectors. Of any other model that ends with a
+linear layer, in a federation that plans lite devices (``client.lite_fraction``), the rest of it comes with every round
+and runs in ONNX Runtime.
+"""
 
 from pathlib import Path
 
+from fedmesh.client.head_trainer import HeadTrainer
 from fedmesh.client.lite import LiteTrainer
 from fedmesh.client.task import Task
 from fedmesh_clients.training import DataSource, TrainingApp
@@ -10,9 +16,13 @@ __all__ = ["build"]
 
 
 def build(task: Task, data: DataSource, *, ledgers: Path | None = None, identities: Path | None = None) -> TrainingApp:
-    """The client app for `task` over vectors of features; see `TrainingApp`.
+    """The client app for `task`; see `TrainingApp`.
 
     Raises:
-        ConfigError: the task is not about vectors, is of another model than ``linear_head``, or is impossible.
+        ConfigError: the task plans no lite devices and is of another model than ``linear_head`` or not about vectors;
+            it plans them and is one that they cannot take part in; or it is impossible.
     """
-    return TrainingApp(task, data, ledgers=ledgers, identities=identities, trainer=LiteTrainer(task))
+    trainer = LiteTrainer(task) if task.head is None else HeadTrainer(task)
+    return TrainingApp(
+        task, data, ledgers=ledgers, identities=identities, trainer=trainer, backbone=task.head is not None
+    )

@@ -2,10 +2,10 @@
 
 A train message holds ``arrays/model`` (float32 [P], the global weights) and ``config`` with ``server-round`` and, for
 the integer codec, ``delta-ranges`` (of a private sum: its clip); the reply holds ``update/delta`` (uint8 [n], a packet)
-and nothing else, except ``metrics/num-examples`` where the task weights by examples. Where the task is under secure
-aggregation, a train message also belongs to a session (`fedmesh.flower.secure`), and of the reply there is only the
-masked input. There is no evaluate handler: a device's metrics are its data's. Devices are told apart by
-``partition-id`` in the node's configuration.
+and nothing else, except ``metrics/num-examples`` where the task weights by examples. A lite device's train message also
+holds the round's backbone (`fedmesh.flower.backbone`). Where the task is under secure aggregation, a train message also
+belongs to a session (`fedmesh.flower.secure`), and of the reply there is only the masked input. There is no evaluate
+handler: a device's metrics are its data's. Devices are told apart by ``partition-id`` in the node's configuration.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedmesh.client.assignment import Assignment, TaskTrainer, Trained, check_examples, check_weights
+from fedmesh.client.backbone import MAX_BACKBONE_BYTES
 from fedmesh.client.ledgers import open_ledger
 from fedmesh.client.randomness import batch_order
 from fedmesh.client.release import codec_of, encode
@@ -26,6 +27,7 @@ from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError, DecodeError
 from fedmesh.flower import SecureClient, Turn, discreet
 from fedmesh.flower.arrays import vector, vector_record
+from fedmesh.flower.backbone import BACKBONE, backbone_in
 from fedmesh.flower.records import number_in, ranges_in
 from fedmesh.privacy import FileLedger
 from fedmesh.quantization.codec import DeltaCodec
@@ -62,6 +64,7 @@ class TrainingApp(ClientApp):
         identities: folder of the devices' identities; needed if the task is under secure aggregation. The ledgers are
             anchored in it.
         trainer: of the task; None: the torch one, which can also train several devices at once.
+        backbone: whether the trainer wants the round's backbone; another device refuses one.
 
     Raises:
         ConfigError: the task is impossible, or a folder that it needs is missing.
@@ -75,6 +78,7 @@ class TrainingApp(ClientApp):
         ledgers: Path | None,
         identities: Path | None = None,
         trainer: TaskTrainer | None = None,
+        backbone: bool = False,
     ) -> None:
         super().__init__()
         if task.budget is not None and ledgers is None:
@@ -83,6 +87,7 @@ class TrainingApp(ClientApp):
         self._data = data
         self._ledgers = ledgers
         self._identities = identities
+        self._max_backbone = MAX_BACKBONE_BYTES if backbone else 0
         self._cohort: Cohort | None = None
         self.cohort_size = 1
         """Devices that `train_cohort` is best given at once; 1 where training them one by one is as fast."""
@@ -183,8 +188,13 @@ class TrainingApp(ClientApp):
         weights = vector(content.array_records["arrays"], "model", dtype="float32", max_bytes=4 * size)
         check_weights(weights, size)
         residual = residual_in(context, self.task, number, size)
+        if BACKBONE in content and not self._max_backbone:
+            raise DecodeError("a backbone came to a device that trains the whole model: it is no lite device")
+        backbone = backbone_in(content, max_bytes=self._max_backbone)
+        if backbone is None and self._max_backbone:
+            raise DecodeError("a train message came without a backbone: the server has to know this as a lite device")
         turn = None if self._secure is None else self._secure.open(message, context)
-        return _Job(context, Assignment(number, device, weights, ranges, residual), examples, turn)
+        return _Job(context, Assignment(number, device, weights, ranges, residual, backbone), examples, turn)
 
     def _content(self, job: _Job, trained: Trained) -> RecordDict:
         content = self._clear(job, trained) if job.turn is None else self._masked(job, job.turn, trained)

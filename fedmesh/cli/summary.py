@@ -74,6 +74,9 @@ def _figures(result: Mapping[str, Any]) -> Table:
     )
     table.add_row("privacy", _privacy(result))
     table.add_row("seen", _seen(result))
+    tiers = [device.get("tier", "full") for device in result.get("devices") or ()]
+    if lite := tiers.count("lite"):
+        table.add_row("tiers", f"{lite} of {len(tiers)} devices are lite: they trained the last layer, without torch")
     if lost := _lost(result):
         table.add_row("lost", lost)
     table.add_row("model", f"{size(final['bytes_int8'])} int8, {size(final['bytes_float'])} float")

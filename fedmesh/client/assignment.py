@@ -24,6 +24,7 @@ class Assignment:
         ranges: the scales of the round, from public state: the largest representable change of each tensor, or the clip
             of a private sum; not used by the float32 codec.
         residual: what error feedback carries over, float32 [P] or None.
+        backbone: all of the model but its last layer as an int8 ONNX model, for a device that trains that layer alone.
     """
 
     round: int
@@ -31,6 +32,7 @@ class Assignment:
     weights: Float32
     ranges: Sequence[float] = ()
     residual: Float32 | None = None
+    backbone: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

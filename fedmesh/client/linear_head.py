@@ -1,7 +1,8 @@
-"""The model ``linear_head`` in numpy: logits = W x over vectors, fake-quantized as the torch model of that name is.
+"""A linear layer in numpy: logits = W x + b over vectors, fake-quantized as the torch layer is.
 
-Under power-of-two scales every sum of a head of up to 518 inputs is exact in float32, so the logits are torch's (and
-the exported int8 model's) to the last bit; in float, and under free scales, up to the order of additions.
+It is the model ``linear_head``, or the last layer of another model behind its frozen backbone. Under power-of-two
+scales every sum of a layer of up to 518 inputs is exact in float32, so the logits are torch's (and the exported int8
+model's) to the last bit; in float, and under free scales, up to the order of additions.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError
 from fedmesh.quantization.grids import ActivationGrid
+from fedmesh.quantization.head import Head
 from fedmesh.quantization.rounding_numpy import quantize_activation, quantize_weights
 from fedmesh.types import Float32, Layout
 
@@ -25,16 +27,18 @@ _WEIGHT, _INPUT = "0.weight", "input"
 
 @dataclass(frozen=True, slots=True)
 class LinearHead:
-    """One linear layer without bias.
+    """One linear layer; its flat vector is the weight, row by row, and then the bias.
 
     Attributes:
-        classes, width: of the weights, float32 [classes, width].
+        classes, width: of the weight, float32 [classes, width].
         grid: where the input is rounded to; None: the plain float32 function, `training` ``float``.
+        bias: whether there is one, float32 [classes].
     """
 
     classes: int
     width: int
     grid: ActivationGrid | None
+    bias: bool = False
 
     @classmethod
     def of(cls, task: Task) -> Self:
@@ -56,22 +60,71 @@ class LinearHead:
             )
         return cls(task.classes, task.input_shape[0], None if task.training == "float" else _grid(task))
 
+    @classmethod
+    def behind(cls, head: Head, task: Task) -> Self:
+        """The last layer of the task's model.
+
+        Raises:
+            ConfigError: the task has no range for the layer's input, or one that is none.
+        """
+        if head.grid not in task.ranges:
+            raise ConfigError(
+                f"the ranges of task {task.name} are those of another model: {sorted(task.ranges)}, without "
+                f"{head.grid!r}, which its last layer reads"
+            )
+        grid = ActivationGrid(head.grid, task.scales, signed=head.signed)
+        grid.set(*task.ranges[head.grid])
+        return cls(head.classes, head.width, grid, head.bias is not None)
+
+    @property
+    def size(self) -> int:
+        """Elements of the flat vector."""
+        return self.classes * (self.width + self.bias)
+
     @property
     def layout(self) -> Layout:
-        """Of the torch model's arrays."""
+        """Of the arrays of the torch model ``linear_head``."""
         return Layout((_WEIGHT,), ((self.classes, self.width),))
 
     def inputs(self, x: Float32) -> Float32:
         """What the layer sees of `x`, [N, width]: on the grid, or `x` itself."""
         return x if self.grid is None else quantize_activation(x, self.grid)
 
-    def weights(self, master: Float32) -> Float32:
-        """What the layer multiplies with where the master weights are `master`, [classes, width]."""
-        return master if self.grid is None else quantize_weights(master, self.grid.scales)
-
     def logits(self, inputs: Float32, master: Float32) -> Float32:
-        """Logits [N, classes] of `inputs`, which are on the grid already, see `inputs`."""
-        return inputs @ self.weights(master).T
+        """Logits [N, classes] of `inputs`, which are on the grid already, see `inputs`.
+
+        Args:
+            inputs: [N, width]. master: the master weights, float32 [size].
+        """
+        weight, bias = self._split(master)
+        if self.grid is not None:
+            weight, bias = quantize_weights(weight, self.grid.scales, bias, input_scale=self.grid.step)
+        logits: Float32 = inputs @ weight.T
+        if bias is not None:
+            logits += bias
+        return logits
+
+    def gradient(self, errors: Float32, inputs: Float32) -> Float32:
+        """The sum of the examples' gradients, float32 [size], of their `errors` [N, classes] by their logits."""
+        weight = (errors.T @ inputs).ravel()
+        return np.concatenate([weight, errors.sum(axis=0)]) if self.bias else weight
+
+    def gradients(self, errors: Float32, inputs: Float32) -> Float32:
+        """The gradient of each example, float32 [N, size]."""
+        weight = (errors[:, :, np.newaxis] * inputs[:, np.newaxis, :]).reshape(len(inputs), self.classes * self.width)
+        return np.concatenate([weight, errors], axis=1) if self.bias else weight
+
+    def norms(self, inputs: Float32) -> NDArray[np.float64]:
+        """What the norm of an example's error has to be multiplied with to be that of its gradient, float64 [N].
+
+        The gradient is the outer product of the error with the input, and with the constant 1 that a bias multiplies.
+        """
+        norms: NDArray[np.float64] = np.linalg.norm(inputs.astype(np.float64), axis=1)
+        return np.hypot(norms, 1.0) if self.bias else norms
+
+    def _split(self, vector: Float32) -> tuple[Float32, Float32 | None]:
+        weight = vector[: self.classes * self.width].reshape(self.classes, self.width)
+        return weight, vector[weight.size :] if self.bias else None
 
 
 def softmax_errors(logits: Float32, labels: NDArray[np.int64]) -> tuple[Float32, Float32]:

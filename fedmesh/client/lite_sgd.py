@@ -1,8 +1,8 @@
 """Training a `LinearHead`: the steps of `LocalSgd` and of `fedmesh.privacy.DpSgd` with the same draws, without torch.
 
-The gradient of one example is an outer product, (softmax - one-hot) h^T, whose norm is the product of the two norms:
-clipping needs no gradient per example in memory, and a clipped sum is one matrix product. As in DP-SGD, an example
-whose gradient is not finite counts as zero, and what an example adds depends on it alone.
+The gradient of one example is an outer product, (softmax - one-hot) h^T, whose norm is the product of the two norms (a
+bias makes h longer, by a 1): clipping needs no gradient per example in memory, and a clipped sum is one matrix product.
+As in DP-SGD, an example whose gradient is not finite counts as zero, and what an example adds depends on it alone.
 """
 
 from collections.abc import Iterator
@@ -28,11 +28,11 @@ def fit(task: Task, head: LinearHead, start: Float32, examples: Examples, order:
     Args:
         task: says epochs, batch size, learning rate and momentum.
         head: the model.
-        start: the weights to start from, float32 [P].
+        start: the head's weights to start from, float32 [size].
         examples: of the device. One without does not move.
         order: shuffles.
     """
-    descent = _Descent(task, head, start)
+    descent = _Descent(task, start)
     inputs, count, loss = head.inputs(examples.x), len(examples), 0.0
     for _ in range(task.local_epochs if count else 0):
         shuffled, total = order.permutation(count), 0.0
@@ -42,9 +42,9 @@ def fit(task: Task, head: LinearHead, start: Float32, examples: Examples, order:
             errors, losses = softmax_errors(head.logits(x, descent.weights), examples.y[batch])
             errors /= np.float32(len(batch))
             total += float(losses.sum())
-            descent.step(errors.T @ x)
+            descent.step(head.gradient(errors, x))
         loss = total / count
-    return Fitted(descent.weights.ravel() - start, {"examples": count, "loss": loss})
+    return Fitted(descent.weights - start, {"examples": count, "loss": loss})
 
 
 def fit_private(task: Task, head: LinearHead, start: Float32, examples: Examples, noise: NoiseSource) -> Fitted:
@@ -57,49 +57,47 @@ def fit_private(task: Task, head: LinearHead, start: Float32, examples: Examples
     """
     settings = task.dp
     assert settings is not None
-    descent = _Descent(task, head, start)
-    inputs, norms = _finite(head.inputs(examples.x))
+    descent = _Descent(task, start)
+    inputs, norms = _finite(head, head.inputs(examples.x))
     for _ in range(settings.steps):
         drawn = np.flatnonzero(noise.uniform(len(examples)) < settings.sample_rate)
         x = inputs[drawn]
         errors, _ = softmax_errors(head.logits(x, descent.weights), examples.y[drawn])
-        noisy = noise.normal(head.layout.size)
+        noisy = noise.normal(head.size)
         noisy *= settings.noise_multiplier * settings.clip
-        noisy += (_clipped(errors, norms[drawn], settings.clip).T @ x).ravel()  # in float64, rounded once
+        noisy += head.gradient(_clipped(errors, norms[drawn], settings.clip), x)  # in float64, rounded once
         gradient = noisy.astype(np.float32)
         gradient /= np.float32(settings.expected_batch)
         descent.step(gradient)
-    return Fitted(descent.weights.ravel() - start)
+    return Fitted(descent.weights - start)
 
 
 def gradient_rows(
     head: LinearHead, weights: Float32, examples: Examples, *, chunk_bytes: int = 1 << 25
 ) -> Iterator[Float32]:
-    """The gradient of each example at `weights`, float32 [P], as chunks of rows [b, P]; not clipped.
+    """The gradient of each example at `weights`, float32 [size], as chunks of rows [b, size]; not clipped.
 
     In the chunks of `fedmesh.privacy.example_sum.ExampleGradients`, so that the same draws round them.
     """
     inputs = head.inputs(examples.x)
-    master = weights.reshape(head.classes, head.width)
     rows = max(1, chunk_bytes // (4 * weights.size))
     for first in range(0, len(examples), rows):
         x = inputs[first : first + rows]
-        errors, _ = softmax_errors(head.logits(x, master), examples.y[first : first + rows])
-        yield (errors[:, :, np.newaxis] * x[:, np.newaxis, :]).reshape(len(x), -1)
+        errors, _ = softmax_errors(head.logits(x, weights), examples.y[first : first + rows])
+        yield head.gradients(errors, x)
 
 
 class _Descent:
     """SGD with momentum as in torch.optim.SGD, from rest."""
 
-    def __init__(self, task: Task, head: LinearHead, start: Float32) -> None:
-        self.weights = start.reshape(head.classes, head.width).copy()
+    def __init__(self, task: Task, start: Float32) -> None:
+        self.weights = start.copy()
         self._velocity = np.zeros_like(self.weights)
         self._momentum = np.float32(task.momentum)
         self._learning_rate = np.float32(task.learning_rate)
 
     def step(self, gradient: Float32) -> None:
-        """Moves the weights by `gradient`, float32 [P] or [classes, width]."""
-        gradient = gradient.reshape(self.weights.shape)
+        """Moves the weights by `gradient`, float32 [size]."""
         if self._momentum:
             self._velocity *= self._momentum
             self._velocity += gradient
@@ -107,9 +105,9 @@ class _Descent:
         self.weights -= self._learning_rate * gradient
 
 
-def _finite(inputs: Float32) -> tuple[Float32, NDArray[np.float64]]:
-    """The inputs, rows that are not finite as zeros, and each row's norm, float64 [N]; infinite for such rows."""
-    norms = np.linalg.norm(inputs.astype(np.float64), axis=1)
+def _finite(head: LinearHead, inputs: Float32) -> tuple[Float32, NDArray[np.float64]]:
+    """The inputs, rows that are not finite as zeros, and `LinearHead.norms`, float64 [N]; infinite for such rows."""
+    norms = head.norms(inputs)
     sound = np.isfinite(norms)
     if sound.all():
         return inputs, norms

@@ -47,10 +47,13 @@ def release_of(task: Task, assignment: Assignment) -> str | None:
     if task.keyed_noise_seed is None:
         return None
     plain = {key: value for key, value in task.to_plain().items() if key not in _AFTERWARDS}
+    if assignment.backbone is None:  # of a device that trains the whole model, lite ones beside it change nothing
+        del plain["head"]
     public = json.dumps(plain, sort_keys=True)
     scales = np.asarray(assignment.ranges if task.summed else (), np.float64)
     weights = np.ascontiguousarray(assignment.weights)
-    return release_id(public, assignment.round, assignment.device, scales.tobytes(), weights.tobytes())
+    frozen = () if assignment.backbone is None else (assignment.backbone,)
+    return release_id(public, assignment.round, assignment.device, scales.tobytes(), weights.tobytes(), *frozen)
 
 
 def _generator(task: Task, round_number: int, device: int, purpose: int) -> np.random.Generator:

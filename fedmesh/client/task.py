@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from fedmesh.errors import ConfigError
 from fedmesh.privacy.settings import Budget, DpSettings, Mode
 from fedmesh.privacy.summed import SumSettings
+from fedmesh.quantization.head import Head
 
 __all__ = ["Task"]
 
@@ -26,6 +27,7 @@ class Task:
         secure_aggregation: a device answers inside the secure sum, and refuses to answer outside it.
         weight_cap: under secure aggregation no device weighs more than this; 1 if the weighting is ``uniform``.
         group_size: most devices that a session of secure aggregation may have.
+        head: the model's last layer, of a task that lite devices take part in; None: there are none.
         keyed_noise_seed: None on a device (noise from the operating system); a simulation's seed makes it repeatable.
             A device takes a task `as_deployed`.
     """
@@ -53,6 +55,7 @@ class Task:
     secure_aggregation: bool = False
     weight_cap: int = 1
     group_size: int = 128
+    head: Head | None = None
 
     @property
     def budget(self) -> Budget | None:
@@ -88,6 +91,8 @@ class Task:
         plain = asdict(self)
         plain["ranges"] = {name: list(pair) for name, pair in self.ranges.items()}
         plain["input_shape"] = list(self.input_shape)
+        if self.head is not None:
+            plain["head"] |= {"names": list(self.head.names), "shapes": [list(shape) for shape in self.head.shapes]}
         return plain
 
     @classmethod
@@ -103,6 +108,8 @@ class Task:
             values["dp"] = None if dp is None else DpSettings(**dp)
             summed = values.pop("summed", None)
             values["summed"] = None if summed is None else SumSettings.from_plain(summed)
+            head = values.pop("head", None)
+            values["head"] = None if head is None else Head.from_plain(head)
             values["ranges"] = {name: (float(s), int(z)) for name, (s, z) in values.get("ranges", {}).items()}
             values["input_shape"] = tuple(values["input_shape"])
             return cls(**values)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedmesh.coordinator.convener import Belongs
 from fedmesh.errors import ConfigError, DecodeError
 from fedmesh.flower.arrays import vector
+from fedmesh.flower.backbone import digest_in
 from fedmesh.flower.secure import AHEAD, Order, attach, model_hash, scale_hash
 from fedmesh.types import Layout
 
@@ -97,4 +98,4 @@ def _belongs(content: RecordDict, layout: Layout) -> Belongs:
         weights = vector(content.array_records["arrays"], "model", dtype="float32", max_bytes=4 * layout.size)
     except DecodeError as error:
         raise ConfigError(f"a train message for secure aggregation holds the weights as 'model': {error}") from error
-    return model_hash(weights), scale_hash([float(value) for value in ranges])
+    return model_hash(weights, digest_in(content)), scale_hash([float(value) for value in ranges])

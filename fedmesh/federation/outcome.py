@@ -3,7 +3,7 @@
 import importlib.metadata
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,13 +52,20 @@ def describe_final(
 
 
 def describe_devices(
-    data: FederatedData, accuracies: Sequence[float | None], epsilons: Mapping[int, float]
+    data: FederatedData,
+    accuracies: Sequence[float | None],
+    epsilons: Mapping[int, float],
+    lite: Collection[int] = (),
 ) -> list[dict[str, Any]]:
-    """One entry a device: how much of what it holds, and how well the final model does on what it held out."""
+    """One entry a device: how much of what it holds, and how well the final model does on what it held out.
+
+    `lite`: the devices that train the last layer only, behind a backbone.
+    """
     return [
         {
             "device": device,
             "id": data.ids[device],
+            "tier": "lite" if device in lite else "full",
             "examples": len(examples),
             "labels": np.bincount(examples.y, minlength=len(data.classes)).tolist(),
             "accuracy_int8": accuracies[device],

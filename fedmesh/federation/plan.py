@@ -12,14 +12,20 @@ from fedmesh.plugins import STRATEGIES, load
 from fedmesh.privacy.settings import DpSettings
 from fedmesh.privacy.summed import QuantileSettings, SumSettings, calibrated
 from fedmesh.quantization.codec import RangePolicy, constant_ranges, dp_ranges, relative_ranges
+from fedmesh.quantization.head import Head
 from fedmesh.secagg import SessionHeader
 from fedmesh.types import Layout
 
 __all__ = ["check_needs", "make_strategy", "make_task"]
 
 
-def make_task(scenario: Scenario, start: PublicStart, input_shape: tuple[int, ...], classes: int) -> Task:
-    """The task of every device: public, and the same for all."""
+def make_task(
+    scenario: Scenario, start: PublicStart, input_shape: tuple[int, ...], classes: int, *, head: Head | None = None
+) -> Task:
+    """The task of every device: public, and the same for all.
+
+    `head`: the model's last layer (`fedmesh.quantization.head_of`), where the scenario plans lite devices.
+    """
     client, delta, quantization = scenario.client, scenario.delta, scenario.quantization
     return Task(
         name=scenario.name,
@@ -45,6 +51,7 @@ def make_task(scenario: Scenario, start: PublicStart, input_shape: tuple[int, ..
         secure_aggregation=scenario.secure_aggregation.enabled,
         weight_cap=_weight_cap(scenario),
         group_size=scenario.secure_aggregation.group_size,
+        head=head,
     )
 
 

@@ -14,6 +14,7 @@ from fedmesh.federation.plan import make_strategy, make_task
 from fedmesh.federation.scenario import Scenario
 from fedmesh.federation.start import build_model
 from fedmesh.plugins import CLIENTS, FEATURES, MODELS, STRATEGIES, find
+from fedmesh.quantization import head_of, prepare
 from fedmesh.types import Layout
 
 __all__ = ["check_fit", "check_plugins"]
@@ -36,7 +37,8 @@ def check_fit(scenario: Scenario, data: FederatedData, *, devices: int | None = 
 
     Raises:
         ConfigError: one of them refuses its options, the model does not turn an example into a logit for each class,
-            the data makes too few devices for a secure sum, or no noise keeps the privacy budget.
+            the data makes too few devices for a secure sum, or no noise keeps the privacy budget; lite devices are
+            planned, and the model does not end with a linear layer.
     """
     if (too_few := scenario.too_few_for_a_sum(len(data.devices) if devices is None else devices)) is not None:
         raise ConfigError(too_few)
@@ -56,5 +58,7 @@ def check_fit(scenario: Scenario, data: FederatedData, *, devices: int | None = 
             f"[1, {classes}]: a logit for each class"
         )
     size = sum(parameter.numel() for parameter in model.parameters())  # before folding, which hardly changes it
+    if scenario.client.lite_fraction:
+        head_of(prepare(model, torch.from_numpy(example), scales=scenario.quantization.scales))
     task = make_task(scenario, PublicStart(np.zeros(size, np.float32), {}), shape, classes)
     make_strategy(scenario, _ANY_LAYOUT, task)

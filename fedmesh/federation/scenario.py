@@ -138,6 +138,9 @@ class ClientSection(Section):
     momentum: Share = 0.0
     batching: Literal["auto", "always", "never"] = "auto"
     """Whether one worker trains several small models at once (torch.func)."""
+    lite_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the devices that have no torch: they train the last layer, behind an int8 backbone that the server sends
+    (client ``lite``; docs/lite.md). Simulated, they are drawn by the seed; on a fleet, a device says what it is."""
 
 
 class PrivacySection(Section):
@@ -242,6 +245,7 @@ class Scenario(Section):
                 "cover: use 'uniform'"
             )
         self._check_noise_in_the_sum()
+        self._check_lite()
         secure = self.secure_aggregation
         if secure.enabled and self.strategy.weighting == "examples" and secure.weight_cap == 1:
             raise ValueError(
@@ -286,6 +290,27 @@ class Scenario(Section):
         if privacy.mode == "shared" and self.client.momentum > 0:
             raise ValueError(
                 "privacy.mode = 'shared' takes one gradient a round, and client.momentum is of several: set it to 0"
+            )
+
+    def _check_lite(self) -> None:
+        client, privacy = self.client, self.privacy
+        if not client.lite_fraction:
+            return
+        if client.name == "lite":
+            raise ValueError(
+                "client.name = 'lite' makes all devices lite, and client.lite_fraction makes a share of them so beside "
+                "another client: leave one of the two out"
+            )
+        if privacy.enabled and privacy.mode != "local":
+            raise ValueError(
+                f"client.lite_fraction with privacy.mode = '{privacy.mode}': lite devices of a larger model take part "
+                "without privacy and in the mode 'local'. Use that, or [features] with the model linear_head and "
+                "client.name = 'lite', which takes part in every mode"
+            )
+        if self.quantization.training != "qat":
+            raise ValueError(
+                "client.lite_fraction with quantization.training = 'float': a lite device's backbone computes in int8, "
+                "which is another function than the others train. Use 'qat'"
             )
 
     def asked_of(self, devices: int) -> int:

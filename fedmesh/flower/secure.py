@@ -154,9 +154,14 @@ def name_in(content: RecordDict) -> str:
     return name
 
 
-def model_hash(weights: Float32) -> bytes:
-    """What a header says of the model: SHA-256 over the weights [P] as little-endian float32."""
-    return hashlib.sha256(_float32(weights)).digest()
+def model_hash(weights: Float32, backbone: bytes = b"") -> bytes:
+    """What a header says of the model: SHA-256 over the weights [P] as little-endian float32.
+
+    `backbone`: where lite devices take part, the digest of theirs, which follows the weights.
+    """
+    digest = hashlib.sha256(_float32(weights))
+    digest.update(backbone)
+    return digest.digest()
 
 
 def scale_hash(ranges: Iterable[float] | Float32) -> bytes:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fedmesh.errors import BudgetError, DecodeError, LedgerError, SecAggError
 from fedmesh.flower import secure
 from fedmesh.flower.arrays import vector
+from fedmesh.flower.backbone import digest_in
 from fedmesh.flower.desk import Credentials, Desk
 from fedmesh.flower.records import number_in, ranges_in
 from fedmesh.flower.secure import AHEAD, CURRENT, HELLO, Order
@@ -93,7 +94,7 @@ class SecureClient:
             raise DecodeError(f"a train message without 'arrays' came: it holds {sorted(content)}")
         size = self.terms.layout.size
         weights = vector(content.array_records["arrays"], "model", dtype="float32", max_bytes=4 * size)
-        return {"model_hash": secure.model_hash(weights), "scale_hash": secure.scale_hash(ranges)}
+        return {"model_hash": secure.model_hash(weights, digest_in(content)), "scale_hash": secure.scale_hash(ranges)}
 
 
 class Turn:

@@ -7,20 +7,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedmesh.quantization.backbone import check_backbone, export_backbone, head_of
     from fedmesh.quantization.checker import Agreement, compare, integer_kernels, verify
     from fedmesh.quantization.export import export_float, export_int8
+    from fedmesh.quantization.head import Head
     from fedmesh.quantization.model import arrays_of, fake_quantization, load_arrays
     from fedmesh.quantization.preparation import prepare
     from fedmesh.quantization.ranges import calibrate, load_ranges, ranges_of
 
 __all__ = [
     "Agreement",
+    "Head",
     "arrays_of",
     "calibrate",
+    "check_backbone",
     "compare",
+    "export_backbone",
     "export_float",
     "export_int8",
     "fake_quantization",
+    "head_of",
     "integer_kernels",
     "load_arrays",
     "load_ranges",
@@ -30,8 +36,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "backbone": ("check_backbone", "export_backbone", "head_of"),
     "checker": ("Agreement", "compare", "integer_kernels", "verify"),
     "export": ("export_float", "export_int8"),
+    "head": ("Head",),
     "model": ("arrays_of", "fake_quantization", "load_arrays"),
     "preparation": ("prepare",),
     "ranges": ("calibrate", "load_ranges", "ranges_of"),

@@ -18,11 +18,11 @@ from fedmesh.quantization.onnx_graph import INPUT, OnnxGraph, scalar
 from fedmesh.quantization.stem import BLOCK, blocked
 from fedmesh.quantization.writer import average, convolution_attributes
 
-__all__ = ["Int8Writer"]
+__all__ = ["Int8Writer", "Value"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Value:
+class Value:
     """A tensor: uint8 on `grid`, or float32 accumulators without one.
 
     `pending`: max pools and flattenings that stand before the quantizer in the training graph; they commute with it,
@@ -47,11 +47,11 @@ class Int8Writer:
         self.addition_op = addition_op
         self._image = (input_shape[1], input_shape[2]) if len(input_shape) == 3 else None
 
-    def start(self) -> _Value:
+    def start(self) -> Value:
         """The float32 input."""
-        return _Value(INPUT, image=self._image)
+        return Value(INPUT, image=self._image)
 
-    def layer(self, name: str, layer: WeightedLayer, x: _Value) -> _Value:
+    def layer(self, name: str, layer: WeightedLayer, x: Value) -> Value:
         """Conv or Gemm over dequantized input, weights and bias."""
         weight, bias, scale = (None if part is None else part.numpy() for part in layer.integers())
         assert weight is not None
@@ -67,51 +67,52 @@ class Int8Writer:
             self.onnx.constant(f"{name}.weight_scale", scale),
             self.onnx.constant(f"{name}.weight_zero_point", np.zeros(len(scale), np.int8)),
         ]
-        inputs = [self._dequantized(x), self.onnx.node("DequantizeLinear", names, axis=1 if linear else 0)]
+        inputs = [self.dequantized(x), self.onnx.node("DequantizeLinear", names, axis=1 if linear else 0)]
         if bias is not None:
             step = scale * np.float32(layer.input_grid.step)
             names = [self.onnx.constant(f"{name}.bias", bias), self.onnx.constant(f"{name}.bias_scale", step)]
             inputs.append(self.onnx.node("DequantizeLinear", names, axis=0))
-        return _Value(self.onnx.node("Gemm" if linear else "Conv", inputs, **attributes))
+        return Value(self.onnx.node("Gemm" if linear else "Conv", inputs, **attributes))
 
-    def quantizer(self, quantizer: Quantizer, x: _Value) -> _Value:
+    def quantizer(self, quantizer: Quantizer, x: Value) -> Value:
         """QuantizeLinear, the bound of ReLU6 where the grid reaches beyond it, and what was pending."""
         grid = quantizer.grid
         tensor = self.onnx.node("QuantizeLinear", [x.tensor, *self._grid(grid)])
         top = round(quantizer.high / grid.step) + grid.zero_point
         if top < LEVELS:
             tensor = self.onnx.node("Clip", [tensor, "", self._level(top)])
-        value = _Value(tensor, grid, image=x.image if not x.pending else None)
+        value = Value(tensor, grid, image=x.image if not x.pending else None)
         for op, attributes in x.pending:
             value = self.selection(op, attributes, value)
         return value
 
-    def average(self, pool: nn.Module, x: _Value) -> _Value:
+    def average(self, pool: nn.Module, x: Value) -> Value:
         """An average over dequantized values."""
-        return _Value(average(self.onnx, pool, self._dequantized(x)))
+        return Value(average(self.onnx, pool, self.dequantized(x)))
 
-    def selection(self, op: str, attributes: dict[str, Any], x: _Value) -> _Value:
+    def selection(self, op: str, attributes: dict[str, Any], x: Value) -> Value:
         """On uint8; put off while there is no grid."""
         if x.grid is None:
             return replace(x, pending=(*x.pending, (op, attributes)), image=None)
         return replace(x, tensor=self.onnx.node(op, [x.tensor], **attributes), image=None)
 
-    def addition(self, x: _Value, y: _Value) -> _Value:
+    def addition(self, x: Value, y: Value) -> Value:
         """A sum of dequantized values."""
-        return _Value(self.onnx.node(self.addition_op, [self._dequantized(x), self._dequantized(y)]))
+        return Value(self.onnx.node(self.addition_op, [self.dequantized(x), self.dequantized(y)]))
 
-    def rectifier(self, x: _Value) -> _Value:
+    def rectifier(self, x: Value) -> Value:
         """On uint8: nothing below the zero point."""
         assert x.grid is not None
         return replace(x, tensor=self.onnx.node("Clip", [x.tensor, self._level(x.grid.zero_point)]))
 
-    def finish(self, x: _Value) -> str:
+    def finish(self, x: Value) -> str:
         """Logits in float32."""
         if x.pending:
             raise ConfigError("the output of the model is not quantized: prepare it again")
-        return x.tensor if x.grid is None else self._dequantized(x)
+        return x.tensor if x.grid is None else self.dequantized(x)
 
-    def _dequantized(self, x: _Value) -> str:
+    def dequantized(self, x: Value) -> str:
+        """The name of `x` in float32, by a node of its own."""
         assert x.grid is not None, "`prepare` puts a quantizer before whatever reads quantized values"
         return self.onnx.node("DequantizeLinear", [x.tensor, *self._grid(x.grid)])
 

@@ -37,20 +37,22 @@ class OnnxGraph:
         self._nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
-    def serialize(self, result: str, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> bytes:
-        """The checked model as bytes; tensor `result` becomes the output.
+    def serialize(
+        self, result: str, input_shape: tuple[int, ...], output_shape: tuple[int, ...], *, output: str = OUTPUT
+    ) -> bytes:
+        """The checked model as bytes; tensor `result` becomes the one output, under the name `output`.
 
         Args:
             input_shape, output_shape: of one example; the batch axis is dynamic.
         """
         for node in self._nodes:
-            node.output[:] = [OUTPUT if name == result else name for name in node.output]
-            node.input[:] = [OUTPUT if name == result else name for name in node.input]
+            node.output[:] = [output if name == result else name for name in node.output]
+            node.input[:] = [output if name == result else name for name in node.input]
         graph = helper.make_graph(
             self._nodes,
             "fedmesh",
             [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", *input_shape])],
-            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", *output_shape])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", *output_shape])],
             list(self._constants.values()),
         )
         opsets = [helper.make_opsetid("", _OPSET)]

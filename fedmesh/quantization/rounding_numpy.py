@@ -11,8 +11,9 @@ from fedmesh.types import Float32
 
 __all__ = ["quantize_activation", "quantize_weights", "weight_scales"]
 
-_LEVELS = 127  # as WEIGHT_LEVELS and the smallest absmax of `rounding_ops`, which imports torch
+_LEVELS = 127  # as WEIGHT_LEVELS, the smallest absmax and the levels of a bias of `rounding_ops`, which imports torch
 _SMALLEST_ABSMAX = np.float32(2.0**-32)
+_BIAS_LEVELS = 2.0**22
 _ANCHOR = 1.5 * 2.0**23
 """Added to a value in units of its grid and taken off again, it makes the float32 adder round half to even."""
 
@@ -31,12 +32,17 @@ def quantize_activation(x: Float32, grid: ActivationGrid) -> Float32:
     return values
 
 
-def weight_scales(weight: Float32, scales: Scales) -> Float32:
+def weight_scales(weight: Float32, scales: Scales, bias: Float32 | None = None, *, input_scale: float = 1.0) -> Float32:
     """Scale of each output channel of `weight`, [out, in], float32 [out].
 
-    absmax / 127, rounded up to a power of two under power-of-two scales.
+    absmax / 127, widened where `bias`, [out], would need more than 23 bits at ``input_scale * scale``, and rounded up
+    to a power of two under power-of-two scales.
     """
-    absmax: Float32 = np.maximum(np.abs(weight).max(axis=1), _SMALLEST_ABSMAX)
+    floor: np.float32 | Float32 = _SMALLEST_ABSMAX
+    if bias is not None:  # in float64, rounded once: the fused multiply and add that torch does
+        widened = np.abs(bias).astype(np.float64) * float(np.float32(_LEVELS / (input_scale * _BIAS_LEVELS)))
+        floor = (widened + float(_SMALLEST_ABSMAX)).astype(np.float32)
+    absmax: Float32 = np.maximum(np.abs(weight).max(axis=1), floor)
     if scales == "free":
         absmax /= np.float32(_LEVELS)
         return absmax
@@ -46,14 +52,27 @@ def weight_scales(weight: Float32, scales: Scales) -> Float32:
     return power
 
 
-def quantize_weights(weight: Float32, scales: Scales) -> Float32:
-    """`weight`, [out, in], on the multiples of its channels' scales, half to even; a new array."""
-    column = weight_scales(weight, scales)[:, np.newaxis]
+def quantize_weights(
+    weight: Float32, scales: Scales, bias: Float32 | None = None, *, input_scale: float = 1.0
+) -> tuple[Float32, Float32 | None]:
+    """`weight`, [out, in], and `bias`, [out], rounded half to even to multiples of their grids; new arrays.
+
+    The grids are the channels' scales, and ``input_scale * scale``.
+    """
+    column = weight_scales(weight, scales, bias, input_scale=input_scale)[:, np.newaxis]
+    rounded = _rounded(weight, column, scales)
+    if bias is None:
+        return rounded, None
+    return rounded, _rounded(bias, column[:, 0] * np.float32(input_scale), scales)
+
+
+def _rounded(values: Float32, grid: Float32, scales: Scales) -> Float32:
+    """`values` on the multiples of `grid`, which broadcasts to their shape, half to even; a new array."""
     if scales == "free":
-        values: Float32 = np.rint(weight / column)
-        values *= column
-        return values
-    anchor = column * np.float32(_ANCHOR)
-    values = weight + anchor
-    values -= anchor
-    return values
+        found: Float32 = np.rint(values / grid)
+        found *= grid
+        return found
+    anchor = grid * np.float32(_ANCHOR)
+    found = values + anchor
+    found -= anchor
+    return found

@@ -49,7 +49,11 @@ _LARGEST_COHORT = 64  # what a frame can carry descriptors for
 class ClientSpec:
     """A client app by its factory: entry point `client` of the group fedmesh.clients, built once in every worker.
 
-    `identities`: folder of the devices' keys; None without secure aggregation.
+    Attributes:
+        client, task, data: what it is, what it trains and on what.
+        ledgers: folder of the devices' privacy ledgers.
+        identities: folder of the devices' keys; None without secure aggregation.
+        lite: numbers of the devices that run the client app ``lite`` instead.
     """
 
     client: str
@@ -57,12 +61,14 @@ class ClientSpec:
     data: SharedExamples
     ledgers: Path | None = None
     identities: Path | None = None
+    lite: frozenset[int] = frozenset()
 
     def to_plain(self) -> dict[str, Any]:
         """What a worker reads."""
         folders = {"ledgers": self.ledgers, "identities": self.identities}
         plain = {name: None if folder is None else str(folder.absolute()) for name, folder in folders.items()}
-        return {"client": self.client, "task": self.task.to_plain(), "data": self.data.to_plain(), **plain}
+        task, data = self.task.to_plain(), self.data.to_plain()
+        return {"client": self.client, "task": task, "data": data, "lite": sorted(self.lite), **plain}
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,16 +28,18 @@ from fedmesh.federation.rounds import describe_failures, describe_round
 from fedmesh.federation.scenario import Scenario
 from fedmesh.federation.securing import describe_secure_aggregation, secure_script
 from fedmesh.federation.start import make_start, one_thread, restore
+from fedmesh.federation.tiers import Backbones, lite_devices, tiered
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.flower.fleet import Fleet
 from fedmesh.flower.grid import FleetGrid
 from fedmesh.flower.identity import partition_of
 from fedmesh.flower.logs import quiet_flower
-from fedmesh.quantization import arrays_of
+from fedmesh.quantization import arrays_of, head_of
 from fedmesh.simulation.engine import ClientSpec, WorkerFleet
 from fedmesh.simulation.faults import FaultyFleet
 from fedmesh.simulation.shared import SharedExamples
 from fedmesh.simulation.spending import check_spent, spent_by_device
+from fedmesh.simulation.tiers import LITE
 from fedmesh.simulation.zygote import Zygote, preload_of
 from fedmesh.types import Float32, Layout
 
@@ -99,6 +101,8 @@ class _Federation:
     task: Task
     layout: Layout
     judge: Judge
+    backbones: Backbones
+    lite: frozenset[int]
 
 
 def _run(
@@ -151,8 +155,10 @@ def _prepare(scenario: Scenario, directory: RunDirectory, data: FederatedData) -
     else:
         model = restore(scenario, start, data.public, classes)
     layout = Layout.of(arrays_of(model))
-    task = make_task(scenario, start, data.public.x.shape[1:], classes)
-    return _Federation(scenario, directory, data, start, task, layout, Judge(model, layout, data, directory))
+    lite = lite_devices(scenario, len(data.devices))
+    task = make_task(scenario, start, data.public.x.shape[1:], classes, head=head_of(model) if lite else None)
+    judge, backbones = Judge(model, layout, data, directory), Backbones(model, layout, data.public.x)
+    return _Federation(scenario, directory, data, start, task, layout, judge, backbones, lite)
 
 
 def _train(
@@ -161,6 +167,8 @@ def _train(
     """All rounds that are not in the journal yet; every round's record, and the last weights."""
     scenario = federation.scenario
     strategy = make_strategy(scenario, federation.layout, federation.task)
+    if federation.lite:
+        strategy = tiered(strategy, federation.backbones, lambda node_id: partition_of(node_id) in federation.lite)
     grid = FleetGrid(fleet, events=events, device_of=partition_of)
     coordinator = Coordinator(
         strategy,
@@ -209,6 +217,7 @@ def _client(federation: _Federation) -> ClientSpec:
         SharedExamples.pack(federation.data.devices),
         directory.ledgers,
         directory.identities if scenario.secure_aggregation.enabled else None,
+        federation.lite,
     )
 
 
@@ -263,7 +272,7 @@ def _conclude(
             "loss": start["loss"],
         },
         "final": outcome.describe_final(federation.directory, verdict, float32, epsilon, task),
-        "devices": outcome.describe_devices(data, judge.by_device(), epsilons),
+        "devices": outcome.describe_devices(data, judge.by_device(), epsilons, federation.lite),
         "classes": list(data.classes),
         "held_out": len(data.held_out),
         "privacy": outcome.describe_privacy(task, records),
@@ -285,7 +294,10 @@ def _timed(what: str, events: EventSink) -> Iterator[None]:
 
 @contextmanager
 def _early_zygote(scenario: Scenario) -> Iterator[Zygote]:
-    zygote = Zygote(preload_of(scenario.client.name, private=scenario.privacy.enabled))
+    modules = preload_of(scenario.client.name, private=scenario.privacy.enabled)
+    if scenario.client.lite_fraction:
+        modules += preload_of(LITE, private=False)
+    zygote = Zygote(modules)
     try:
         yield zygote
     finally:

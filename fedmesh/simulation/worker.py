@@ -27,6 +27,7 @@ from fedmesh.flower.node import ClientCallable, Node
 from fedmesh.plugins import CLIENTS, load
 from fedmesh.simulation.pipes import Pipe
 from fedmesh.simulation.shared import Block, SharedExamples
+from fedmesh.simulation.tiers import LITE, TieredApp
 
 __all__ = ["CohortApp", "Job", "Runner", "imported_app", "serve", "serve_app"]
 
@@ -180,9 +181,12 @@ def _build(spec: Mapping[str, Any], fds: Sequence[int]) -> ClientCallable:
     folders = {name: None if spec[name] is None else Path(spec[name]) for name in ("ledgers", "identities")}
     if folders["identities"] is None:  # a client app that knows nothing of secure aggregation runs without it
         del folders["identities"]
-    build = load(CLIENTS, spec["client"])
-    app: ClientCallable = build(Task.from_plain(spec["task"]), data.source(), **folders)
-    return app
+
+    def built(client: str) -> ClientCallable:
+        app: ClientCallable = load(CLIENTS, client)(Task.from_plain(spec["task"]), data.source(), **folders)
+        return app
+
+    return TieredApp(built(spec["client"]), built(LITE), spec["lite"]) if spec["lite"] else built(spec["client"])
 
 
 def imported_app(reference: str) -> ClientCallable:

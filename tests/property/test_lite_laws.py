@@ -54,7 +54,28 @@ def test_weights_are_rounded_as_torch_rounds_them(weight: Float32, scales: str) 
     columns = torch_scales(tensor, None, 1.0, scales)  # type: ignore[arg-type]
     np.testing.assert_array_equal(weight_scales(weight, scales), columns.numpy())  # type: ignore[arg-type]
     want, _ = torch_weights(tensor, None, columns, 1.0, scales)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(quantize_weights(weight, scales), want.numpy())  # type: ignore[arg-type]
+    got, bias = quantize_weights(weight, scales)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(got, want.numpy())
+    assert bias is None
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    matrices(NUMBERS | TIES), SCALES, st.integers(-12, 4), st.integers(0, 1 << 30), st.sampled_from([1e-3, 1.0, 1e6])
+)
+def test_weights_with_a_bias_are_rounded_as_torch_rounds_them(
+    weight: Float32, scales: str, exponent: int, seed: int, spread: float
+) -> None:
+    """The bias widens its channel's grid where it is much larger than the weights."""
+    bias = (np.random.default_rng(seed).standard_normal(len(weight)) * spread).astype(np.float32)
+    step = 2.0**exponent * (1.3 if scales == "free" else 1.0)
+    tensors = torch.from_numpy(weight.copy()), torch.from_numpy(bias.copy())
+    columns = torch_scales(*tensors, step, scales)  # type: ignore[arg-type]
+    mine = weight_scales(weight, scales, bias, input_scale=step)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(mine, columns.numpy())
+    got = quantize_weights(weight, scales, bias, input_scale=step)  # type: ignore[arg-type]
+    for ours, want in zip(got, torch_weights(*tensors, columns, step, scales), strict=True):  # type: ignore[arg-type]
+        np.testing.assert_array_equal(ours, want.numpy())  # type: ignore[arg-type, union-attr]
 
 
 @settings(deadline=None, max_examples=40)

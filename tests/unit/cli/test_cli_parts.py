@@ -300,6 +300,14 @@ def test_the_summary_of_a_long_run_without_privacy(tmp_path: Path, capsys: Captu
     assert any("no differential privacy" in line for line in lines)
 
 
+def test_the_summary_tells_of_lite_devices(tmp_path: Path, capsys: Capture) -> None:
+    print_summary(RESULT, tmp_path)
+    assert "lite" not in capsys.readouterr().out
+    devices = [{"tier": "lite"}, {"tier": "full"}, {"tier": "lite"}]
+    print_summary(RESULT | {"devices": devices}, tmp_path)
+    assert "2 of 3 devices are lite" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_summary_tells_what_was_seen(tmp_path: Path, capsys: Capture) -> None:
     print_summary(RESULT, tmp_path)
     assert "each device's update by itself: no secure aggregation" in capsys.readouterr().out

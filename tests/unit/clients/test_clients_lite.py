@@ -1,19 +1,25 @@
 """The client of devices without torch: what the torch client would send, from a process that never imports it."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
 import heads
+import lite_models
 import numpy as np
 import pytest
 import training
+from flwr.app import Message
 
 from fedmesh import plugins
 from fedmesh.client.assignment import Assignment
+from fedmesh.client.backbone import MAX_BACKBONE_BYTES
+from fedmesh.client.head_trainer import HeadTrainer
 from fedmesh.client.lite import LiteTrainer
 from fedmesh.errors import ConfigError
 from fedmesh.flower import InlineFleet
+from fedmesh.flower.backbone import DIGEST, attach_backbone
 from fedmesh.flower.identity import node_id_of
 from fedmesh.simulation.zygote import PRELOADED, preload_of
 from fedmesh_clients import lite
@@ -62,11 +68,65 @@ def test_the_torch_client_sends_the_same_up_to_rounding() -> None:
         ({"input_shape": (1, 8, 8)}, "takes vectors"),
         ({"dp": heads.DP}, "ledgers"),
         ({"secure_aggregation": True, "codec": "integer"}, "identities"),
+        ({"model": "lenet", "head": lite_models.cut().task.head}, "those of another model"),
     ],
 )
 def test_what_it_cannot_serve_is_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         lite.build(heads.task(**changes), heads.examples)
+
+
+def behind_a_backbone(weights: np.ndarray, data: bytes | None, digest: bytes) -> Message:
+    message = training.train_message(node_id_of(0), weights)
+    message.content["config"][DIGEST] = digest
+    if data is not None:
+        attach_backbone(message.content, data)
+    return message
+
+
+def answer(app: TrainingApp, message: Message) -> Message:
+    fleet = InlineFleet(app, 1)
+    fleet.submit(message)
+    return fleet.collect(None)[0]
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_of_any_other_model_it_trains_the_last_layer(tmp_path: Path, private: bool) -> None:
+    made = lite_models.cut()
+    task = made.with_task(dp=heads.DP if private else None)
+    app = lite.build(task, lite_models.examples, ledgers=tmp_path)
+    digest = hashlib.sha256(made.backbone).digest()
+    sent = training.packet_of(answer(app, behind_a_backbone(made.weights, made.backbone, digest)))
+    asked = Assignment(1, 0, made.weights, [0.5] * 6, backbone=made.backbone)
+    assert sent == HeadTrainer(task).train(asked, lite_models.examples(0), ledger=heads.Recorder()).packet
+    assert (tmp_path / "device-0.ledger").exists() == private
+
+
+@pytest.mark.parametrize(
+    ("data", "digest", "said"),
+    [
+        (None, b"", "without a backbone"),
+        (b"x", bytes(32), "another SHA-256"),
+        (bytes(MAX_BACKBONE_BYTES + 2000), bytes(32), "at most 16777216 bytes"),
+    ],
+)
+def test_a_backbone_that_is_missing_or_is_not_the_rounds_is_refused_unpaid(
+    tmp_path: Path, data: bytes | None, digest: bytes, said: str
+) -> None:
+    made = lite_models.cut()
+    app = lite.build(made.with_task(dp=heads.DP), lite_models.examples, ledgers=tmp_path)
+    reply = answer(app, behind_a_backbone(made.weights, data, digest))
+    assert said in reply.error.reason
+    ledger = tmp_path / "device-0.ledger"
+    assert not ledger.exists() or b"round-1" not in ledger.read_bytes()
+
+
+def test_a_device_that_trains_everything_takes_no_backbone() -> None:
+    made = lite_models.cut()
+    digest = hashlib.sha256(made.backbone).digest()
+    app = TrainingApp(made.task, lite_models.examples, ledgers=None)
+    assert "is no lite device" in answer(app, behind_a_backbone(made.weights, made.backbone, digest)).error.reason
+    assert not answer(app, behind_a_backbone(made.weights, None, digest)).has_error()
 
 
 @pytest.mark.parametrize("changes", ["", "dp=heads.DP"], ids=["plain", "private"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from fedmesh.errors import ConfigError
+from fedmesh.errors import ConfigError, UnsupportedLayerError
 from fedmesh.federation import preflight, start
 from fedmesh.federation.datasets import FederatedData
 from fedmesh.federation.preflight import check_fit, check_plugins
@@ -66,6 +66,16 @@ def test_a_model_of_somebody_else_that_does_not_fit(data, monkeypatch, model, sa
     monkeypatch.setattr(preflight, "build_model", lambda *_: model)
     with pytest.raises(ConfigError, match=said):
         check_fit(scenario(), data)
+
+
+def test_lite_devices_want_a_model_that_ends_with_a_linear_layer(data, monkeypatch):
+    planned = scenario(client={"lite_fraction": 0.5})
+    check_fit(planned, data)
+    ends = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU())
+    monkeypatch.setattr(preflight, "build_model", lambda *_: ends)
+    check_fit(scenario(), data)
+    with pytest.raises(UnsupportedLayerError, match="a lite device trains the last layer"):
+        check_fit(planned, data)
 
 
 def test_what_fits_passes(data):
