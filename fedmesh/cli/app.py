@@ -9,6 +9,7 @@ from fedmesh.cli import doctor, enroll, infer, listing, simulate
 from fedmesh.cli.broker_config import broker
 from fedmesh.cli.ca import ca
 from fedmesh.cli.ledger import ledger
+from fedmesh.cli.model import model
 from fedmesh.cli.privacy import privacy
 
 __all__ = ["app"]
@@ -33,6 +34,7 @@ app.add_typer(config, name="config")
 config.command("show")(listing.show)
 app.add_typer(privacy, name="privacy")
 app.add_typer(ledger, name="ledger")
+app.add_typer(model, name="model")
 app.add_typer(ca, name="ca")
 app.command("enroll")(enroll.command)
 app.add_typer(broker, name="broker")
