@@ -1,4 +1,4 @@
-"""``fedmesh model init``, ``key``, ``publish``, ``sign``, ``rollout``, ``refresh``, ``signers``: a repository's side."""
+"""The repository's side of ``fedmesh model``: init, key, publish, sign, rollout, refresh, signers."""
 
 import hashlib
 from pathlib import Path

@@ -23,7 +23,13 @@ def of_repository(repository: "Repository") -> dict[str, Json]:
         if rollout is not None and rollout.version == item.number and not item.missing:
             state = f"rolled out to {rollout.percent:g} %"
         rows.append({**_of(item.manifest), "slot": None, "state": state})
-    return {"kind": "repository", "folder": str(repository.folder), "pinned": None, "versions": rows}
+    return {
+        "kind": "repository",
+        "folder": str(repository.folder),
+        "pinned": None,
+        "versions": rows,
+        "expires": {role: _date(at) for role, at in repository.expiries().items()},
+    }
 
 
 def of_device(slots: "Slots", folder: Path) -> dict[str, Json]:
@@ -87,6 +93,9 @@ def print_list(described: dict[str, Json]) -> None:
     console.print(table if table.rows else "Nothing is here yet.", markup=False)
     if described["pinned"] is not None:
         console.print(f"pinned to version {described['pinned']}", markup=False)
+    if expires := described.get("expires"):
+        shown = ", ".join(f"{role} until {expires[role][:10]}" for role in ("root", "targets") if role in expires)
+        console.print(f"to be signed again by their signers: {shown}", markup=False, soft_wrap=True)
     for item in described.get("failed", ()):
         console.print(f"version {item['version']} failed here: {item['reason']}", markup=False, soft_wrap=True)
 
@@ -119,7 +128,7 @@ def print_one(row: dict[str, Json]) -> None:
 def _of(manifest: "Manifest") -> dict[str, Json]:
     return {
         "version": manifest.version,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(manifest.created)),
+        "created": _date(manifest.created),
         "task": manifest.task,
         "round": manifest.round,
         "survivors": manifest.survivors,
@@ -141,6 +150,10 @@ def _of(manifest: "Manifest") -> dict[str, Json]:
             for item in manifest.variants
         ],
     }
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _size(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
@@ -69,19 +70,22 @@ class Notary:
         self._sign(timestamp, Timestamp.type, root)
         self._shelf.put_metadata("timestamp", timestamp)
 
-    def due(self) -> tuple[bool, bool]:
-        """Whether half of the life of snapshot or timestamp is over, and of the rollout."""
-        now = self._clock()
-        timestamp, snapshot = self._shelf.timestamp().signed, self._shelf.snapshot().signed
-        rollout = self._shelf.has(ROLLOUT) and self._old(self._shelf.targets(ROLLOUT), self._lives.rollout_s, now)
-        return (
-            timestamp.expires.timestamp() - now < self._lives.timestamp_s / 2
-            or snapshot.expires.timestamp() - now < self._lives.snapshot_s / 2
-        ), rollout
+    def expiries(self) -> dict[str, float]:
+        """Until when each role that is in force is believed, in seconds since 1970."""
+        roles = [role for role in (Targets.type, ROLLOUT) if self._shelf.has(role)]
+        found: dict[str, Metadata[Any]] = {
+            Root.type: self._shelf.root(),
+            Snapshot.type: self._shelf.snapshot(),
+            Timestamp.type: self._shelf.timestamp(),
+            **{role: self._shelf.targets(role) for role in roles},
+        }
+        return {role: metadata.signed.expires.timestamp() for role, metadata in found.items()}
 
-    @staticmethod
-    def _old(metadata: Metadata[Targets], life_s: float, now: float) -> bool:
-        return metadata.signed.expires.timestamp() - now < life_s / 2
+    def due(self) -> set[str]:
+        """The roles, but for root, that have half of their life behind them."""
+        now, found = self._clock(), self.expiries()
+        del found[Root.type]
+        return {role for role, expires in found.items() if expires - now < self._lives.of(role) / 2}
 
     def _rollout(self, rollout: Rollout, delegator: Targets, now: float) -> Metadata[Targets]:
         data, expires = rollout.encode(), self._lives.until(ROLLOUT, now)

@@ -7,7 +7,7 @@ that they have not thought better of it since: only a refresh knows. What has ex
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from fedmesh.errors import RegistryError
 from fedmesh.files import read_bounded
@@ -54,10 +54,10 @@ class Proof:
         from tuf.api.metadata import Metadata, Root, Targets
 
         try:
-            root = Metadata[Root].from_bytes(trusted_root)
+            root: Metadata[Root] = _read(trusted_root, Root)
             root.signed.verify_delegate(Root.type, root.signed_bytes, root.signatures)
             for data in self.roots:
-                new = Metadata[Root].from_bytes(data)
+                new: Metadata[Root] = _read(data, Root)
                 if new.signed.version <= root.signed.version:
                     continue  # from before the trusted one
                 if new.signed.version != root.signed.version + 1:
@@ -65,10 +65,8 @@ class Proof:
                 for judge in (root, new):  # TUF 5.3.4: by the old root's keys, and by its own
                     judge.signed.verify_delegate(Root.type, new.signed_bytes, new.signatures)
                 root = new
-            targets = Metadata[Targets].from_bytes(self.targets)
+            targets: Metadata[Targets] = _read(self.targets, Targets)
             root.signed.verify_delegate(Targets.type, targets.signed_bytes, targets.signatures)
-            if targets.signed.type != Targets.type or root.signed.type != Root.type:
-                raise RegistryError("the metadata beside the model is not what it should be", code="malformed")
         except UnsignedMetadataError as error:
             raise RegistryError(
                 f"the metadata beside the model is not signed by who may: {error}", code="signature"
@@ -80,6 +78,15 @@ class Proof:
             raise RegistryError(f"version {version} is not one that the signers allowed", code="missing")
         if vouched.hashes.get("sha256") != hashlib.sha256(manifest).hexdigest():
             raise RegistryError(f"the manifest of version {version} is not the one that was signed", code="hash")
+
+
+def _read(data: bytes, kind: type[Any]) -> Any:
+    from tuf.api.metadata import Metadata
+
+    read: Metadata[Any] = Metadata.from_bytes(data)
+    if not isinstance(read.signed, kind):
+        raise RegistryError(f"there is {read.signed.type} metadata where {kind.type} should be", code="malformed")
+    return read
 
 
 def verify_folder(folder: Path, trusted_root: bytes, *, model: str = MODEL) -> Manifest:

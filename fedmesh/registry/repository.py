@@ -91,9 +91,9 @@ class Repository:
         self._notary = Notary(self._shelf, signers, lives or Lives(), clock, folder / "keys")
 
     @classmethod
-    def open(cls, folder: Path, **options: object) -> Self:
-        """The repository in `folder`; arguments and errors are those of the class."""
-        return cls(folder, **options)  # type: ignore[arg-type]  # passed on as they are
+    def open(cls, folder: Path, *, clock: Callable[[], float] = time.time, events: EventSink = ignore) -> Self:
+        """The repository in `folder`, with its defaults; errors are those of the class."""
+        return cls(folder, clock=clock, events=events)
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """A public file, for whoever serves them. Raises: RegistryError: ``name``, ``missing``, ``oversize``."""
@@ -205,18 +205,29 @@ class Repository:
             self._sweep()
 
     def refresh(self) -> bool:
-        """Signs snapshot, timestamp and rollout anew where half of a life is over; returns whether it did.
+        """Signs anew what has half of its life behind it; returns whether there was anything.
 
-        To be called now and then: a repository that is silent looks to devices like one that is kept from them.
+        To be called now and then: a repository that is silent looks to devices like one that is kept from them. Which
+        versions may run is signed anew if its signers' keys are here; `expiries` says when it must be.
 
         Raises: ConfigError: the key for it is not here.
         """
         with self._shelf.changing():
-            newest, rollout = self._notary.due()
-            if newest or rollout:
-                self._notary.commit(rollout=self.rollout if rollout else None)
+            due, targets = self._notary.due(), None
+            if Targets.type in due:
+                targets = self._targets(self._manifests())
+                self._notary.sign_targets(targets)
+                targets = None if self._notary.missing(targets) else targets
+            if due - {Targets.type} or targets is not None:
+                anew = targets is not None or ROLLOUT in due
+                self._notary.commit(targets=targets, rollout=self.rollout if anew else None)
                 self._sweep()
-            return newest or rollout
+                return True
+            return False
+
+    def expiries(self) -> dict[str, float]:
+        """Until when each role is believed, in seconds since 1970: those of root and targets need their signers."""
+        return self._notary.expiries()
 
     def resign(self) -> int:
         """Signs everything anew, under a root that changed; returns how many signatures that lacks."""

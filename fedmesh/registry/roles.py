@@ -64,8 +64,18 @@ class Lives:
 
     def until(self, role: str, now: float) -> datetime:
         """When a role that is signed now expires."""
-        life = getattr(self, f"{role}_s")
-        return datetime.fromtimestamp(int(now), UTC) + timedelta(seconds=int(life))
+        return datetime.fromtimestamp(int(now), UTC) + timedelta(seconds=int(self.of(role)))
+
+    def of(self, role: str) -> float:
+        """The life of a role."""
+        lives = {
+            "root": self.root_s,
+            "targets": self.targets_s,
+            ROLLOUT: self.rollout_s,
+            "snapshot": self.snapshot_s,
+            "timestamp": self.timestamp_s,
+        }
+        return lives[role]
 
 
 def new_root(

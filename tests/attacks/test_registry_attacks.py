@@ -15,7 +15,7 @@ from fedmesh.events import ModelRefused
 from fedmesh.registry import FolderSource, Rollout
 from fedmesh.registry.describing import Facts, stored
 from fedmesh.registry.founding import replace_signers
-from fedmesh.registry.proof import verify_folder
+from fedmesh.registry.proof import Proof, verify_folder
 from fedmesh.registry.repository import Repository
 from fedmesh.registry.signing import create_key, read_public_key, read_signer
 from fedmesh.registry.source import check_name
@@ -135,6 +135,44 @@ def test_flipped_bytes(world, name, code):
 
     source.change = flip
     refused(world, source, code)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"[" * 16_000,
+        b'{"a":' * 3_000,
+        b"9" * 16_000,
+        b"null",
+        b"{}",
+        b"\xff\xfe",
+        b'{"signed":{},"signatures":[]}',
+    ],
+    ids=range(8),
+)
+@pytest.mark.parametrize("name", ["metadata/timestamp.json", "metadata/2.root.json"])
+def test_junk_is_no_metadata(world, name, junk):
+    class Junk(Spying):
+        def fetch(self, asked, *, max_bytes):
+            return junk if asked == name else super().fetch(asked, max_bytes=max_bytes)
+
+    refused(world, Junk(world.public), "malformed")
+
+
+def test_a_proof_of_something_else_shows_nothing(world):
+    installed(world)
+    slot = world.folder / "device-1" / "slots" / "a"
+    proof = Proof.decode((slot / "proof.cbor").read_bytes())
+    manifest = (slot / "manifest.cbor").read_bytes()
+    proof.check(world.root, 1, manifest)
+    timestamp = (world.public / "metadata" / "timestamp.json").read_bytes()
+    assert code_of(lambda: proof.check(timestamp, 1, manifest)) == "malformed"
+    assert code_of(lambda: replace(proof, targets=timestamp).check(world.root, 1, manifest)) == "malformed"
+    assert code_of(lambda: replace(proof, targets=b"[" * 9000).check(world.root, 1, manifest)) == "malformed"
+    assert code_of(lambda: replace(proof, roots=(timestamp,)).check(world.root, 1, manifest)) == "malformed"
+    assert code_of(lambda: proof.check(world.root, 2, manifest)) == "missing"
+    assert code_of(lambda: proof.check(world.root, 1, manifest + b"\0")) == "hash"
 
 
 def test_a_flipped_byte_inside_what_is_signed(world):

@@ -66,7 +66,7 @@ class World:
         return self.now
 
     def reopened(self, **options: object) -> Repository:
-        self.repository = Repository.open(self.folder / "repository", clock=self.clock, **options)
+        self.repository = Repository(self.folder / "repository", clock=self.clock, **options)
         return self.repository
 
     def publish(self, data: bytes, **options: object):

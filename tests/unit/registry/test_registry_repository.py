@@ -95,6 +95,23 @@ def test_what_is_silent_for_half_of_its_life_is_signed_anew(world):
         assert device.update() is not None
 
 
+def test_which_versions_may_run_is_signed_anew_where_its_signers_are(world):
+    world.publish(FIRST)
+    until = world.repository.expiries()
+    assert set(until) == {"root", "targets", "rollout", "snapshot", "timestamp"}
+    world.now += 200 * DAY
+    world.repository.refresh()
+    assert world.repository.expiries()["targets"] == until["targets"] + 200 * DAY
+    assert world.repository.expiries()["root"] == until["root"]
+    (world.folder / "repository" / "keys" / "targets.key").unlink()
+    world.reopened()
+    world.now += 200 * DAY
+    assert world.repository.refresh()  # of the rest
+    assert world.repository.expiries()["targets"] == until["targets"] + 200 * DAY
+    with world.device() as device:
+        assert device.update() is not None
+
+
 def test_a_staged_version_gives_way_to_the_next_one(tmp_path):
     key = tmp_path / "signer.key"
     create_key(key)
