@@ -100,8 +100,8 @@ def _variant(file: File, before: Sequence[Manifest], store: ChunkStore) -> Varia
     deltas: dict[bytes, Delta] = {}
     for manifest in before:
         old = next((item.blob for item in manifest.variants if item.kind == file.kind), None)
-        if old is None or old.sha256 == blob.sha256 or old.sha256 in deltas:
-            continue
+        if old is None or old.sha256 == blob.sha256 or old.sha256 in deltas or 2 * old.length < blob.length:
+            continue  # of a file that is half new, nothing is saved
         made = delta.encode(store.joined(old.chunks), file.data)
         if len(made) < blob.length:
             deltas[old.sha256] = Delta(old.sha256, GAPS, stored(made, store))
