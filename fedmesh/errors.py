@@ -7,7 +7,8 @@
     │   ├── DecodeError    bytes that are not a valid message
     │   ├── DeliveryError  a message did not get to its peer
     │   ├── FileError      a peer's file is not to be had
-    │   └── IdentityError  who it says it is, or what it shows for it, is refused
+    │   ├── IdentityError  who it says it is, or what it shows for it, is refused
+    │   └── RegistryError  a model, or what says that it may run, is refused
     ├── RoundError     this round failed; the next may not
     │   ├── NothingLearnedError  every round of the run failed: it is over
     │   ├── QuorumError    too few survivors
@@ -27,6 +28,7 @@ them and travel as ``__cause__``.
 
 __all__ = [
     "IDENTITY_CODES",
+    "REGISTRY_CODES",
     "BudgetError",
     "ConfigError",
     "DataError",
@@ -40,6 +42,7 @@ __all__ = [
     "NothingLearnedError",
     "PeerError",
     "QuorumError",
+    "RegistryError",
     "RoundError",
     "SecAggError",
     "StoppedError",
@@ -89,6 +92,38 @@ class IdentityError(PeerError):
 
     Attributes:
         code: what it is about, one of `IDENTITY_CODES`.
+    """
+
+    def __init__(self, message: str, *, code: str = "malformed") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+REGISTRY_CODES = frozenset(
+    [
+        "malformed",
+        "signature",
+        "rollback",
+        "expired",
+        "hash",
+        "oversize",
+        "missing",
+        "name",
+        "delta",
+        "variant",
+        "downgrade",
+        "failed",
+        "probe",
+    ]
+)
+"""What a `RegistryError` can be about: few enough for the label of a counter."""
+
+
+class RegistryError(PeerError):
+    """A model, its manifest or the metadata that says it may run is refused; what runs goes on running.
+
+    Attributes:
+        code: what it is about, one of `REGISTRY_CODES`.
     """
 
     def __init__(self, message: str, *, code: str = "malformed") -> None:

@@ -14,7 +14,11 @@ __all__ = [
     "Event",
     "EventSink",
     "ModelChecked",
+    "ModelInstalled",
+    "ModelPublished",
+    "ModelRefused",
     "ModelReported",
+    "ModelRolledBack",
     "Notice",
     "OfTask",
     "PacketRefused",
@@ -204,6 +208,45 @@ class RunStopped(Event):
 
     last_round: int
     abandoned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPublished(Event):
+    """A version is signed and may be fetched; `delta_bytes` is that of the smallest delta, None where there is none."""
+
+    version: int
+    round: int | None
+    bytes: int
+    delta_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInstalled(Event):
+    """A version is in a slot of this device, was probed and is what runs; `fetched_bytes` came over the network."""
+
+    version: int
+    round: int | None
+    slot: str
+    fetched_bytes: int
+    as_delta: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRefused(Event):
+    """What was offered is not what may run here; `code` is one of `fedmesh.errors.REGISTRY_CODES`."""
+
+    code: str
+    reason: str
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRolledBack(Event):
+    """This device went back from a version that ran to the one before; None: there is none, and nothing runs."""
+
+    version: int
+    to: int | None
+    reason: str
 
 
 EventSink = Callable[[Event], None]

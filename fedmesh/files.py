@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from fedmesh.errors import ConfigError
@@ -46,14 +47,15 @@ def read_bounded(path: Path, max_bytes: int, *, called: str = "", advice: str = 
     """
     try:
         with path.open("rb") as file:
-            readable_by_others = os.fstat(file.fileno()).st_mode & 0o077
-            data = file.read(max_bytes + 1)
+            status = os.fstat(file.fileno())
+            # read() sets aside all that it is asked for: not half a gigabyte for a small file that may be as large.
+            data = file.read(1 + (min(max_bytes, status.st_size) if stat.S_ISREG(status.st_mode) else max_bytes))
     except OSError as error:
         what, then = (called and f"{called} "), (advice and f"; {advice}")
         raise ConfigError(f"cannot read {what}{path}: {error.strerror}{then}") from error
     if len(data) > max_bytes:
         raise ConfigError(f"{path} is larger than {max_bytes} bytes: it is not what belongs there")
-    if secret and readable_by_others:
+    if secret and status.st_mode & 0o077:
         raise ConfigError(f"{path} can be read by others: its owner alone may, so run chmod 600 on it")
     return data
 

@@ -9,6 +9,7 @@ from fedmesh.cli import config_check, doctor, enroll, infer, listing, simulate
 from fedmesh.cli.broker_config import broker
 from fedmesh.cli.ca import ca
 from fedmesh.cli.ledger import ledger
+from fedmesh.cli.model import model
 from fedmesh.cli.privacy import privacy
 from fedmesh.cli.runs import runs
 
@@ -36,6 +37,7 @@ config.command("check")(config_check.command)
 app.add_typer(privacy, name="privacy")
 app.add_typer(ledger, name="ledger")
 app.add_typer(runs, name="runs")
+app.add_typer(model, name="model")
 app.add_typer(ca, name="ca")
 app.command("enroll")(enroll.command)
 app.add_typer(broker, name="broker")
