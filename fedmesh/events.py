@@ -12,6 +12,10 @@ __all__ = [
     "Event",
     "EventSink",
     "ModelChecked",
+    "ModelProven",
+    "ModelRefused",
+    "ModelRolledBack",
+    "ModelSwapped",
     "RoundFinished",
     "RoundStarted",
     "RunFinished",
@@ -88,6 +92,38 @@ class ModelChecked(Event):
     round: int
     agreement: float
     max_abs_logit_difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSwapped(Event):
+    """From now on requests are answered by the model `sha256`; `before` answered until now (empty: none did)."""
+
+    sha256: str
+    before: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRefused(Event):
+    """A model was offered to inference and is not taken: it cannot be loaded, or failed its probe."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProven(Event):
+    """The model `sha256` did well on requests after its swap: the one before it is dropped."""
+
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRolledBack(Event):
+    """The model `sha256` did badly on requests after its swap: `to` answers again."""
+
+    sha256: str
+    to: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
