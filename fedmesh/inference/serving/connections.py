@@ -22,7 +22,7 @@ class Connection(H11Protocol):
     """A connection whose peer `guard` admits, and on which a head has to be there within `head_s`."""
 
     guard: "Guard | None" = None
-    head_s: float = 10.0
+    head_s: float = 5.0
     _head: asyncio.TimerHandle | None = None
     _refused = False
 

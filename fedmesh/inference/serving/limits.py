@@ -24,8 +24,8 @@ class Limits:
     examples: int = 256
     at_once: int = 16
     connections: int = 64
-    head_s: float = 10.0
+    head_s: float = 5.0
     body_s: float = 30.0
     idle_s: int = 30
     drain_s: int = 30
-    lists_s: float = 10.0
+    lists_s: float = 2.0

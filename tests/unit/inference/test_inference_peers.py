@@ -6,6 +6,7 @@ import pytest
 from meshes import Mesh, der, leaf, rogue
 
 from fedmesh.errors import ConfigError, IdentityError
+from fedmesh.identity import Membership
 from fedmesh.identity.certificates import DAY_S
 from fedmesh.inference.serving.peers import Guard
 
@@ -38,7 +39,8 @@ def test_a_revoked_member_is_cut_when_the_list_is_there(mesh: Mesh) -> None:
     guard.admit("other", der(mesh.enrol("device-2").leaf))
     mesh.issuer.revoke("device-1", mesh.begun)
     assert guard.refresh() == {}  # the list is not here yet
-    (mesh.folder / "node" / "revocations.signed").write_bytes(mesh.issuer.lists(mesh.begun)["revocations"])
+    revocations = mesh.issuer.lists(mesh.begun)[1]
+    Membership(mesh.folder / "node").accept(mesh.begun, revocations=revocations)  # as another process does
     cut = guard.refresh()
     assert list(cut) == ["session"]
     assert guard.counts["revoked"] == 1
