@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmesh.errors import ConfigError, PeerError
+from fedmesh.errors import ConfigError, FedMeshError
 from fedmesh.inference.prediction import Prediction, Predictor
 from fedmesh.types import Float32
 
@@ -82,7 +82,7 @@ class Confident:
             return self._failed(found, "spared")
         try:
             answers = self._fallback.predict(x)
-        except PeerError:  # counted, and said in the answer: the operator reads it in the metrics
+        except FedMeshError:  # counted, and said in the answer: the operator reads it in the metrics
             self._resting_until = self._clock() + self._rest_s
             return self._failed(found, "failed")
         self._count("answered", len(found))

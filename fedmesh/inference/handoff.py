@@ -94,7 +94,8 @@ class HttpFallback:
 
     @property
     def _name(self) -> str:
-        return f"{self._place.host}:{self._place.port}"
+        host = f"[{self._place.host}]" if ":" in self._place.host else self._place.host
+        return f"{host}:{self._place.port}"
 
     def _connected(self, deadline: float) -> socket.socket:
         plain = socket.create_connection((self._place.host, self._place.port), timeout=_left(deadline))

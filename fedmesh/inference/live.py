@@ -144,13 +144,17 @@ class LiveModel:
     def swap(self, path: Path) -> Engine:
         """Loads the model at `path` beside the current one, checks it, and lets it answer. Blocks the caller alone.
 
+        Returns the engine that answers then: the current one where `path` holds the same bytes.
+
         Raises:
             ConfigError: it cannot be loaded, or takes or gives another shape than the current one.
             MismatchError, or what `check` raises: it is refused. The current one goes on in every case.
         """
         with self._swapping:
-            engine = self._load(path)
-            _same_shapes(engine, self.current)
+            engine, current = self._load(path), self.current
+            if current is not None and current.sha256 == engine.sha256:
+                return current
+            _same_shapes(engine, current)
             self._check(engine)
             with self._assigning:
                 state = self._state

@@ -70,6 +70,10 @@ def encode(found: Sequence[Prediction], *, accept: str) -> tuple[str, bytes]:
 
 
 def _from_json(body: bytes, shape: Shape, limits: Limits) -> Float32:
+    if len(body) > limits.json_bytes:
+        raise RequestError(
+            413, got=f"{len(body)} bytes of JSON", wanted=f"at most {limits.json_bytes}", do=f"send {CBOR} or {RAW}"
+        )
     try:
         content = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -23,7 +23,7 @@ class Guard:
 
     Attributes:
         context: TLS that demands a certificate of this mesh.
-        counts: connections refused, or cut later, by the code of `IdentityError`.
+        counts: connections refused, by the code of `IdentityError`; ``cut``: those that ended later.
 
     Raises:
         ConfigError: nobody is enrolled there, or the folder is damaged.
@@ -66,7 +66,8 @@ class Guard:
                 raise ConfigError(f"{membership.tls_path} cannot be used: {error}") from error
             self.membership, self._seen = membership, stamps
         cut = self.membership.to_cut(self._sessions, self._clock())
-        self.counts.update({"revoked": len(cut)} if cut else {})
+        if cut:
+            self.counts["cut"] += len(cut)
         return cut
 
     def not_ready(self) -> str:

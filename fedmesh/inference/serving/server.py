@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from fedmesh.errors import ConfigError
-from fedmesh.inference.serving.connections import connections
+from fedmesh.inference.serving.connections import Connection, connections
 from fedmesh.inference.serving.service import Service
 from fedmesh.inference.watch import Watch
 
@@ -129,15 +129,24 @@ async def _guarded(guard: "Guard", lists_s: float) -> None:
     while True:
         await asyncio.sleep(lists_s)
         try:
-            cut = guard.refresh()
+            _cut_strangers(guard)
         except ConfigError as error:
             _log.warning("the identity cannot be read again: %s", error)
-            continue
-        for session, reason in cut.items():
-            _log.warning("a connection is cut: %s", reason)
-            session.cut()  # type: ignore[attr-defined]  # the sessions of a guard are connections
+        except Exception:  # noqa: BLE001 - the next stranger must not be let stay for want of a guard
+            _log.exception("connections could not be looked at, which is tried again")
+
+
+def _cut_strangers(guard: "Guard") -> None:
+    for session, reason in guard.refresh().items():
+        _log.warning("a connection is cut: %s", reason)
+        assert isinstance(session, Connection)
+        session.cut()
 
 
 def _watched(watch: Watch | None, stop: Event) -> None:
-    if watch is not None:
-        watch.run(stop)
+    while watch is not None and not stop.is_set():
+        try:
+            watch.run(stop)
+        except Exception:  # noqa: BLE001 - requests are answered meanwhile, and the next look may do better
+            _log.exception("the slots could not be looked at, which is tried again")
+            stop.wait(1.0)

@@ -128,6 +128,12 @@ def test_too_many_examples() -> None:
         assert error.wanted == "1 to 8"
 
 
+def test_json_is_held_shorter() -> None:
+    body = json.dumps({"x": X.tolist()}).encode()
+    assert refused(JSON, body, limits=Limits(json_bytes=len(body) - 1)).status == 413
+    np.testing.assert_array_equal(decode(JSON, body, SHAPE, Limits(json_bytes=len(body))), X)
+
+
 def test_answers() -> None:
     found = [Prediction(3, 0.75, "ab" * 32, 0.1), Prediction(1, 0.5, "cd" * 32, 0.2, "failed")]
     kind, body = encode(found, accept="*/*")

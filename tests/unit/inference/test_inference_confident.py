@@ -59,6 +59,15 @@ def test_a_bigger_model_that_is_away() -> None:
     assert confident.counts == {"failed": 2, "spared": 2, "answered": 2}
 
 
+def test_whatever_is_wrong_with_the_hand_off_there_is_an_answer() -> None:
+    class Misconfigured:
+        def predict(self, x: np.ndarray) -> list[Prediction]:
+            raise ConfigError("the folder of the identity is damaged")
+
+    found = Confident(Small(), Misconfigured(), threshold=0.5).predict(X)
+    assert [one.handoff for one in found] == ["failed", "none", "none", "failed"]
+
+
 def test_errors_of_the_small_model_are_its_own() -> None:
     class Broken:
         def predict(self, x: np.ndarray) -> list[Prediction]:

@@ -210,6 +210,16 @@ def test_what_is_no_model_keeps_the_old_one(paths: list[Path], tmp_path: Path) -
     assert ask(live) == [0]
 
 
+def test_the_same_bytes_elsewhere_are_not_swapped_in(paths: list[Path], tmp_path: Path) -> None:
+    told: list[Event] = []
+    live = LiveModel(events=told.append)
+    engine = live.swap(paths[0])
+    (tmp_path / "copy.onnx").write_bytes(paths[0].read_bytes())
+    assert live.swap(tmp_path / "copy.onnx") is engine
+    assert not live.on_trial
+    assert len(told) == 1
+
+
 def test_a_model_of_another_shape_is_another_service(paths: list[Path], tmp_path: Path) -> None:
     write_constant(tmp_path / "other.onnx", 0, features=9)
     live = LiveModel()

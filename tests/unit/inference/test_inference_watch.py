@@ -10,6 +10,7 @@ from served_models import FEATURES, write_constant
 from fedmesh.errors import ConfigError
 from fedmesh.events import Event, ModelRefused
 from fedmesh.inference import HealthLimits, LiveModel
+from fedmesh.inference.serving.server import _watched
 from fedmesh.inference.watch import FolderSlots, Watch
 
 ONE = np.zeros((1, FEATURES), np.float32)
@@ -118,6 +119,31 @@ def test_who_is_told_may_fail(tmp_path: Path) -> None:
 def test_no_folder() -> None:
     with pytest.raises(ConfigError, match="not a folder of slots"):
         FolderSlots(Path("/nonexistent"))
+
+
+def test_an_endpoint_looks_again_whatever_happened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_constant(tmp_path / "m.onnx", 1)
+    swapped, stop = threading.Event(), threading.Event()
+
+    class Odd:
+        """Fails once as nobody expects."""
+
+        failed = False
+
+        def current(self) -> Path:
+            if not self.failed:
+                self.failed = True
+                raise ValueError("odd")
+            return tmp_path / "m.onnx"
+
+    live = LiveModel(events=lambda _event: swapped.set())
+    thread = threading.Thread(target=_watched, args=(Watch(Odd(), live, poll_s=0.01), stop))
+    thread.start()
+    assert swapped.wait(10)
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "tried again" in caplog.text
 
 
 def test_runs_until_it_is_stopped(tmp_path: Path) -> None:
