@@ -163,6 +163,31 @@ def test_a_trial_within_a_trial_goes_back_to_the_last_good_one(paths: list[Path]
     assert live.current is good
 
 
+def test_a_late_verdict_on_one_model_is_none_on_the_next(paths: list[Path], tmp_path: Path) -> None:
+    bad = tmp_path / "nan.onnx"
+    write_constant(bad, 3, logit=float("nan"))
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(Engine):
+        def run(self, x, *, batch_size=256):
+            if self.path == bad:
+                begun.set()
+                assert go.wait(10)
+            return super().run(x, batch_size=batch_size)
+
+    live = LiveModel(load=Slow, check=lambda _engine: None)
+    live.swap(paths[0])
+    live.swap(bad)
+    with ThreadPoolExecutor(1) as pool:
+        request = pool.submit(live.predict, ONE)
+        assert begun.wait(10)
+        newest = live.swap(paths[2])
+        go.set()
+        assert request.result()[0].label == 0
+    assert live.current is newest
+    assert ask(live) == [2]
+
+
 def test_a_slow_model_is_rolled_back(paths: list[Path]) -> None:
     class Slow(Engine):
         def predict(self, x, *, batch_size=256):
