@@ -75,7 +75,7 @@ def run(options: Options) -> None:
         typer.echo(f"Predictions at {where}/predict. Ctrl-C ends it.", err=True)
 
     serve(build(service, registry), service, bound, guard=guard, watch=watch, started=started)
-    typer.echo("Stopped: every request that came was answered.", err=True)
+    typer.echo("Stopped.", err=True)
 
 
 def _check(options: Options) -> None:

@@ -136,10 +136,15 @@ class LiveModel:
             outcome = "not finite"
         except ConfigError:
             outcome = "failed"
-        verdict = health.observe(outcome, (time.perf_counter() - start) / len(x), self._clock())
+        spent = (time.perf_counter() - start) / len(x)
+        if outcome != "good":
+            # Before the verdict: what the old one fails on as well is the request's fault, or who sends such would decide
+            # which model runs here.
+            found = self._answered(state.before, x)
+        verdict = health.observe(outcome, spent, self._clock())
         if verdict is not None:
             self._settle(state, verdict)
-        return found if outcome == "good" else self._answered(state.before, x)
+        return found
 
     def swap(self, path: Path) -> Engine:
         """Loads the model at `path` beside the current one, checks it, and lets it answer. Blocks the caller alone.

@@ -36,21 +36,27 @@ class Runs(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Golden:
-    """Inputs `x`, float32 [N, ...], and the `logits`, float32 [N, C], that the model gave where it was made."""
+    """Inputs `x`, float32 [N, ...], and the `logits`, float32 [N, C], that the model gave where it was made.
+
+    `integer_additions`: whether it adds in QLinearAdd, as residual models do unless exported with ``residual="sum"``.
+    """
 
     x: Float32
     logits: Float32
+    integer_additions: bool = False
 
 
 class Probe:
     """Runs a golden set; what it returns from without an error is the model that was meant.
 
     Args:
-        tolerance: the largest difference of a logit; 0: every bit is equal.
+        tolerance: the largest difference of a logit; 0: every bit is equal; None: what `tolerance_for` says.
     """
 
-    def __init__(self, golden: Golden, *, tolerance: float = 0.0) -> None:
-        self._golden, self._tolerance = golden, tolerance
+    def __init__(self, golden: Golden, *, tolerance: float | None = None) -> None:
+        self._golden = golden
+        allowed = tolerance_for(integer_additions=golden.integer_additions)
+        self._tolerance = allowed if tolerance is None else tolerance
 
     def __call__(self, model: Runs) -> None:
         """Raises: MismatchError: another logit came. What `model` raises."""
@@ -79,16 +85,13 @@ class Probe:
 
 
 def tolerance_for(machine: str = "", *, integer_additions: bool) -> float:
-    """The tolerance that docs/quantization.md states for a `machine` (default: this one).
-
-    `integer_additions`: whether it adds in QLinearAdd, as residual models do unless exported with ``residual="sum"``.
-    """
+    """The tolerance that docs/quantization.md states for a `machine` (default: this one)."""
     arm64 = (machine or platform.machine()).lower() in ("aarch64", "arm64")
     return ARM64_RESIDUAL if arm64 and integer_additions else 0.0
 
 
 def golden_beside(model: Path) -> Golden | None:
-    """The golden set in ``golden.cbor`` beside a model: ``{"x": ..., "logits": ...}``; None: there is none.
+    """The golden set in ``golden.cbor`` beside a model, a map with the names of `Golden`; None: there is none.
 
     Raises:
         ConfigError: it is not one.
@@ -100,10 +103,19 @@ def golden_beside(model: Path) -> Golden | None:
         content = loads(read_bounded(path, _GOLDEN_BYTES), max_bytes=_GOLDEN_BYTES)
     except DecodeError as error:
         raise ConfigError(f"{path} is not a golden set: {error}") from error
-    x, logits = map(content.get, ("x", "logits")) if isinstance(content, dict) else (None, None)
-    if not (_is_float32(x) and _is_float32(logits) and x.ndim > 1 and logits.ndim == 2 and len(x) == len(logits) > 0):
+    fields = content if isinstance(content, dict) and set(content) <= {"x", "logits", "integer_additions"} else {}
+    x, logits, additions = fields.get("x"), fields.get("logits"), fields.get("integer_additions", False)
+    said = isinstance(additions, bool)
+    if not (
+        said
+        and _is_float32(x)
+        and _is_float32(logits)
+        and x.ndim > 1
+        and logits.ndim == 2
+        and 0 < len(x) == len(logits)
+    ):
         raise ConfigError(f"{path} is not a golden set: wanted x [N, ...] and logits [N, C], float32")
-    return Golden(x, logits)
+    return Golden(x, logits, additions)
 
 
 def _is_float32(value: object) -> TypeGuard[Float32]:

@@ -1,5 +1,6 @@
 """What the command line of ``infer --serve`` refuses, and what it says."""
 
+import importlib.util
 import socket
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def test_where_it_does_not_listen(model: str, tmp_path: Path, capsys: Capture) -
     with socket.create_server(("127.0.0.1", 0)) as taken:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         assert "choose another --listen" in refused(capsys, "--serve", "--model", model, "--listen", place)
+
+
+def test_without_the_extra(model: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastapi" else find(name))
+    assert "fastapi is not installed: pip install 'fedmesh[serve]'" in refused(capsys, "--serve", "--model", model)
 
 
 def test_what_cannot_be_served(model: str, tmp_path: Path, capsys: Capture) -> None:

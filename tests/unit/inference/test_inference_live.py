@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from served_models import FEATURES, write_constant, write_failing
 
-from fedmesh.errors import ConfigError, DataError, MismatchError
+from fedmesh.errors import ConfigError, DataError, MismatchError, NotFiniteError
 from fedmesh.events import Event, ModelProven, ModelRolledBack, ModelSwapped
 from fedmesh.inference import Engine, HealthLimits, LiveModel, Verdict
 from fedmesh.inference.probe import Golden, Probe
@@ -151,6 +151,23 @@ def test_what_was_asked_wrongly_does_not_count_against_a_model(paths: list[Path]
     assert live.on_trial
     assert ask(live, 2) == [1, 1]
     assert not live.on_trial
+
+
+def test_an_example_that_both_fail_on_is_no_verdict(paths: list[Path]) -> None:
+    class Fragile(Engine):
+        def predict(self, x, *, batch_size=256):
+            if x.max() > 1e30:
+                raise NotFiniteError("overflow")
+            return super().predict(x, batch_size=batch_size)
+
+    live = LiveModel(load=Fragile)
+    live.swap(paths[0])
+    live.swap(paths[1])
+    for _ in range(5):
+        with pytest.raises(NotFiniteError):
+            live.predict(np.full((1, FEATURES), 1e38, np.float32))
+    assert live.on_trial
+    assert ask(live) == [1]
 
 
 def test_a_trial_within_a_trial_goes_back_to_the_last_good_one(paths: list[Path], tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def test_a_golden_file_beside_a_model(tmp_path: Path) -> None:
         dumps({"x": np.zeros((2, 4), np.float32)}),
         dumps({"x": np.zeros((2, 4), np.float32), "logits": np.zeros((3, 2), np.float32)}),
         dumps({"x": np.zeros((2, 4)), "logits": np.zeros((2, 2))}),
+        dumps({"x": np.zeros((2, 4), np.float32), "logits": np.zeros((2, 2), np.float32), "integer_additions": 1}),
+        dumps({"x": np.zeros((2, 4), np.float32), "logits": np.zeros((2, 2), np.float32), "more": 1}),
         dumps({"x": np.zeros((0, 4), np.float32), "logits": np.zeros((0, 2), np.float32)}),
     ],
 )
