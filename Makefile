@@ -40,7 +40,7 @@ $(VENV)/.simulation: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.simulation
-	$(PIP) install --quiet $(PIP_EXTRA) -c constraints.txt --group dev
+	$(PIP) install --quiet $(PIP_EXTRA) -c constraints.txt -e ".[simulation,serve]" --group dev
 	touch $@
 
 clean:

@@ -8,7 +8,8 @@
     │   ├── DeliveryError  a message did not get to its peer
     │   ├── FileError      a peer's file is not to be had
     │   ├── IdentityError  who it says it is, or what it shows for it, is refused
-    │   └── RegistryError  a model, or what says that it may run, is refused
+    │   ├── RegistryError  a model, or what says that it may run, is refused
+    │   └── RequestError   a request that is not answered: the status and the advice go back to who sent it
     ├── RoundError     this round failed; the next may not
     │   ├── NothingLearnedError  every round of the run failed: it is over
     │   ├── QuorumError    too few survivors
@@ -20,6 +21,7 @@
     ├── StoppedError   an operator ended it: nothing is wrong, and it can go on
     └── ConfigError    the operator has to change something; the command exits with 2
         ├── UnsupportedLayerError  a layer that has no int8 kernel
+        ├── NotFiniteError a model's logits are not finite: go back to the one before
         └── DataError      a data set is missing, malformed or not finite
 
 A message says what was got, what was wanted and what to do. Errors of wrapped libraries stop at the adapter that wraps
@@ -39,10 +41,12 @@ __all__ = [
     "IdentityError",
     "LedgerError",
     "MismatchError",
+    "NotFiniteError",
     "NothingLearnedError",
     "PeerError",
     "QuorumError",
     "RegistryError",
+    "RequestError",
     "RoundError",
     "SecAggError",
     "StoppedError",
@@ -155,6 +159,20 @@ class FileError(PeerError):
         self.code = code
 
 
+class RequestError(PeerError):
+    """A request over HTTP that is not answered.
+
+    Attributes:
+        status: of HTTP.
+        got, wanted, do: what came, what is taken, and what to do; for who sent the request.
+    """
+
+    def __init__(self, status: int, *, got: str, wanted: str, do: str) -> None:
+        super().__init__(f"{got}; wanted {wanted}: {do}")
+        self.status = status
+        self.got, self.wanted, self.do = got, wanted, do
+
+
 class RoundError(FedMeshError):
     """This round failed; the next may succeed."""
 
@@ -211,6 +229,10 @@ class ConfigError(FedMeshError):
 
 class UnsupportedLayerError(ConfigError):
     """A layer that the int8 pipeline cannot represent; the message names it and what to use."""
+
+
+class NotFiniteError(ConfigError):
+    """A model's logits are not finite."""
 
 
 class DataError(ConfigError):

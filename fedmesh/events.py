@@ -15,10 +15,12 @@ __all__ = [
     "EventSink",
     "ModelChecked",
     "ModelInstalled",
+    "ModelProven",
     "ModelPublished",
     "ModelRefused",
     "ModelReported",
     "ModelRolledBack",
+    "ModelSwapped",
     "Notice",
     "OfTask",
     "PacketRefused",
@@ -31,6 +33,8 @@ __all__ = [
     "RunStopped",
     "StageStarted",
     "StepDone",
+    "SwapRefused",
+    "SwapUndone",
     "WaitingForDevices",
     "ignore",
 ]
@@ -102,6 +106,38 @@ class ModelChecked(Event):
     round: int
     agreement: float
     max_abs_logit_difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSwapped(Event):
+    """From now on requests are answered by the model `sha256`; `before` answered until now (empty: none did)."""
+
+    sha256: str
+    before: str
+
+
+@dataclass(frozen=True, slots=True)
+class SwapRefused(Event):
+    """A model was offered to inference and is not taken: it cannot be loaded, or failed its probe."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProven(Event):
+    """The model `sha256` did well on requests after its swap: the one before it is dropped."""
+
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SwapUndone(Event):
+    """The model `sha256` did badly on requests after its swap: `to` answers again."""
+
+    sha256: str
+    to: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 Facts are frozen dataclasses, seams are Protocols of one to three methods. Nothing here imports more than numpy.
 `Update` and `Mechanism` (noise around the secure sum) and `Transport` (MQTT, the mesh) are settled ahead of the parts
-that use them.
+that use them. The annotations with numpy.random are text: it takes 7 MB that a device which only infers does not need.
 """
 
 import hashlib
@@ -138,7 +138,7 @@ class PrivacyEvent:
 class Codec(Protocol):
     """Arrays <-> bytes."""
 
-    def encode(self, arrays: Arrays, rng: np.random.Generator) -> bytes:
+    def encode(self, arrays: Arrays, rng: "np.random.Generator") -> bytes:
         """One packet; `rng` drives stochastic rounding."""
         ...
 
@@ -154,7 +154,7 @@ class Mechanism(Protocol):
         """The update with its sensitivity bounded."""
         ...
 
-    def perturb(self, total: Arrays, rng: np.random.Generator) -> Arrays:
+    def perturb(self, total: Arrays, rng: "np.random.Generator") -> Arrays:
         """The sum with noise."""
         ...
 

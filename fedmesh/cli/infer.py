@@ -1,10 +1,11 @@
-"""``fedmesh infer``: an exported model on held-out examples, as a device would run it."""
+"""``fedmesh infer``: an exported model on held-out examples, as a device would run it, or behind an HTTP endpoint."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from click import UsageError
 
 from fedmesh.cli.printing import print_json
 from fedmesh.cli.simulate import DATA_HELP
@@ -12,11 +13,15 @@ from fedmesh.cli.simulate import DATA_HELP
 __all__ = ["command"]
 
 
+_SERVING = "Serving"
+
+
 def command(  # noqa: PLR0917 - the options of a command line
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")],
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL.onnx", help="The model.")] = None,
     data: Annotated[
-        str, typer.Option(metavar="NAME|FILE.npz", help="A data set's held-out part, or arrays x and y in a file.")
-    ],
+        str | None,
+        typer.Option(metavar="NAME|FILE.npz", help="A data set's held-out part, or arrays x and y in a file."),
+    ] = None,
     features: Annotated[
         Path | None,
         typer.Option(metavar="features.cbor", help="The run's map from data to the model's inputs."),
@@ -26,8 +31,80 @@ def command(  # noqa: PLR0917 - the options of a command line
         Path | None, typer.Option("--data-dir", metavar="DIR", envvar="FEDMESH_DATA", help=DATA_HELP)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Answer over HTTP until Ctrl-C.", rich_help_panel=_SERVING)
+    ] = False,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where; port 0: any.", rich_help_panel=_SERVING)
+    ] = "127.0.0.1:8000",
+    served: Annotated[
+        Path | None, typer.Option("--model", metavar="FILE", help="The model.", rich_help_panel=_SERVING)
+    ] = None,
+    slots: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Or slots: what 'current' in DIR leads to, also later.", rich_help_panel=_SERVING
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="T", help="Hand off what is less sure.", rich_help_panel=_SERVING),
+    ] = None,
+    handoff: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where a bigger model answers.", rich_help_panel=_SERVING)
+    ] = None,
+    handoff_peer: Annotated[
+        str | None, typer.Option(metavar="ID", help="Who answers there.", rich_help_panel=_SERVING)
+    ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="This node's folder: mutual TLS with members.", rich_help_panel=_SERVING),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve without TLS, whoever can reach it.", rich_help_panel=_SERVING)
+    ] = False,
 ) -> None:
-    """Measure a model in ONNX Runtime: its accuracy, and the latency of one example."""
+    """Measure a model in ONNX Runtime: its accuracy, and the latency of one example. Or serve it."""
+    if serve:
+        from fedmesh.cli.infer_serve import Options, run
+
+        _refuse({"--data": data, "--features": features, "--json": as_json}, "is not for --serve")
+        if model is not None and served is not None:
+            raise UsageError(f"two models are named, {model} and {served}: leave one out")
+        return run(
+            Options(
+                listen,
+                served or model,
+                slots,
+                threshold,
+                handoff,
+                handoff_peer,
+                identity,
+                insecure=insecure,
+                threads=threads,
+            )
+        )
+    only_served = {"--model": served, "--slots": slots, "--threshold": threshold, "--handoff": handoff}
+    _refuse(
+        {**only_served, "--handoff-peer": handoff_peer, "--identity": identity, "--insecure": insecure}, "needs --serve"
+    )
+    if model is None:
+        raise UsageError("Missing argument 'MODEL.onnx'.")
+    if data is None:
+        raise UsageError("Missing option '--data'.")
+    return _measure(model, data, features, threads, data_dir, as_json=as_json)
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    """Options that were given and mean nothing here."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise UsageError(f"{name} {why}")
+
+
+def _measure(
+    model: Path, data: str, features: Path | None, threads: int, data_dir: Path | None, *, as_json: bool
+) -> None:
     from fedmesh.cli.held_out import held_out
     from fedmesh.features import load
     from fedmesh.inference import Engine, Latency, evaluate
