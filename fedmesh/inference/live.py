@@ -138,7 +138,7 @@ class LiveModel:
             outcome = "failed"
         spent = (time.perf_counter() - start) / len(x)
         if outcome != "good":
-            # Before the verdict: what the old one fails on as well is the fault of the request, or whoever sends it decides
+            # Before the verdict: what the old one fails on as well is the fault of the request, or its sender decides
             # which model runs here.
             found = self._answered(state.before, x)
         verdict = health.observe(outcome, spent, self._clock())
