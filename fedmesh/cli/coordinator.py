@@ -2,17 +2,24 @@
 
 import asyncio
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedmesh.cli.log_options import LogLevel, ProgressOrLogFormat, start_logging
+from fedmesh.cli.observing import watch_party
 from fedmesh.errors import ConfigError
+from fedmesh.events import ignore
 
 if TYPE_CHECKING:
     from fedmesh.configuration import CoordinatorConfig
     from fedmesh.events import Event, EventSink
     from fedmesh.fleet.plan import Plan
+    from fedmesh.identity import Membership
+    from fedmesh.observability import Observer
+    from fedmesh.transport.mqtt import MqttTransport
 
 __all__ = ["coordinator"]
 
@@ -35,27 +42,38 @@ def run(
     once: Annotated[
         bool, typer.Option("--once", help="End when all tasks have ended, instead of staying for devices.")
     ] = False,
+    log_format: ProgressOrLogFormat = None,
+    log_level: LogLevel = "info",
 ) -> None:
     """Run the tasks of CONFIG with the devices that are enrolled, side by side.
 
     Ctrl-C or SIGTERM ends it in good order; started again, each task goes on behind its last committed round.
+    With [metrics] listen it serves /metrics, /healthz and /readyz; under systemd it tells that it is ready and alive.
     """
     from fedmesh.cli import catalog
     from fedmesh.cli.event_file import event_file
     from fedmesh.cli.fleet_progress import fleet_progress
     from fedmesh.configuration import CoordinatorConfig
     from fedmesh.fleet.plan import Plan
+    from fedmesh.observability import Observer
 
     read = CoordinatorConfig.load(config)
     plans = [Plan.of(section, catalog.load(section.scenario)) for section in read.task]
-    with event_file(json_events) as record, fleet_progress() as show:
+    if log_format is not None:
+        start_logging(log_format, log_level)
+    with (
+        event_file(json_events) as record,
+        fleet_progress() if log_format is None else nullcontext(ignore) as show,
+        Observer(read.metrics.listen, logged=log_format is not None) as observer,
+    ):
 
         def tell(event: "Event") -> None:
             record(event)
             show(event)
+            observer.events(event)
 
         try:
-            asyncio.run(_serve(read, plans, tell, once=once))
+            asyncio.run(_serve(read, plans, tell, observer, once=once))
         except ImportError as error:
             if (error.name or "").partition(".")[0] == "fedmesh":
                 raise
@@ -64,16 +82,29 @@ def run(
             ) from error
 
 
-async def _serve(config: "CoordinatorConfig", plans: "list[Plan]", events: "EventSink", *, once: bool) -> None:
+async def _serve(
+    config: "CoordinatorConfig", plans: "list[Plan]", events: "EventSink", observer: "Observer", *, once: bool
+) -> None:
     """Serves until it is over, or a signal ends it in good order."""
     from fedmesh.fleet.service import CoordinatorService
 
-    service = CoordinatorService(config, plans, events=events, once=once)
+    async def opened(membership: "Membership") -> "MqttTransport":
+        from fedmesh.transport.mqtt import MqttTransport, options_from
+
+        options = options_from(membership, config.broker.host, config.broker.port, coordinator=True)
+        transport = await MqttTransport.open(options)
+        watch_party(observer, membership, transport)
+        observer.ready(f"{len(plans)} tasks")
+        return transport
+
+    service = CoordinatorService(config, plans, events=events, once=once, opener=opened)
+    tending = asyncio.ensure_future(observer.tend())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, service.stop)
     try:
         await service.serve()
     finally:
+        tending.cancel()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
