@@ -8,6 +8,7 @@ from fedmesh import __version__
 from fedmesh.cli import config_check, doctor, enroll, infer, listing, simulate
 from fedmesh.cli.broker_config import broker
 from fedmesh.cli.ca import ca
+from fedmesh.cli.coordinator import coordinator
 from fedmesh.cli.ledger import ledger
 from fedmesh.cli.model import model
 from fedmesh.cli.privacy import privacy
@@ -41,6 +42,7 @@ app.add_typer(model, name="model")
 app.add_typer(ca, name="ca")
 app.command("enroll")(enroll.command)
 app.add_typer(broker, name="broker")
+app.add_typer(coordinator, name="coordinator")
 app.command("doctor")(doctor.command)
 
 

@@ -4,9 +4,13 @@ from typing import Annotated, Literal
 
 import typer
 
-__all__ = ["LogFormat", "LogLevel", "start_logging"]
+__all__ = ["LogFormat", "LogLevel", "ProgressOrLogFormat", "start_logging"]
 
 LogFormat = Annotated[Literal["text", "json"], typer.Option("--log-format", help="How log lines look.")]
+ProgressOrLogFormat = Annotated[
+    Literal["text", "json"] | None,
+    typer.Option("--log-format", help="Write log lines of this kind, in place of showing progress."),
+]
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"], typer.Option("--log-level", help="Nothing below it is logged.")
 ]

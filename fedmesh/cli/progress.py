@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-__all__ = ["bars_on", "progress"]
+__all__ = ["bars_on", "described", "progress"]
 
 
 @contextmanager
@@ -86,7 +86,7 @@ class Lines:
 
     @handle.register
     def _(self, event: RoundFinished) -> None:
-        self._write(f"round {event.round}/{self._rounds}: {_long(event)}, {event.seconds:.1f} s")
+        self._write(f"round {event.round}/{self._rounds}: {described(event)}, {event.seconds:.1f} s")
 
     def close(self) -> None:
         """The last line: everything is written, the report too."""
@@ -172,7 +172,7 @@ def _short(event: RoundFinished) -> str:
     return f"accuracy {event.accuracy_int8:.1%}{spent}"
 
 
-def _long(event: RoundFinished) -> str:
+def described(event: RoundFinished) -> str:
     """A round on a line."""
     spent = "" if event.epsilon is None else f", epsilon {event.epsilon:.2f}"
     devices = f"{event.survivors}/{event.clients} devices"

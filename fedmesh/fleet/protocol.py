@@ -14,10 +14,12 @@
 
 All travel as `fedmesh.identity.packets`. Fields are checked here, and unknown ones are refused.
 
-A device says that it is here at least every `HERE_EVERY_S`. A run is offered again while nobody answers, to a device
-that replied ``run``, and to everybody when the coordinator has started anew: an offer of a run that a device takes part
-in already says that nothing which was asked in it before is waited for any more, and is answered as the first was.
-``available`` says whether the device would begin something new; what it is doing for a run makes it no less so.
+A device says that it is here at least every `HERE_EVERY_S`, and whenever the coordinator's presence is told: one that
+was restarted knows nobody. ``available`` says whether the device would begin something new; what it is doing for a run
+makes it no less so. A run is offered again while nobody answers, to a device that replied ``run``, and to everybody
+when the coordinator has started anew: an offer of a run that a device takes part in already says that nothing which was
+asked in it before is waited for any more, and is answered as the first was. An abandonment is short and may overtake
+what it is about.
 """
 
 import hashlib

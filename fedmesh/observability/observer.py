@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from fedmesh.configuration.values import Address
-from fedmesh.events import Event, Notice, OfTask, RoundFinished, RunFinished, WaitingForDevices
+from fedmesh.events import Event, EventSink, Notice, OfTask, RoundFinished, RunFinished, WaitingForDevices, ignore
 from fedmesh.observability.exporter import MetricsServer
 from fedmesh.observability.health import Health, Heartbeat
 from fedmesh.observability.logs import LogSink
@@ -30,6 +30,7 @@ class Observer:
         metrics, health: to be added to. address: where they are served; None: nowhere.
 
     Args:
+        logged: whether events go to the log; not where something else shows them.
         listen: where to serve ``/metrics``, ``/healthz``, ``/readyz``; None: nowhere.
         silence_s: a loop that has not turned for so long is dead.
         environment: what systemd has put its addresses in.
@@ -39,12 +40,18 @@ class Observer:
     """
 
     def __init__(
-        self, listen: Address | None, *, silence_s: float = 30.0, environment: MutableMapping[str, str] = os.environ
+        self,
+        listen: Address | None,
+        *,
+        logged: bool = True,
+        silence_s: float = 30.0,
+        environment: MutableMapping[str, str] = os.environ,
     ) -> None:
         self.metrics, self.health = NodeMetrics(), Health()
         self._heart = Heartbeat(silence_s)
         self.health.alive["loop"] = self._heart
-        self._log, self._runs = LogSink(), RunMetrics(self.metrics.registry).sink()
+        self._log: EventSink = LogSink() if logged else ignore
+        self._runs = RunMetrics(self.metrics.registry).sink()
         self._notifier = Notifier.from_environment(environment)
         self._watchdog = Watchdog.from_environment(self._notifier, self._fault, environment)
         self._server = None if listen is None else MetricsServer(listen, self.metrics.registry, self.health)

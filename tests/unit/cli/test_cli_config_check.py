@@ -11,7 +11,7 @@ from meshes import NOW, Mesh
 from fedmesh.cli import main
 from fedmesh.cli.catalog import shipped
 from fedmesh.cli.config_check import kind_of
-from fedmesh.cli.config_client import examine_client
+from fedmesh.cli.config_client import _NEEDS, examine_client
 from fedmesh.cli.config_coordinator import examine_coordinator
 from fedmesh.configuration import ClientConfig, CoordinatorConfig
 from fedmesh.errors import ConfigError
@@ -137,6 +137,43 @@ def test_a_certificate_ends(tmp_path, days, status, said):
     found = {check.name: check for check in examine_client(config, NOW + days * 86_400)}["identity"]
     assert found.status == status
     assert said in f"{found.detail} {found.advice}"
+
+
+def test_a_clock_that_is_not_set_is_a_note(tmp_path):
+    Mesh(tmp_path).enrol()
+    config = ClientConfig.load(written(tmp_path, CLIENT))
+    found = {check.name: check for check in examine_client(config, NOW - 86_400)}["identity"]
+    assert found.status == "note"
+    assert "clock is before its beginning" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "said"),
+    [
+        (
+            'kind = "hook"\nfunction = "no_such_module_here.sub:load"',
+            "failed",
+            "there is no module no_such_module_here",
+        ),
+        ('kind = "hook"\nfunction = "json:loads"', "ok", "json:loads; it is called when the device trains"),
+        ('kind = "dataset"\nname = "digits"\npartition = 1\nof = 4', "note", "part 1 of 4 of digits"),
+        ('kind = "dataset"\nname = "har"\npartition = 1\nof = 4\nfolder = "none"', "failed", "none is not a folder"),
+    ],
+)
+def test_where_examples_come_from(place, capsys, data, status, said):
+    text = CLIENT[: CLIENT.index("kind =")] + data
+    found = checked(written(place, text), capsys)[1]["data"]
+    assert found[0] == status
+    assert said in found[1]
+
+
+@pytest.mark.parametrize(("tier", "advice"), [("lite", "--force-reinstall fedmesh"), ("full", "'fedmesh[train]'")])
+def test_a_package_that_a_tier_needs(place, capsys, monkeypatch, tier, advice):
+    monkeypatch.setitem(_NEEDS, tier, ("no_such_package_here",))
+    found = checked(written(place, CLIENT.replace("lite", tier)), capsys)[1]["tier"]
+    assert found[0] == "failed"
+    assert f"{tier} needs no_such_package_here" in found[1]
+    assert advice in found[1]
 
 
 def test_a_device_that_was_revoked_finds_out(tmp_path):

@@ -64,6 +64,17 @@ def test_a_file_is_read_from_its_folder(tmp_path):
     assert ClientConfig.load(tmp_path / "client.toml").identity.folder == tmp_path / "identity"
 
 
+def test_folders_that_are_named_are_taken():
+    text = '[registry]\ntrusted_root = "root.json"\nfolder = "seen"\n[inference]\nslots = "/srv/slots"'
+    assert client(text).registry_folder == Path("/etc/fm/seen")
+    assert client(text).slots == Path("/srv/slots")
+    assert coordinator('[registry]\nfolder = "models"').registry_folder == Path("/etc/fm/models")
+
+
+def test_tables_of_no_file_keep_their_paths():
+    assert CoordinatorConfig.parse(tomllib.loads(COORDINATOR), source="here").data.folder == Path("state")
+
+
 @pytest.mark.parametrize(
     ("url", "read"),
     [
@@ -146,6 +157,8 @@ def test_a_mistake_in_a_coordinators_file_names_its_key(text, said):
         ("[privacy]\nmodes = ['lokal']", "privacy.modes.0: should be 'local', 'shared', 'client' or 'central'"),
         ("[inference]\nhandoff = 'http://pi/predict'", "threshold is 0: nothing would be handed off"),
         ("[inference]\nhandoff = 'ftp://pi/predict'\nthreshold = 0.5", "inference.handoff: "),
+        ("[inference]\nslots = ''", "inference.slots: wanted a path, got an empty one"),
+        ('[inference]\nslots = "a\\u0000b"', "inference.slots: a path has no NUL in it"),
         ("[limits]\nnice = -5", "limits.nice: should be greater than or equal to 0 (got -5)"),
         ("[metrics]\nlisten = 'a b:9'", "metrics.listen: 'a b:9' is not HOST:PORT"),
     ],

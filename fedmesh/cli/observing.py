@@ -1,0 +1,56 @@
+"""What the commands of a fleet show while they run: their connection and certificate, beside what they tell."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from fedmesh.identity import Membership
+    from fedmesh.observability import Observer
+
+__all__ = ["watch_party"]
+
+_DAY_S = 86_400
+
+
+class _Link(Protocol):
+    @property
+    def is_connected(self) -> bool: ...
+
+
+class _Connected(Protocol):
+    """What is asked of a transport (`fedmesh.transport.mqtt.MqttTransport`)."""
+
+    @property
+    def link(self) -> _Link: ...
+
+    @property
+    def present(self) -> Collection[str]: ...
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+
+def watch_party(
+    observer: "Observer",
+    membership: "Membership",
+    transport: "_Connected",
+    *,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Metrics of a party's connection and certificate. It is ready while connected, with a certificate for a day."""
+
+    def ends() -> float:
+        return membership.leaf.not_valid_after_utc.timestamp()
+
+    def broker() -> str | None:
+        return None if transport.link.is_connected else "there is no connection to the broker"
+
+    def certificate() -> str | None:
+        return None if ends() - membership.now(clock()) > _DAY_S else "the certificate ends within a day"
+
+    observer.metrics.refusals.watch("transport", lambda: transport.counts)
+    observer.metrics.watch(
+        connected=lambda: transport.link.is_connected, present=lambda: len(transport.present), certificate_ends=ends
+    )
+    observer.health.ready |= {"broker": broker, "certificate": certificate}

@@ -1,0 +1,203 @@
+"""``fedmesh coordinator run`` as a process at a real broker: a whole run, kill -9 in any stage, and Ctrl-C."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fleet_devices import COORDINATOR, StandIn
+from mqtt_fleet import require_mosquitto
+from small_runs import ROOT, small_digits
+
+from fedmesh.cli import toml
+from fedmesh.client.enrolling import pinned_roster
+from fedmesh.client.identities import device_name
+from fedmesh.coordinator import Journal
+from fedmesh.federation import datasets
+from fedmesh.flower.arrays import vector
+from fedmesh.testing.loopback_fleet import LoopbackFleet
+from fedmesh.transport.mqtt import MqttTransport
+
+require_mosquitto()
+
+DEVICES = 4
+SCENARIO = {"privacy__enabled": False, "rounds": 2}
+
+
+class Site:
+    """A mesh on loopback, its coordinator's file, and devices in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.scenario = folder, small_digits(**SCENARIO)
+        self.fleet = LoopbackFleet(folder / "mesh")
+        for name in (COORDINATOR, *map(device_name, range(DEVICES))):
+            self.fleet.membership(name)
+        self.fleet.spread()
+        for number in range(DEVICES):
+            member = self.fleet.membership(device_name(number))
+            (member.folder / "roster.cbor").write_bytes(pinned_roster(member).to_bytes())
+        (folder / "small.toml").write_text(toml.dumps(self.scenario.model_dump(mode="json")))
+        self.config, self.events = folder / "coordinator.toml", folder / "events.jsonl"
+        self.config.write_text(
+            f"""
+            [identity]
+            folder = "mesh/{COORDINATOR}"
+            [broker]
+            host = "localhost"
+            port = {self.fleet.broker.port}
+            [data]
+            folder = "data"
+            [[task]]
+            scenario = "small.toml"
+            round = {{ deadline_s = 30.0 }}
+            """
+        )
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "fedmesh", "coordinator", "run", str(self.config)]
+        command += ["--json-events", str(self.events), *more]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+    def told(self) -> list[dict]:
+        if not self.events.exists():
+            return []
+        return [json.loads(line) for line in self.events.read_text().splitlines() if line.endswith("}")]
+
+    async def wait_for(self, process: subprocess.Popen[str], wanted: dict, timeout_s: float = 60) -> None:
+        """Until an event with these fields is told, since the last call."""
+        seen, end = len(self.told()), time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if any(wanted.items() <= event.items() for event in self.told()[seen:]):
+                return
+            assert process.poll() is None, process.stderr.read()
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"{wanted} was not told: {self.told()[seen:]}")
+
+    async def devices(self, pool: ThreadPoolExecutor) -> list[StandIn]:
+        examples = datasets.split_as(datasets.load("digits"), self.scenario).devices
+        found = []
+        for number in range(DEVICES):
+            name = device_name(number)
+            transport = await MqttTransport.open(self.fleet.options(name))
+            member = self.fleet.membership(name)
+            found.append(StandIn(member, transport, examples[number], number, DEVICES, pool))
+        return found
+
+    def committed(self):
+        with Journal(self.folder / "data" / "runs" / "digits" / "journal.sqlite3") as journal:
+            last = journal.last()
+        return last.record, vector(last.arrays, "model", dtype="float32", max_bytes=1 << 24)
+
+    def play(self, scene):
+        """`scene` with the devices running around it; gives what they are."""
+
+        async def whole():
+            with ThreadPoolExecutor(1) as pool:
+                devices = await self.devices(pool)
+                serving = [asyncio.ensure_future(device.serve()) for device in devices]
+                try:
+                    await scene()
+                finally:
+                    for device in devices:
+                        await device.mail.aclose()
+                    await asyncio.gather(*serving)
+            return devices
+
+        return asyncio.run(whole())
+
+
+@pytest.fixture
+def site(tmp_path):
+    made = Site(tmp_path)
+    yield made
+    made.fleet.close()
+
+
+async def ended(process: subprocess.Popen[str], timeout_s: float = 90) -> str:
+    """What it wrote on stderr; its devices go on meanwhile."""
+    try:
+        _, said = await asyncio.to_thread(process.communicate, timeout=timeout_s)
+    finally:
+        process.kill()
+    return said
+
+
+def whole_run(site: Site, kills: list[dict]) -> list[StandIn]:
+    async def scene():
+        for moment in kills:
+            process = site.start("--once")
+            await site.wait_for(process, moment)
+            process.send_signal(signal.SIGKILL)
+            await ended(process)
+        process = site.start("--once")
+        said = await ended(process)
+        assert process.returncode == 0, said
+
+    return site.play(scene)
+
+
+def check_finished(site: Site) -> np.ndarray:
+    record, weights = site.committed()
+    assert (record.round, record.survivors, record.failed) == (2, DEVICES, None)
+    rounds = [event["round"] for event in site.told() if event["event"] == "RoundFinished"]
+    assert rounds == [1, 2]
+    result = json.loads((site.folder / "data/runs/digits/result.json").read_text())
+    assert [entry["round"] for entry in result["rounds"]] == [1, 2]
+    return weights
+
+
+def test_a_coordinator_that_is_killed_in_the_middle_of_a_round_goes_on_with_it(site):
+    devices = whole_run(site, [{"event": "StageStarted", "stage": "train", "round": 1}])
+    check_finished(site)
+    run = {offer.run for device in devices for offer in device.offers}
+    assert len(run) == 1, "it is the same run before and after"
+    assert all(device.ended == list(run) for device in devices)
+
+
+@pytest.mark.slow
+def test_kill_9_at_every_stage_changes_nothing_of_what_comes_out(tmp_path):
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "storm").mkdir()
+    calm = Site(tmp_path / "calm")
+    try:
+        whole_run(calm, [])
+        expected = check_finished(calm)
+    finally:
+        calm.fleet.close()
+    storm = Site(tmp_path / "storm")
+    moments = [
+        {"event": "StepDone"},
+        *({"event": "StageStarted", "stage": stage, "round": 1} for stage in ("advertise", "share", "train")),
+        *({"event": "StageStarted", "stage": stage, "round": 1} for stage in ("sign", "unmask")),
+        {"event": "ModelChecked", "round": 1},
+        {"event": "RoundFinished", "round": 1},
+        {"event": "StageStarted", "stage": "unmask", "round": 2},
+    ]
+    try:
+        whole_run(storm, moments)
+        np.testing.assert_array_equal(check_finished(storm), expected)
+    finally:
+        storm.fleet.close()
+
+
+def test_a_signal_ends_it_in_good_order_and_a_broker_that_is_not_there_is_waited_for(site):
+    site.fleet.broker.stop()
+
+    async def scene():
+        process = site.start()
+        await site.wait_for(process, {"event": "Notice"})
+        site.fleet.broker.start()
+        await site.wait_for(process, {"event": "StageStarted", "stage": "train", "round": 1})
+        process.send_signal(signal.SIGTERM)
+        said = await ended(process)
+        assert process.returncode == 0, said
+        assert "is not there" in said
+        assert "stopped behind round 0" in said
+
+    site.play(scene)
