@@ -9,13 +9,26 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Self
 
+from fedmesh.errors import DeliveryError
 from fedmesh.transport.incoming import Delivered
 from fedmesh.types import PeerId
 
 if TYPE_CHECKING:
-    from fedmesh.transport.courier import Courier, Receipt
+    from fedmesh.transport.courier import Courier
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "Receipt"]
+
+
+class Receipt:
+    """For a message that was taken on."""
+
+    def __init__(self, peer: PeerId, outcome: "asyncio.Future[str]") -> None:
+        self.peer, self._outcome = peer, outcome
+
+    async def delivered(self) -> None:
+        """Returns when the peer has it whole. Raises: DeliveryError: it never will."""
+        if error := await asyncio.shield(self._outcome):
+            raise DeliveryError(f"a message for {self.peer} was not delivered: {error}", peer=self.peer)
 
 
 class Channel:
@@ -33,7 +46,7 @@ class Channel:
         """As `Courier.send`."""
         await self._courier.send(to, data, expires_in_s=expires_in_s, channel=self._number)
 
-    async def post(self, to: PeerId, data: bytes, *, expires_in_s: float | None = None) -> "Receipt":
+    async def post(self, to: PeerId, data: bytes, *, expires_in_s: float | None = None) -> Receipt:
         """As `Courier.post`."""
         return await self._courier.post(to, data, expires_in_s=expires_in_s, channel=self._number)
 

@@ -15,11 +15,11 @@ from typing import Protocol, Self
 from fedmesh.errors import ConfigError, DeliveryError, PeerError
 from fedmesh.identity.names import checked_id
 from fedmesh.transport.announcing import Announcer, Hearer, published
-from fedmesh.transport.channel import Channel
+from fedmesh.transport.channel import Channel, Receipt
 from fedmesh.transport.content import Content
 from fedmesh.transport.endpoint import Carried, Endpoint
 from fedmesh.transport.incoming import Delivered
-from fedmesh.transport.limits import CHANNELS
+from fedmesh.transport.limits import CHANNELS, FLEETING
 from fedmesh.transport.outgoing import Settled
 from fedmesh.transport.spool import Spool
 from fedmesh.transport.timers import Timer, Timers
@@ -49,18 +49,6 @@ class Link(Protocol):
     async def aclose(self) -> None:
         """Ends the connection; idempotent."""
         ...
-
-
-class Receipt:
-    """For a message that was taken on."""
-
-    def __init__(self, peer: PeerId, outcome: "asyncio.Future[str]") -> None:
-        self.peer, self._outcome = peer, outcome
-
-    async def delivered(self) -> None:
-        """Returns when the peer has it whole. Raises: DeliveryError: it never will."""
-        if error := await asyncio.shield(self._outcome):
-            raise DeliveryError(f"a message for {self.peer} was not delivered: {error}", peer=self.peer)
 
 
 class Courier:
@@ -192,7 +180,7 @@ class Courier:
         while True:
             await self._wait_for_room(to, content, channel)
             submitting = self._submit(to, data, content, expires_at, channel)
-            if self._spool is None:  # at once: answers that wait go with it
+            if self._keeping(channel) is None:  # at once: answers that wait go with it
                 receipt = await submitting
             else:  # shielded: a message that is half on the disk is not left to the next process
                 receipt = await asyncio.shield(self._loop.create_task(submitting))
@@ -318,8 +306,12 @@ class Courier:
             self._link.carry(frame)
         self._arm(self._endpoint.wakeup(now))
 
+    def _keeping(self, channel: int) -> Spool | None:
+        return None if channel in FLEETING else self._spool
+
     def _has_room(self, to: PeerId, content: Content, channel: int) -> bool:
-        on_disk = self._spool is None or self._spool.has_room(content.size + len(content.hashes))
+        spool = self._keeping(channel)
+        on_disk = spool is None or spool.has_room(content.size + len(content.hashes))
         return on_disk and self._endpoint.has_room(to, content.size, channel)
 
     async def _wait_for_room(self, to: PeerId, content: Content, channel: int) -> None:
@@ -340,14 +332,15 @@ class Courier:
             if self._closed or self._endpoint.is_shunned(to) or not self._has_room(to, content, channel):
                 return None  # asks again, or is told why not
             sequence = self._endpoint.next_sequence()
-            if self._spool is not None:
-                put = functools.partial(self._spool.put, channel=channel)
+            spool = self._keeping(channel)
+            if spool is not None:
+                put = functools.partial(spool.put, channel=channel)
                 await asyncio.to_thread(put, to, sequence, content, expires_at, data)
             outcome: asyncio.Future[str] = self._loop.create_future()
             if self.is_closed:  # while the disk was written: the next process sends it
                 outcome.set_result("the transport was closed")
-            elif self._spool is not None and self._endpoint.is_shunned(to):
-                self._spool.drop(sequence)
+            elif spool is not None and self._endpoint.is_shunned(to):
+                spool.drop(sequence)
                 outcome.set_result(f"{to} is shunned")
             else:
                 self._endpoint.submit(to, sequence, content, expires_at, data, channel=channel)

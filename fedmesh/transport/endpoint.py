@@ -14,7 +14,7 @@ from fedmesh.errors import DecodeError
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import PARCEL_FRAMES, Done, Frame, Have, Ident, Refuse, decode, encode, pack, unpack
 from fedmesh.transport.incoming import Delivered, Receiver
-from fedmesh.transport.limits import Limits
+from fedmesh.transport.limits import FLEETING, Limits
 from fedmesh.transport.outgoing import Sender, Settled
 from fedmesh.transport.spool import Spool
 from fedmesh.types import PeerId
@@ -120,13 +120,13 @@ class Endpoint:
     def submit(
         self, peer: PeerId, sequence: int, content: Content, expires_at: float, data: bytes, *, channel: int = 0
     ) -> None:
-        """Takes a message on; where there is a spool, it is in there already (`Spool.put`).
+        """Takes a message on; where there is a spool, it is in there already (`Spool.put`), if its channel is kept.
 
         Raises:
             PeerError: too long, or there is no room.
         """
         incarnation = 0 if self._spool is None else self._spool.incarnation_for(peer)
-        held = data if self._spool is None else None
+        held = data if self._spool is None or channel in FLEETING else None
         self._sender.submit(peer, sequence, content, expires_at, held, channel=channel, incarnation=incarnation)
 
     def handle(self, peer: PeerId, parcel: bytes, now: float) -> list[Delivered | Settled]:

@@ -167,20 +167,24 @@ class RemoteFiles:
 
     async def _listen(self) -> None:
         async for peer, data in self._channel.receive():
-            if peer != self.server:
-                self.counts["stranger"] += 1
-                continue
-            try:
-                answer = Answer.from_bytes(data)
-            except DecodeError:
-                self.counts["malformed"] += 1
-                continue
-            outcome = self._waiting.get(answer.number)
-            if outcome is None or outcome.done():
-                self.counts["late"] += 1
-            else:
-                outcome.set_result(answer)
+            self._heard(peer, data)
+            self._channel.done()
         self._end()
+
+    def _heard(self, peer: PeerId, data: bytes) -> None:
+        if peer != self.server:
+            self.counts["stranger"] += 1
+            return
+        try:
+            answer = Answer.from_bytes(data)
+        except DecodeError:
+            self.counts["malformed"] += 1
+            return
+        outcome = self._waiting.get(answer.number)
+        if outcome is None or outcome.done():
+            self.counts["late"] += 1
+        else:
+            outcome.set_result(answer)
 
     def _end(self) -> None:
         self._closed = True

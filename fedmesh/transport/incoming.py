@@ -15,7 +15,7 @@ from typing import Protocol
 from fedmesh.errors import ConfigError
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import Chunk, Done, Have, Ident, Open, Refuse, Whole
-from fedmesh.transport.limits import CHANNELS, MAX_CHUNK_BYTES, Limits, fits
+from fedmesh.transport.limits import CHANNELS, FLEETING, MAX_CHUNK_BYTES, Limits, fits
 from fedmesh.types import PeerId
 
 __all__ = ["Delivered", "Keeper", "Receiver", "Record", "Transfer"]
@@ -203,7 +203,7 @@ class Receiver:
         """The application is done with a message: its memory is free. Gives answers for those who waited for some."""
         known = self._peers[peer]
         channel = self._free(known, ident)
-        if self._keeper is not None:
+        if self._keeper is not None and channel not in FLEETING:
             self._keeper.taken(peer, ident, known.record)
         alike = (one for one, on in self._turned_away.items() if on == channel)
         invited = list(itertools.islice(itertools.chain(alike, self._turned_away), _INVITED))
@@ -217,7 +217,8 @@ class Receiver:
         wall = self._wall()
         for peer, known in self._peers.items():
             for transfer in list(known.transfers.values()):
-                idle = self._keeper is None and now - transfer.heard_at > self._limits.idle_s
+                fleeting = self._keeper is None or transfer.announced.channel in FLEETING
+                idle = fleeting and now - transfer.heard_at > self._limits.idle_s
                 if idle or self._is_over(transfer.announced.expires_ms, wall):
                     self._counts["abandoned"] += 1
                     self._drop(peer, known, transfer)
@@ -254,7 +255,7 @@ class Receiver:
             return self._refuse(frame.ident, "conflict")
         if not self._has_room(known, len(frame.data), frame.channel):
             return self._turn_away(peer, frame)
-        if not self._kept(lambda keeper: keeper.complete(peer, frame.ident, frame.data, frame.channel)):
+        if not self._kept(frame.channel, lambda keeper: keeper.complete(peer, frame.ident, frame.data, frame.channel)):
             return self._refuse(frame.ident, "busy")
         self._hold(known, frame.ident, len(frame.data), frame.channel)
         known.record.add(frame.ident.sequence)
@@ -266,7 +267,7 @@ class Receiver:
             full = known.open(frame.channel) >= self._limits.transfers
             if full or not self._has_room(known, frame.size, frame.channel):
                 return self._turn_away(peer, frame)
-            if not self._kept(lambda keeper: keeper.begin(peer, frame)):
+            if not self._kept(frame.channel, lambda keeper: keeper.begin(peer, frame)):
                 return self._refuse(frame.ident, "busy")
             transfer = Transfer(frame, content, acked_at=now, heard_at=now)
             known.transfers[frame.ident.sequence] = transfer
@@ -307,12 +308,13 @@ class Receiver:
             return "duplicate"
         if not content.holds(frame.index, frame.data):
             return "chunk_hash"
-        kept = self._kept(lambda keeper: keeper.chunk(peer, frame.ident, start, frame.data))
+        channel = transfer.announced.channel
+        kept = self._kept(channel, lambda keeper: keeper.chunk(peer, frame.ident, start, frame.data))
         return "" if kept else "chunk_not_kept"
 
     def _complete(self, peer: PeerId, known: _Peer, transfer: Transfer) -> list[Answer]:
         ident, content, channel = transfer.announced.ident, transfer.content, transfer.announced.channel
-        if not self._kept(lambda keeper: keeper.complete(peer, ident, None, channel)):
+        if not self._kept(channel, lambda keeper: keeper.complete(peer, ident, None, channel)):
             return self._refuse(ident, "busy")
         del known.transfers[ident.sequence]
         known.record.add(ident.sequence)
@@ -324,9 +326,9 @@ class Receiver:
         bitmap = transfer.have.to_bytes(-(-transfer.content.chunks // 8), "little")
         return Have(transfer.announced.ident, transfer.attempt, transfer.content.digest, bitmap)
 
-    def _kept(self, write: Callable[[Keeper], None]) -> bool:
+    def _kept(self, channel: int, write: Callable[[Keeper], None]) -> bool:
         """Whether the spool could write; a full disk is a reason to wait, not to end."""
-        if self._keeper is None:
+        if self._keeper is None or channel in FLEETING:
             return True
         try:
             write(self._keeper)
@@ -390,5 +392,5 @@ class Receiver:
     def _drop(self, peer: PeerId, known: _Peer, transfer: Transfer) -> None:
         del known.transfers[transfer.announced.ident.sequence]
         self._free(known, transfer.announced.ident)
-        if self._keeper is not None:
+        if self._keeper is not None and transfer.announced.channel not in FLEETING:
             self._keeper.forget(peer, transfer.announced.ident)

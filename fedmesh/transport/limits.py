@@ -7,6 +7,7 @@ from fedmesh.errors import ConfigError
 
 __all__ = [
     "CHANNELS",
+    "FLEETING",
     "FRAME_BYTES",
     "HASH_BYTES",
     "MAX_CHUNKS",
@@ -19,6 +20,8 @@ __all__ = [
 
 CHANNELS = ("main", "fleet", "files")
 """What messages are about; its place in this list is a channel's number on the wire. Only ever added to."""
+FLEETING = frozenset({CHANNELS.index("files")})
+"""Channels whose messages are asked for again by who misses them: they are never written to a spool."""
 MAX_CHUNK_BYTES = 256 * 1024
 MAX_CHUNKS = 8192
 HASH_BYTES = 32

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -155,7 +155,8 @@ class ListsFollower:
         clock: Unix seconds. chance: jitter.
 
     Attributes:
-        counts: ``accepted`` lists, refused ones by the code of the `IdentityError`, ``unreachable``, ``malformed``.
+        counts: ``accepted`` lists, refused ones by the code of the `IdentityError`, ``unreachable``,
+            ``malformed``, ``failed`` (the disk is full).
         on_change: called after lists were accepted.
     """
 
@@ -210,6 +211,10 @@ class ListsFollower:
                 self.counts["unreachable"] += 1
                 _log.info("the announced lists are not to be had: %s", error)
                 self._news.set()
+            except FedMeshError as error:
+                self.counts["failed"] += 1
+                _log.error("the lists cannot be kept: %s", error)
+                self._news.set()
             await asyncio.sleep(backoff.next_s())  # whoever announces without end is followed less and less often
 
     async def _follow(self) -> bool:
@@ -221,24 +226,24 @@ class ListsFollower:
             return False
         known = {hashlib.sha256(data).digest() for data in self._membership.signed_lists().values()}
         wanted = {kind: digest for kind, digest in announced.items() if digest not in known | self._refused}
-        fetched = {kind: await self._files.fetch(f"lists/{kind}", max_bytes=MAX_LIST_BYTES) for kind in sorted(wanted)}
         self._refused &= set(announced.values())
-        return self._accepted(fetched, wanted)
+        good = [await self._taken_over(kind, wanted[kind]) for kind in sorted(wanted)]  # revocations before the roster
+        return not good or any(good)
 
-    def _accepted(self, fetched: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> bool:
-        accepted = 0
-        for kind, data in fetched.items():  # revocations before the roster
-            try:
-                accepted += self._membership.accept(self._clock(), **{kind: data})
-            except IdentityError as error:
-                self.counts[error.code] += 1
-                self._refused.add(wanted[kind])
-                _log.warning("the %s that %s serves is refused (%s): %s", kind, self._files.server, error.code, error)
-        self.counts["accepted"] += accepted
+    async def _taken_over(self, kind: str, announced: bytes) -> bool:
+        data = await self._files.fetch(f"lists/{kind}", max_bytes=MAX_LIST_BYTES)
+        try:
+            accepted = self._membership.accept(self._clock(), **{kind: data})
+        except IdentityError as error:
+            self.counts[error.code] += 1
+            self._refused.add(announced)
+            _log.warning("the %s that %s serves is refused (%s): %s", kind, self._files.server, error.code, error)
+            return False
         if accepted:
+            self.counts["accepted"] += 1
             self.shunning.apply()
             self.on_change()
-        return accepted > 0 or not fetched
+        return accepted
 
 
 def pointer(membership: Membership) -> bytes:

@@ -135,7 +135,7 @@ def test_a_device_that_was_away_and_one_that_enrolls_anew(fleet):
                 await _published(fleet, publisher)
                 assert publisher.shunning.shunned == set()
                 await until(lambda: follower.shunning.shunned == set())
-                assert follower.counts["accepted"] >= 3
+                assert follower.counts["accepted"] >= 2
 
     run(main)
 

@@ -58,13 +58,39 @@ async def test_a_message_is_done_when_its_own_reader_says_so(broker, timers, pat
 async def test_what_waits_to_be_sent_keeps_its_channel_over_a_crash(broker, timers, path):
     a = broker.join("a", limits=LIMITS, spool=Spool(path / "a", incarnation=1))
     for data in (b"short", LONG):
-        await a.channel("files").post("b", data)
+        await a.channel("fleet").post("b", data)
     a.crash()
     b = broker.join("b", limits=LIMITS)
     broker.join("a", limits=LIMITS, spool=Spool(path / "a", incarnation=1))
     await timers.run(5)
+    fleet = b.channel("fleet").receive()
+    assert {(await anext(fleet))[1] for _ in range(2)} == {b"short", LONG}
+
+
+@manual
+async def test_what_is_asked_for_again_by_who_misses_it_is_never_on_the_disk(broker, timers, path):
+    a = broker.join("a", limits=LIMITS, spool=Spool(path / "a", incarnation=1, max_bytes=1000))
+    b = broker.join("b", limits=LIMITS, spool=Spool(path / "b", incarnation=1))
+    before = written(path)
+    sending = asyncio.gather(*[a.channel("files").send("b", data) for data in (b"short", LONG)])
+    while not sending.done():
+        await asyncio.sleep(0.001)
+        await timers.run(0.1)
+    assert written(path) == before
     files = b.channel("files").receive()
     assert {(await anext(files))[1] for _ in range(2)} == {b"short", LONG}
+    b.channel("files").done()
+    assert written(path) == before
+    assert b._endpoint._receiver.held_bytes == 0
+    fleet = asyncio.create_task(b.channel("fleet").send("a", b"kept"))
+    while not fleet.done():
+        await asyncio.sleep(0.001)
+        await timers.run(0.1)
+    assert written(path) != before
+
+
+def written(path):
+    return {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()}
 
 
 @manual
@@ -210,15 +236,15 @@ def test_room_that_came_free_is_offered_to_its_own_channel_first():
 
 def test_what_is_taken_up_after_a_crash_counts_for_its_channel(tmp_path):
     pair = Pair(spools=(None, Spool(tmp_path / "b", incarnation=1)))
-    frame = Whole(
-        Ident(int(START_S * 1000), 7), 1, int(START_S * 1000) + 100_000, Content.of(b"x", 100).digest, b"x", 2
-    )
-    pair.give("a", opened(1, 1), frame)
+    now_ms, digest = int(START_S * 1000), Content.of(b"x", 100).digest
+    for sequence, channel in ((7, 1), (8, 0), (9, 2)):
+        pair.give("a", Whole(Ident(now_ms, sequence), 1, now_ms + 100_000, digest, b"x", channel))
+    pair.give("a", opened(1, 1), opened(2, 2))
     pair.spools["b"].close()
     pair.spools["b"] = Spool(tmp_path / "b", incarnation=1)
     pair.restart("b")
-    assert pair.ends["b"]._receiver._held == {1: 1000, 2: 1}
-    assert [message.channel for message in pair.delivered["b"]] == [2, 2]
+    assert pair.ends["b"]._receiver._held == {0: 1, 1: 1001}  # and nothing of what is not kept
+    assert [message.channel for message in pair.delivered["b"]] == [1, 0, 2, 1, 0]
 
 
 def test_an_eighth_of_a_bound_is_a_channels_own():
