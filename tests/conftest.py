@@ -2,15 +2,20 @@
 
 One thread: sums of floats depend on the number of threads, and tests run side by side. And a SIGINT that is not
 ignored: a shell starts what it runs in the background with SIGINT ignored, children inherit that, and tests press
-Ctrl-C on them.
+Ctrl-C on them. Hypothesis does not hold a test's speed against it: these machines are shared.
 """
 
 import os
 import signal
 import threading
 
+from hypothesis import HealthCheck, settings
+
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
