@@ -138,8 +138,8 @@ class LiveModel:
             outcome = "failed"
         spent = (time.perf_counter() - start) / len(x)
         if outcome != "good":
-            # Before the verdict: what the old one fails on as well is the request's fault, or who sends such would decide
-            # which model runs here.
+            # Before the verdict: what the old one fails on as well is the request's fault. Otherwise who sends such a
+            # request would decide which model runs here.
             found = self._answered(state.before, x)
         verdict = health.observe(outcome, spent, self._clock())
         if verdict is not None:
