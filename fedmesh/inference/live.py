@@ -18,7 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fedmesh.errors import ConfigError, DataError, MismatchError, NotFiniteError
-from fedmesh.events import EventSink, ModelProven, ModelSwapped, SwapUndone, ignore
+from fedmesh.events import EventSink, ModelProven, SwapUndone, ModelSwapped, ignore
 from fedmesh.inference.engine import Engine
 from fedmesh.inference.health import Health, HealthLimits, Outcome, Verdict
 from fedmesh.inference.latency import Histogram
@@ -138,8 +138,8 @@ class LiveModel:
             outcome = "failed"
         spent = (time.perf_counter() - start) / len(x)
         if outcome != "good":
-            # Before the verdict: what the old one fails on as well is the fault of the request, or its sender decides
-            # which model runs here.
+            # Before the verdict: what the old one fails on as well is the request's fault. Otherwise who sends such a
+            # request would decide which model runs here.
             found = self._answered(state.before, x)
         verdict = health.observe(outcome, spent, self._clock())
         if verdict is not None:

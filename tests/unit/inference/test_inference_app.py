@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from fedmesh.errors import PeerError
 from fedmesh.inference import Confident, LiveModel, Prediction
 from fedmesh.inference.handoff import CBOR, HANDED_OFF
 from fedmesh.inference.metrics import InferenceCollector
-from fedmesh.inference.serving import Limits, Service, build
+from fedmesh.inference.serving import Limits, Service, build, listener
 from fedmesh.wire import dumps, loads
 
 X = np.zeros((2, FEATURES), np.float32)
@@ -137,6 +138,12 @@ def test_a_body_that_does_not_come(make: Any) -> None:
         return sent
 
     assert asyncio.run(stalled())[0]["status"] == 408
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_answers_are_sent_at_once(host: str) -> None:
+    with listener(host, 0) as bound:
+        assert bound.proto == socket.IPPROTO_TCP  # else asyncio leaves Nagle's algorithm on: 44 ms an answer, not 2
 
 
 def test_no_more_at_once_than_allowed(make: Any) -> None:

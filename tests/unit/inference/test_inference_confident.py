@@ -37,6 +37,11 @@ def test_only_what_is_not_sure_is_handed_off_and_in_place() -> None:
     np.testing.assert_allclose(big.asked, [[0.2, 0.4]], rtol=1e-6)
 
 
+def test_as_sure_as_the_threshold_is_sure_enough() -> None:
+    found = Confident(Small(), Big(), threshold=0.5).predict(np.array([[0.5], [0.25]], np.float32))
+    assert [one.handoff for one in found] == ["none", "answered"]
+
+
 def test_threshold_zero_hands_nothing_off() -> None:
     big = Big()
     Confident(Small(), big, threshold=0).predict(X)

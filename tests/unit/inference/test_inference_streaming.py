@@ -62,7 +62,7 @@ def test_an_example_does_not_wait_for_a_batch_to_fill() -> None:
 
 
 def test_the_source_is_read_no_further_than_allowed() -> None:
-    model, taken = Recorder(), []
+    model, taken, others = Recorder(), [], threading.enumerate()
 
     def source() -> Iterator[np.ndarray]:
         for index in range(1000):
@@ -73,11 +73,11 @@ def test_the_source_is_read_no_further_than_allowed() -> None:
     next(found)
     threading.Event().wait(0.3)
     assert len(taken) <= 4 * 2 + 8 + 2  # a batch read, one more waiting, and the example in hand
+    (reader,) = [thread for thread in threading.enumerate() if thread not in others]
     found.close()
-    threading.Event().wait(0.3)
-    before = len(taken)
-    threading.Event().wait(0.3)
-    assert len(taken) == before
+    reader.join(10)
+    assert not reader.is_alive()
+    assert len(taken) < 1000
 
 
 def test_errors_of_the_source_come_after_what_was_good() -> None:
@@ -94,8 +94,12 @@ def test_errors_of_the_source_come_after_what_was_good() -> None:
 def test_shapes_that_differ_in_a_batch() -> None:
     model = Recorder()
     model.gate.clear()
-    found = stream(model, iter([np.zeros(2), *[np.zeros(2), np.zeros(3)] * 20]), batch_size=64, ahead=64)
-    threading.Timer(0.2, model.gate.set).start()  # the first batch runs while the others gather
+
+    def source() -> Iterator[np.ndarray]:
+        yield from [np.zeros(2), *[np.zeros(2), np.zeros(3)] * 10]
+        model.gate.set()  # the first batch ran until here, and what has gathered is the second
+
+    found = stream(model, source(), batch_size=64, ahead=64)
     with pytest.raises(DataError, match=r"shapes \[2\] and \[3\]"):
         list(found)
 
