@@ -89,7 +89,7 @@ def test_a_fleet_goes_back_by_a_higher_version_with_nothing_to_fetch(world):
         world.publish(SECOND)
         device.update()
         version = world.repository.restore(1)
-        assert (version.number, version.manifest.restores) == (3, 1)
+        assert (version.number, version.manifest.restores, version.manifest.parent) == (3, 1, None)
         source.asked.clear()
         assert device.update().version == 3
         assert world.running(device) == FIRST
