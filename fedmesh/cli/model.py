@@ -77,6 +77,8 @@ def verify(
     from fedmesh.registry.roots import read_root, trusted_root_path
 
     try:
+        if not path.exists():
+            raise ConfigError(f"there is nothing at {path}")
         place, name = (path.parent, path.name) if path.is_file() else (_slot_of(path), MODEL)
         trusted = root or trusted_root_path(place.resolve().parent.parent)
         found = verify_folder(place, read_root(trusted), model=name)
@@ -162,6 +164,8 @@ def _repository(folder: Path) -> "Repository":
 def _slots(folder: Path) -> "Slots":
     from fedmesh.registry.slots import Slots
 
+    if _is_repository(folder):
+        raise ConfigError(f"{folder} is a repository: this is for a device's folder, named with --dir")
     if not Slots.is_one(folder / "slots"):
         raise ConfigError(f"no model was installed into {folder} yet: name a device's folder with --dir")
     return Slots(folder / "slots")

@@ -21,7 +21,7 @@ def of_repository(repository: "Repository") -> dict[str, Json]:
     for item in repository.versions():
         state = f"lacks {item.missing} signatures" if item.missing else "published"
         if rollout is not None and rollout.version == item.number and not item.missing:
-            state = f"rolled out to {rollout.percent:g} %"
+            state = f"rollout {rollout.percent:g} %"
         rows.append({**_of(item.manifest), "slot": None, "state": state})
     return {
         "kind": "repository",

@@ -63,7 +63,7 @@ def described(
     """
     variants = tuple(_variant(file, before[-bases:] if bases else (), store) for file in files)
     parent = facts.parent
-    if parent is None and before:
+    if parent is None and before and restores is None:
         parent = before[-1].variants[0].blob.sha256
     return Manifest(
         version=version,

@@ -145,7 +145,7 @@ class Slots:
             sync_folder(self.folder)
         except OSError as error:
             raise ConfigError(f"cannot write to the slot {place}: {error.strerror or error}") from error
-        self.change(lambda state: state.filled(version, sha256, manifest))
+        self.change(lambda state: state.filled(name, version, sha256, manifest))
         return name
 
     def _loaded(self, state: State, name: str = "") -> Loaded:

@@ -89,9 +89,12 @@ class State:
         """The spare slot is given up: before anything in it is touched."""
         return self.with_slot(self.spare, EMPTY)
 
-    def filled(self, version: int, sha256: bytes, manifest: bytes) -> Self:
-        """The spare slot holds a version, all of it on the disk."""
-        return self.with_slot(self.spare, Slot("pending", version, sha256, manifest))
+    def filled(self, name: str, version: int, sha256: bytes, manifest: bytes) -> Self:
+        """The slot that was given up holds a version, all of it on the disk.
+
+        It goes by its name: whoever rolled back in the meantime may have made another one the spare.
+        """
+        return self.with_slot(name, Slot("pending", version, sha256, manifest))
 
     def tried(self, name: str) -> Self:
         """A slot is about to be tried: written down before, for the attempt may not come back."""

@@ -426,6 +426,27 @@ def test_a_delta_that_is_a_bomb_or_another_falls_back_to_the_file(world, made):
     assert peak < 1 << 25
 
 
+@pytest.mark.parametrize("change", [{"sha256": bytes(32)}, {"chunks": (bytes(32),)}])
+def test_a_manifest_whose_chunks_make_another_file(world, change):
+    """Signed, and contradicting itself: nothing gets into a slot that has not the hash of the whole."""
+    installed(world)
+    version = world.publish(weights(7))
+    variant = version.manifest.variants[0]
+    blob = replace(variant.blob, **change)
+    manifest = replace(version.manifest, variants=(replace(variant, blob=blob, deltas=()),))
+    (world.public / "chunks" / bytes(32).hex()).write_bytes(weights(7))
+    world.repository._finish(Staged(manifest, Rollout(2), world.repository._targets([manifest])))
+    (world.public / "chunks" / bytes(32).hex()).write_bytes(weights(7))
+    refused(world, FolderSource(world.public), "hash")
+
+
+@pytest.mark.parametrize(("change", "code"), [(lambda d: d[:-1] + b"x", "hash"), (lambda d: d + b"x", "oversize")])
+def test_another_golden_set(world, change, code):
+    source = Spying(world.public)
+    source.change = lambda name, data: change(data) if "golden" in name else data
+    refused(world, source, code)
+
+
 def test_a_chunk_of_a_delta_that_is_flipped_on_the_way(world):
     installed(world)
     version = world.publish(SECOND)

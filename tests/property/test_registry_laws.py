@@ -142,7 +142,7 @@ def test_what_runs_was_probed_and_what_failed_is_not_tried_again(taken, trial, m
         if state.running.state == "trying" and step in {"install", "fill"}:
             continue  # the installer waits for the trial to end
         if step in {"install", "fill"}:
-            state = state.emptied().filled(version, digest, digest)
+            state = state.emptied().filled(spare, version, digest, digest)
         if step == "install":
             state = state.tried(spare)
             probed.add(digest)
@@ -169,7 +169,7 @@ def test_what_runs_was_probed_and_what_failed_is_not_tried_again(taken, trial, m
 
 @given(st.integers(1, 3))
 def test_an_attempt_that_never_comes_back_is_made_so_many_times(most):
-    state = State().emptied().filled(1, bytes(32), bytes(32))
+    state = State().emptied().filled("a", 1, bytes(32), bytes(32))
     for made in range(1, most + 1):
         state = state.tried("a")
         state = state.booted(most)

@@ -81,12 +81,12 @@ def test_from_publishing_to_a_rollback(here, capsys):
     publish(1, "--epsilon", "1.5", "--survivors", "4", "--task", "digits", "--golden", "public.npz")
     publish(2)
     text = out(["model", "list", "repo"], capsys)
-    assert "rolled out to 100 %" in text
+    assert "rollout 100 %" in text
     assert "1.5" in text
     found = json.loads(out(["model", "list", "repo", "--json"], capsys))
     assert [(item["version"], item["round"], item["state"]) for item in found["versions"]] == [
         (1, 1, "published"),
-        (2, 2, "rolled out to 100 %"),
+        (2, 2, "rollout 100 %"),
     ]
     text = out(["model", "show", "1", "--dir", "repo"], capsys)
     for part in ("digits", "survivors", "1.5", "float32 ['any', 4]", "golden"):
@@ -96,7 +96,7 @@ def test_from_publishing_to_a_rollback(here, capsys):
     assert "Version 3 is published" in out(["model", "rollback", "--dir", "repo"], capsys)
     assert json.loads(out(["model", "show", "3", "--dir", "repo", "--json"], capsys))["restores"] == 1
     assert "25 percent" in out(["model", "rollout", "3", "--percent", "25", "--dir", "repo"], capsys)
-    assert "rolled out to 25 %" in out(["model", "list", "repo"], capsys)
+    assert "rollout 25 %" in out(["model", "list", "repo"], capsys)
     assert "Nothing to do" in out(["model", "refresh", "repo"], capsys)
 
 
@@ -144,7 +144,7 @@ def test_verify_exits_with_1_for_whatever_is_wrong(here, capsys):
     other = "other/public/metadata/1.root.json"
     assert "not signed by who may" in failed(["model", "verify", str(slot), "--root", other], capsys, code=1)
     assert "fedmesh model trust" in failed(["model", "verify", "1.onnx"], capsys, code=1)
-    assert failed(["model", "verify", "nowhere"], capsys, code=1)
+    assert "there is nothing at nowhere" in failed(["model", "verify", "nowhere"], capsys, code=1)
 
 
 def test_two_signers_elsewhere(here, capsys):
@@ -178,5 +178,6 @@ def test_what_is_no_model_is_not_published(here, capsys):
     Path("no.onnx").write_bytes(b"no model")
     assert "not an ONNX model" in failed(["model", "publish", "no.onnx", "--dir", "repo"], capsys, code=2)
     assert "fedmesh model init" in failed(["model", "publish", "1.onnx", "--dir", "nowhere"], capsys, code=2)
+    assert "repo is a repository" in failed(["model", "pin", "1", "--dir", "repo"], capsys, code=2)
     assert "Nothing is here yet" in out(["model", "list", "repo"], capsys)
     assert "none to go back to" in failed(["model", "rollback", "--dir", "repo"], capsys, code=2)

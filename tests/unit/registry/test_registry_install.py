@@ -1,5 +1,6 @@
 """An installer: what it installs, what it leaves, how it goes back."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_a_fleet_goes_back_by_a_higher_version_with_nothing_to_fetch(world):
         world.publish(SECOND)
         device.update()
         version = world.repository.restore(1)
-        assert (version.number, version.manifest.restores) == (3, 1)
+        assert (version.number, version.manifest.restores, version.manifest.parent) == (3, 1, None)
         source.asked.clear()
         assert device.update().version == 3
         assert world.running(device) == FIRST
@@ -130,6 +131,22 @@ def test_rollback_goes_to_the_version_before_and_stays_there(world):
         assert device.rollback("this one, too") is None  # a bad model does not stay, and there is no other
         assert device.current is None
         assert device.update() is None
+
+
+def test_a_rollback_while_the_other_slot_is_written_does_not_mix_them_up(world):
+    """The health check of what runs fails in another thread, just then."""
+
+    class Files(dict[str, bytes]):
+        def items(self):
+            assert device.rollback("its health check failed") is None
+            return super().items()
+
+    with world.device() as device:
+        device.update()
+        files = Files({"model.onnx": SECOND, "manifest.cbor": b"manifest"})
+        assert device.slots.fill(files, 2, hashlib.sha256(SECOND).digest(), bytes(32)) == "b"
+        state = device.slots.state
+        assert (state["a"].state, state["b"].state, state["b"].version, state.active) == ("bad", "pending", 2, "")
 
 
 def test_a_trial_ends_with_a_commit_or_with_the_version_before(world):
