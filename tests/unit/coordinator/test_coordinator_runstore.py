@@ -207,6 +207,7 @@ def test_no_password_in_any_message(caplog: pytest.LogCaptureFixture) -> None:
             texts.append(f"{error!r} {error}")
             error = error.__cause__
     journal.close()
+    texts.append(store._database._discreet(f"what a later driver may quote: {PASSWORD}"))
     for text in [*texts, caplog.text]:
         assert PASSWORD not in text
         assert "hunter2" not in text
