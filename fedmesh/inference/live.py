@@ -18,7 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fedmesh.errors import ConfigError, DataError, MismatchError, NotFiniteError
-from fedmesh.events import EventSink, ModelProven, SwapUndone, ModelSwapped, ignore
+from fedmesh.events import EventSink, ModelProven, ModelSwapped, SwapUndone, ignore
 from fedmesh.inference.engine import Engine
 from fedmesh.inference.health import Health, HealthLimits, Outcome, Verdict
 from fedmesh.inference.latency import Histogram
