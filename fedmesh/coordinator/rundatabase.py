@@ -9,6 +9,7 @@ No error, log or repr holds the URL's password.
 """
 
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from fedmesh.coordinator import runtables
 from fedmesh.coordinator.runurl import parsed_url
@@ -54,6 +54,7 @@ class Database:
             self.path = Path(self._url.database or "").absolute()
             self._prepare_file(self.path, create=create)
         self.engine = self._engine()
+        weakref.finalize(self, self.engine.dispose)
         try:
             self._open(create=create)
         except BaseException:
@@ -101,7 +102,9 @@ class Database:
             options = {"application_name": "fedmesh", "connect_timeout": 10, "keepalives_idle": 10}
             options |= {"keepalives_interval": 5, "keepalives_count": 3}
             url = self._url.set(drivername="postgresql+psycopg")
-            engine = self._made(url, poolclass=NullPool, isolation_level="READ COMMITTED", connect_args=options)
+            engine = self._made(
+                url, pool_size=1, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=options
+            )
             event.listen(engine, "connect", _durable_postgresql)
             return engine
         engine = self._made(self._url.set(drivername="sqlite+pysqlite"), connect_args={"timeout": _BUSY_S})

@@ -21,7 +21,7 @@ from fedmesh.errors import ConfigError
 __all__ = ["Lease", "held", "lease_on"]
 
 _TRIES, _PAUSE_S = 10, 0.05
-"""`held` has the lock of a file for a moment."""
+"""`held` has the lock of a file for a moment, and a server has that of a killed session until it notices."""
 
 
 class Lease(Protocol):
@@ -114,6 +114,13 @@ class _AdvisoryLease:
                 self.release()
             else:
                 return True
+        for _ in range(_TRIES):
+            if self._try():
+                return True
+            time.sleep(_PAUSE_S)
+        return False
+
+    def _try(self) -> bool:
         with self._database.explained("locked"):
             connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
@@ -132,7 +139,9 @@ class _AdvisoryLease:
     def release(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(SQLAlchemyError):  # a session that is over has no lock
-                self._connection.invalidate()  # ends the session: an unlock could be lost with its answer
+                self._connection.execute(text("SELECT pg_advisory_unlock(:run)"), {"run": self._run})
+            with contextlib.suppress(SQLAlchemyError):
+                self._connection.invalidate()  # ends the session, and so the lock for certain
             self._connection.close()
             self._connection = None
 
