@@ -6,11 +6,13 @@ what runs by two slots. Import the two sides by their modules, `fedmesh.registry
 docs/delivery.md says what is refused and why.
 """
 
+from fedmesh.registry.describing import Facts, File
 from fedmesh.registry.golden import GoldenSet
 from fedmesh.registry.limits import Limits
 from fedmesh.registry.manifest import Manifest
 from fedmesh.registry.pointer import Pointer
 from fedmesh.registry.rollout import Rollout
+from fedmesh.registry.slots import Slots
 from fedmesh.registry.source import FolderSource, Source
 
-__all__ = ["FolderSource", "GoldenSet", "Limits", "Manifest", "Pointer", "Rollout", "Source"]
+__all__ = ["Facts", "File", "FolderSource", "GoldenSet", "Limits", "Manifest", "Pointer", "Rollout", "Slots", "Source"]

@@ -175,6 +175,27 @@ def test_a_proof_of_something_else_shows_nothing(world):
     assert code_of(lambda: proof.check(world.root, 1, manifest + b"\0")) == "hash"
 
 
+def test_a_proof_by_a_root_that_only_signs_itself_shows_nothing(world, tmp_path):
+    installed(world)
+    slot = world.folder / "device-1" / "slots" / "a"
+    proof, manifest = Proof.decode((slot / "proof.cbor").read_bytes()), (slot / "manifest.cbor").read_bytes()
+    rogue, root, targets = create_key(tmp_path / "rogue.key"), Metadata.from_bytes(world.root), next_targets(world)
+    for role in ("root", "targets"):
+        for keyid in list(root.signed.roles[role].keyids):
+            root.signed.revoke_key(keyid, role)
+        root.signed.add_key(rogue.public_key, role)
+    root.signed.version = 2
+    root.sign(rogue)
+    targets.sign(rogue)
+    forged = Proof((*proof.roots, root.to_bytes()), targets.to_bytes())
+    assert code_of(lambda: forged.check(world.root, 1, manifest)) == "signature"
+    assert code_of(lambda: forged.check(root.to_bytes(), 1, manifest)) == ""  # to whom trusts that root, it would
+    root.signed.version = 3
+    root.sign(rogue)
+    forged = Proof((*proof.roots, root.to_bytes()), targets.to_bytes())
+    assert code_of(lambda: forged.check(world.root, 1, manifest)) == "rollback"
+
+
 def test_a_flipped_byte_inside_what_is_signed(world):
     source = Spying(world.public)
     source.change = lambda asked, data: data.replace(b'"version":2', b'"version":3') if "timestamp" in asked else data

@@ -126,6 +126,8 @@ def test_a_staged_version_gives_way_to_the_next_one(tmp_path):
     assert world.repository.read(f"chunks/{hashlib.sha256(FIRST).hexdigest()}", CHUNK_BYTES) == FIRST
     assert world.publish(SECOND).number == 2
     assert world.repository._staging.read().targets.signed.version > first
+    world.now += 5 * DAY
+    assert world.repository.refresh()
     assert world.reopened().add_signature(key).number == 2
     assert [item.number for item in world.repository.versions()] == [2]
     with world.device() as device:
