@@ -125,7 +125,11 @@ class CoordinatorService:
         return switchboard
 
     async def _run_all(self, switchboard: Switchboard, helpers: Sequence["asyncio.Future[Any]"]) -> list[FedMeshError]:
-        """Until all tasks have ended, and where it is to stay until it is stopped: what ended those that failed."""
+        """Until all tasks have ended, and where it is to stay until it is stopped: what ended those that failed.
+
+        Raises:
+            FedMeshError: what a helper ended with; nothing goes on without it.
+        """
         self._runs = [self._made(plan, switchboard) for plan in self._plans]
         if self._stopped.is_set():
             return []
@@ -134,17 +138,17 @@ class CoordinatorService:
             ended = asyncio.gather(*(loop.run_in_executor(pool, self._run, run) for run in self._runs))
             try:
                 await asyncio.wait([ended, *helpers], return_when=asyncio.FIRST_COMPLETED)
-                if not ended.done():  # what everything depends on is over
-                    self.stop()
-                failed = [error for error in await ended if error is not None]
-                for helper in helpers:
-                    if helper.done():
-                        helper.result()
             finally:
-                for run in self._runs:
-                    run.stop()
+                if not ended.done():
+                    self.stop()
+            failed = [error for error in await ended if error is not None]
         if not self._once and len(failed) < len(self._runs):
-            await self._stopped.wait()
+            stopped = asyncio.ensure_future(self._stopped.wait())
+            await asyncio.wait([stopped, *helpers], return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+        for helper in helpers:
+            if helper.done():
+                helper.result()
         return failed
 
     def _made(self, plan: Plan, switchboard: Switchboard) -> TaskRun:
