@@ -263,7 +263,7 @@ def test_a_revoked_device_is_struck_off_while_it_is_connected(tmp_path):
         async with hall.service() as service:
             for number in range(DEVICES):
                 hall.join(number)
-            while not hall.told(RoundFinished):
+            while not hall.told(RoundFinished):  # noqa: ASYNC110 - told by another thread
                 await asyncio.sleep(0.02)
             home.mesh.issuer.revoke("device-1", time.time())
             roster, revocations = home.mesh.issuer.lists(time.time())
