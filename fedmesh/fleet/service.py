@@ -18,7 +18,7 @@ from fedmesh.fleet.plan import Plan
 from fedmesh.fleet.roll import Roll
 from fedmesh.fleet.switchboard import Mail, Switchboard
 from fedmesh.fleet.task_run import Handover, Publish, TaskRun
-from fedmesh.fleet.upkeep import Upkeep
+from fedmesh.fleet.housekeeping import Housekeeping
 from fedmesh.flower.logs import quiet_flower
 from fedmesh.identity import Membership
 from fedmesh.identity.packets import Gate, Signet
@@ -85,7 +85,7 @@ class CoordinatorService:
         self._telling, self._delivering = threading.Lock(), threading.Lock()
         self._runs: list[TaskRun] = []
         self._stopped = asyncio.Event()
-        self._upkeep: Upkeep | None = None
+        self._housekeeping: Housekeeping | None = None
 
     def stop(self) -> None:
         """Ends it in good order, on the event loop's thread: rounds under way are abandoned."""
@@ -104,10 +104,10 @@ class CoordinatorService:
             transport = await self._opener(self.membership)
             stack.push_async_callback(transport.aclose)
             switchboard = self._connect(transport)
-            upkeep = Upkeep(self.membership, self._config.issuer.address, switchboard, transport, events=self._tell)
-            self._upkeep = upkeep
-            upkeep.take_over_roster()
-            tasks = [asyncio.ensure_future(work) for work in (switchboard.serve(), self._tick(), upkeep.serve())]
+            housekeeping = Housekeeping(self.membership, self._config.issuer.address, switchboard, transport, events=self._tell)
+            self._housekeeping = housekeeping
+            housekeeping.take_over_roster()
+            tasks = [asyncio.ensure_future(work) for work in (switchboard.serve(), self._tick(), housekeeping.serve())]
             stack.push_async_callback(_cancelled, tasks)
             stack.enter_context(await asyncio.to_thread(_one_thread))
             failed = await self._run_all(switchboard, tasks)
@@ -192,8 +192,8 @@ class CoordinatorService:
     def _tell(self, event: Event) -> None:
         with self._telling:
             self._sink(event)
-        if isinstance(event, PacketRefused) and event.code == "name" and self._upkeep is not None:
-            self._upkeep.look_now()  # somebody who enrolled a moment ago
+        if isinstance(event, PacketRefused) and event.code == "name" and self._housekeeping is not None:
+            self._housekeeping.look_now()  # somebody who enrolled a moment ago
 
     def _key_of(self, name: str) -> bytes | None:
         enrolled = self.membership.roster.enrolled.get(name)

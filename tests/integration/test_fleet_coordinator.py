@@ -268,7 +268,7 @@ def test_a_revoked_device_is_struck_off_while_it_is_connected(tmp_path):
             home.mesh.issuer.revoke("device-1", time.time())
             roster, revocations = home.mesh.issuer.lists(time.time())
             service.membership.accept(time.time(), roster=roster, revocations=revocations)
-            service._upkeep.take_over_roster()
+            service._housekeeping.take_over_roster()
             await hall.devices["device-1"].here()
             await asyncio.wait_for(hall.serving, 60)
         return hall

@@ -11,7 +11,7 @@ from fedmesh.events import EventSink, Notice, ignore
 from fedmesh.fleet.switchboard import Switchboard
 from fedmesh.identity import Membership
 
-__all__ = ["Upkeep"]
+__all__ = ["Housekeeping"]
 
 _LISTS_EVERY_S = 60.0
 _LISTS_SOONEST_S = 5.0
@@ -24,7 +24,7 @@ class _Shunning(Protocol):
     def shun(self, peer: str) -> None: ...
 
 
-class Upkeep:
+class Housekeeping:
     """Of one coordinator, on the event loop's thread.
 
     Args:
