@@ -6,6 +6,7 @@
     ├── PeerError      drop the peer: what it sent is malformed, oversized or out of turn
     │   ├── DecodeError    bytes that are not a valid message
     │   ├── DeliveryError  a message did not get to its peer
+    │   ├── FileError      a peer's file is not to be had
     │   └── IdentityError  who it says it is, or what it shows for it, is refused
     ├── RoundError     this round failed; the next may not
     │   ├── NothingLearnedError  every round of the run failed: it is over
@@ -32,6 +33,7 @@ __all__ = [
     "DecodeError",
     "DeliveryError",
     "FedMeshError",
+    "FileError",
     "IdentityError",
     "LedgerError",
     "MismatchError",
@@ -104,6 +106,18 @@ class DeliveryError(PeerError):
     def __init__(self, message: str, *, peer: str) -> None:
         super().__init__(message)
         self.peer = peer
+
+
+class FileError(PeerError):
+    """A file of a peer is not to be had: there is none, it is too long, or did not come in time.
+
+    Attributes:
+        code: one of `fedmesh.transport.file_messages.FILE_CODES`, ``timeout`` or ``closed``.
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class RoundError(FedMeshError):

@@ -177,6 +177,10 @@ class Membership:
             changed |= self._accept_roster(roster, clock)
         return changed
 
+    def signed_lists(self) -> dict[str, bytes]:
+        """``roster`` and ``revocations`` as they were signed, to be handed on: whoever gets them verifies them."""
+        return {"roster": self._roster_data, "revocations": self._revocations_data}
+
     def renewal(self) -> "Renewal":
         """A renewal of the certificate, with a new P-256 key that is in memory until it is granted."""
         return Renewal(self)

@@ -10,7 +10,7 @@ from typing import Self
 
 from fedmesh.errors import IdentityError
 
-__all__ = ["CA", "MAX_CHARACTERS", "Name", "checked_id"]
+__all__ = ["CA", "MAX_CHARACTERS", "Name", "checked_id", "is_id"]
 
 CA = "ca"
 """The id that the certificate authority's own server goes by; nobody is enrolled under it."""
@@ -48,9 +48,14 @@ class Name:
         return self.uri
 
 
+def is_id(text: str) -> bool:
+    """Whether `text` may be the name of a device, a server or a mesh."""
+    return _ID.fullmatch(text) is not None
+
+
 def checked_id(text: object, what: str = "a device") -> str:
     """`text`, if it may be the name of `what`. Raises: IdentityError (``name``): it may not."""
-    if not isinstance(text, str) or not _ID.fullmatch(text):
+    if not isinstance(text, str) or not is_id(text):
         raise IdentityError(
             f"{text!r:.80} is no name of {what}: 1 to {MAX_CHARACTERS} of a-z, 0-9, '.', '_' and '-', with a letter or "
             "digit at both ends",

@@ -13,11 +13,11 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from fedmesh.errors import ConfigError
+from fedmesh.errors import ConfigError, IdentityError
 from fedmesh.files import write_atomically
 from fedmesh.identity.certificates import hosts_of
+from fedmesh.identity.names import checked_id
 from fedmesh.transport.limits import PACKET_BYTES
-from fedmesh.transport.names import check_name
 from fedmesh.transport.topics import access_rules
 
 __all__ = ["BrokerSettings", "check_certificate", "configuration", "write_broker_files"]
@@ -107,7 +107,10 @@ def write_broker_files(folder: Path, settings: BrokerSettings, *, force: bool = 
         ConfigError: a name, path or certificate is unfit, or a file there was changed by hand.
     """
     folder = folder.absolute()
-    names = tuple(check_name(name) for name in settings.coordinators)
+    try:
+        names = tuple(checked_id(name, "a coordinator") for name in settings.coordinators)
+    except IdentityError as error:  # a ``+``, ``#`` or ``/`` would mean others' topics
+        raise ConfigError(str(error)) from error
     if not 0 < settings.port < 1 << 16:
         raise ConfigError(f"{settings.port} is not a port: use 1 to 65535, 8883 is MQTT over TLS")
     for path in (folder, settings.ca, settings.certificate, settings.key, settings.revoked):

@@ -5,61 +5,38 @@ Everything here runs on one event loop. A carrier (`Link`) says when it has room
 """
 
 import asyncio
+import functools
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol, Self
 
 from fedmesh.errors import ConfigError, DeliveryError, PeerError
+from fedmesh.identity.names import checked_id
+from fedmesh.transport.announcing import Announcer, Hearer, published
+from fedmesh.transport.channel import Channel, Receipt
 from fedmesh.transport.content import Content
 from fedmesh.transport.endpoint import Carried, Endpoint
 from fedmesh.transport.incoming import Delivered
-from fedmesh.transport.names import check_name
+from fedmesh.transport.limits import CHANNELS, FLEETING
 from fedmesh.transport.outgoing import Settled
 from fedmesh.transport.spool import Spool
+from fedmesh.transport.timers import Timer, Timers
 from fedmesh.types import PeerId
 
-__all__ = ["Courier", "Link", "LoopTimers", "Receipt", "Timer", "Timers"]
-
-
-class Timer(Protocol):
-    """A call that is to come."""
-
-    def cancel(self) -> None:
-        """It is not made."""
-        ...
-
-
-class Timers(Protocol):
-    """Monotonic time, and calls at a time."""
-
-    def now(self) -> float:
-        """Seconds."""
-        ...
-
-    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
-        """Calls once, on the event loop."""
-        ...
-
-
-class LoopTimers:
-    """The running event loop's own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-
-    def now(self) -> float:
-        """Seconds."""
-        return self._loop.time()
-
-    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
-        """As `Timers`."""
-        return self._loop.call_at(when, call)
+__all__ = ["Courier", "Link", "Receipt"]
 
 
 class Link(Protocol):
-    """What carries frames."""
+    """What carries frames. `announces`: whether this party is one whose announcements are read."""
+
+    @property
+    def announces(self) -> bool: ...  # noqa: D102 - see the class
+
+    def announce(self, what: str, data: bytes) -> None:
+        """Takes an announcement on its way, when there is room; `Courier.announcement_settled` follows."""
+        ...
 
     def has_room(self) -> bool:
         """Whether `carry` may be called now; false while there is no connection."""
@@ -74,18 +51,6 @@ class Link(Protocol):
         ...
 
 
-class Receipt:
-    """For a message that was taken on."""
-
-    def __init__(self, peer: PeerId, outcome: "asyncio.Future[str]") -> None:
-        self.peer, self._outcome = peer, outcome
-
-    async def delivered(self) -> None:
-        """Returns when the peer has it whole. Raises: DeliveryError: it never will."""
-        if error := await asyncio.shield(self._outcome):
-            raise DeliveryError(f"a message for {self.peer} was not delivered: {error}", peer=self.peer)
-
-
 class Courier:
     """A `fedmesh.types.Transport` over a link.
 
@@ -96,6 +61,7 @@ class Courier:
     Attributes:
         present: peers that said they are there, a hint: a broker can lie about it, and a crash shows with a delay.
         on_presence: called with a peer and whether it is there now.
+        on_announcement: called with a coordinator, what it announces and the value; empty: withdrawn.
     """
 
     def __init__(
@@ -103,11 +69,13 @@ class Courier:
     ) -> None:
         self.present: set[PeerId] = set()
         self.on_presence: Callable[[PeerId, bool], None] = lambda _peer, _there: None
+        self.on_announcement: Callable[[PeerId, str, bytes], None] = lambda _peer, _what, _data: None
         self._endpoint, self._timers, self._spool, self._wall = endpoint, timers, spool, wall
         self._link: Link | None = None
-        self._inbox: deque[Delivered] = deque()
-        self._arrival = asyncio.Event()
-        self._in_hand: Delivered | None = None
+        self._channels = [Channel(self, name, number) for number, name in enumerate(CHANNELS)]
+        self._announcer = Announcer()
+        self._hearer = Hearer()
+        self._subscribed: list[tuple[str, Callable[[PeerId, bytes], None]]] = []
         self._outcomes: dict[int, asyncio.Future[str]] = {}
         self._room: list[asyncio.Future[None]] = []
         self._order = asyncio.Lock()
@@ -130,12 +98,52 @@ class Courier:
     def attach(self, link: Link) -> None:
         """Begins to use a link, and takes up what the spool holds."""
         self._link = link
-        self._inbox.extend(self._endpoint.restore(self._timers.now()))
-        if self._inbox:
-            self._arrival.set()
+        self._process(list(self._endpoint.restore(self._timers.now())))
         self.pump()
 
-    async def send(self, to: PeerId, data: bytes, *, expires_in_s: float | None = None) -> None:
+    def channel(self, name: str) -> Channel:
+        """The channel `name`, one of `CHANNELS`; the transport's own methods are those of the first, ``main``.
+
+        Raises:
+            ConfigError: there is no such channel.
+        """
+        if name not in CHANNELS:
+            raise ConfigError(f"there is no channel {name!r:.80}: there are {', '.join(CHANNELS)}")
+        return self._channels[CHANNELS.index(name)]
+
+    async def announce(self, what: str, data: bytes) -> None:
+        """Publishes a coordinator's value of `what`, one of `ANNOUNCEMENTS`; returns when the broker has it.
+
+        It is kept, and published again on every new connection, until another one replaces it; an empty one withdraws
+        it. Cancelled, it stops waiting; the announcement itself goes on.
+
+        Raises:
+            ConfigError: this party is not a coordinator, or nothing of this name is announced.
+            PeerError: it is longer than `MAX_ANNOUNCEMENT_BYTES`.
+            DeliveryError: the broker's access rules do not allow it, or the transport was closed.
+        """
+        if self._link is None or not self._link.announces:
+            raise ConfigError("a device announces nothing: a coordinator does")
+        if self._closed:
+            raise DeliveryError(f"the announcement {what!r:.80} was not made: closed", peer="everybody")
+        outcome = self._announcer.put(what, data)
+        self.pump()
+        await published(what, outcome)
+
+    def subscribe(self, what: str, call: Callable[[PeerId, bytes], None]) -> None:
+        """`call` gets every new announcement of `what`, beside `on_announcement`; what was there is in `announced`."""
+        self._subscribed.append((what, call))
+
+    def unsubscribe(self, what: str, call: Callable[[PeerId, bytes], None]) -> None:
+        """Ends what `subscribe` began. Raises: ValueError: it was not begun."""
+        self._subscribed.remove((what, call))
+
+    @property
+    def announced(self) -> dict[tuple[PeerId, str], bytes]:
+        """(coordinator, what) -> what it announces; a hint, of which nothing is proved."""
+        return self._hearer.announced
+
+    async def send(self, to: PeerId, data: bytes, *, expires_in_s: float | None = None, channel: int = 0) -> None:
         """Returns when the peer's transport has the whole message; waits while there is no room for it.
 
         Cancelled, it stops waiting; the message itself goes on until it is delivered or has expired.
@@ -143,22 +151,23 @@ class Courier:
         Args:
             to: whom it is for.
             data: copied by nobody: do not change it.
+            channel: its number; `Channel.send` knows it.
             expires_in_s: seconds after which nobody wants it, the round's deadline; `Limits.lifetime_s` if None.
 
         Raises:
             DeliveryError: it was refused, has expired, or the transport was closed.
-            PeerError: it is longer than the limit, or the spool is full.
+            PeerError: it is longer than the limit, or than the whole spool.
         """
-        await (await self.post(to, data, expires_in_s=expires_in_s)).delivered()
+        await (await self.post(to, data, expires_in_s=expires_in_s, channel=channel)).delivered()
 
-    async def post(self, to: PeerId, data: bytes, *, expires_in_s: float | None = None) -> Receipt:
+    async def post(self, to: PeerId, data: bytes, *, expires_in_s: float | None = None, channel: int = 0) -> Receipt:
         """As `send`, but returns when the message is taken on; where there is a spool it is durable then.
 
         Raises:
-            PeerError: it is longer than the limit, or the spool is full.
-            DeliveryError: the transport was closed.
+            PeerError: it is longer than the limit, or than the whole spool; `to` is no name.
+            DeliveryError: the transport was closed, or the peer is shunned.
         """
-        check_name(to)
+        checked_id(to)
         limits = self._endpoint.limits
         lifetime_s = limits.lifetime_s if expires_in_s is None else expires_in_s
         if not 0 < lifetime_s <= limits.lifetime_s:
@@ -169,9 +178,9 @@ class Courier:
         long = len(data) > limits.chunk_bytes
         content = await asyncio.to_thread(Content.of, data, limits.chunk_bytes) if long else Content.of(data, 1 << 18)
         while True:
-            await self._wait_for_room(to, len(data))
-            submitting = self._submit(to, data, content, expires_at)
-            if self._spool is None:  # at once: answers that wait go with it
+            await self._wait_for_room(to, content, channel)
+            submitting = self._submit(to, data, content, expires_at, channel)
+            if self._keeping(channel) is None:  # at once: answers that wait go with it
                 receipt = await submitting
             else:  # shielded: a message that is half on the disk is not left to the next process
                 receipt = await asyncio.shield(self._loop.create_task(submitting))
@@ -184,19 +193,32 @@ class Courier:
         A message counts as taken when the next one is asked for, or by `done`. One that was in hand when the process
         was killed, or the transport closed, is handed out again by one with the same spool. One reader at a time.
         """
-        return _Incoming(self)
+        return self._channels[0].receive()
 
     def done(self) -> None:
         """The message in hand is dealt with: for who asks for no other one before closing."""
-        if self._in_hand is not None and not self._closed:
-            done, self._in_hand = self._in_hand, None
-            self._endpoint.taken(done)
-            self._pump_later()
+        self._channels[0].done()
+
+    def taken(self, message: Delivered) -> None:
+        """A channel's reader is done with a message."""
+        self._endpoint.taken(message)
+        self._pump_later()
 
     def shun(self, peer: PeerId) -> None:
-        """Takes nothing from `peer` any more and sends it nothing: its certificate was revoked."""
+        """Takes nothing from `peer` any more and sends it nothing: its certificate was revoked.
+
+        What came from it and was not handed out is dropped.
+        """
         self._process(self._endpoint.shun(peer))
+        for message in [message for channel in self._channels for message in channel.drop(peer)]:
+            self.counts["shunned"] += 1
+            self.taken(message)
+        self._hearer.forget(peer)
         self.present.discard(peer)
+
+    def readmit(self, peer: PeerId) -> None:
+        """Takes `peer`, if it was shunned, for a peer again: it has a new certificate."""
+        self._endpoint.readmit(peer)
 
     async def aclose(self) -> None:
         """Stops; what was not delivered fails here, and stays in the spool where there is one. Idempotent."""
@@ -210,8 +232,10 @@ class Courier:
         for outcome in self._outcomes.values():
             if not outcome.done():
                 outcome.set_result("the transport was closed")
+        self._announcer.close()
         self._wake_senders()
-        self._arrival.set()
+        for channel in self._channels:
+            channel.wake()
         if self._spool is not None:
             async with self._order:  # not while a message is being written
                 self._spool.close()
@@ -232,7 +256,27 @@ class Courier:
     def connected(self) -> None:
         """There is a connection (again)."""
         self._endpoint.reached()
+        self._announcer.again()
         self.pump()
+
+    def heard(self, peer: PeerId, what: str, data: bytes) -> None:
+        """A coordinator announces something."""
+        if self._endpoint.is_shunned(peer):
+            self.counts["shunned"] += 1
+            return
+        match self._hearer.heard(peer, what, data):
+            case "new":
+                self.on_announcement(peer, what, data)
+                for call in [call for wanted, call in self._subscribed if wanted == what]:
+                    call(peer, data)
+            case "refused":
+                self.counts["announcement"] += 1
+
+    def announcement_settled(self, what: str, data: bytes, error: str = "") -> None:
+        """The broker has an announcement of ours, or has refused it."""
+        if error:
+            self.counts["denied"] += 1
+        self._announcer.settled(what, data, error)
 
     def noticed(self, peer: PeerId, *, there: bool) -> None:
         """A peer came or went."""
@@ -256,45 +300,50 @@ class Courier:
         if self._closed or self._link is None:
             return
         now = self._timers.now()
+        while self._link.has_room() and (announcement := self._announcer.next()) is not None:
+            self._link.announce(*announcement)
         while self._link.has_room() and (frame := self._endpoint.poll(now)) is not None:
             self._link.carry(frame)
         self._arm(self._endpoint.wakeup(now))
 
-    def take(self) -> Delivered | None:
-        """The next message, the one before being done with; None: there is none now."""
-        self.done()
-        if self._inbox and not self._closed:
-            self._in_hand = self._inbox.popleft()
-        return self._in_hand
+    def _keeping(self, channel: int) -> Spool | None:
+        return None if channel in FLEETING else self._spool
 
-    async def wait_for_message(self) -> bool:
-        """Returns when `take` may give one; False: the transport is closed."""
-        while not self._inbox and not self._closed:
-            self._arrival.clear()
-            await self._arrival.wait()
-        return not self._closed
+    def _has_room(self, to: PeerId, content: Content, channel: int) -> bool:
+        spool = self._keeping(channel)
+        on_disk = spool is None or spool.has_room(content.size + len(content.hashes))
+        return on_disk and self._endpoint.has_room(to, content.size, channel)
 
-    async def _wait_for_room(self, to: PeerId, size: int) -> None:
-        while not self._endpoint.has_room(to, size) and not self._closed:
+    async def _wait_for_room(self, to: PeerId, content: Content, channel: int) -> None:
+        while not (self._closed or self._endpoint.is_shunned(to) or self._has_room(to, content, channel)):
             room = self._loop.create_future()
             self._room.append(room)
             await room
+        if self._endpoint.is_shunned(to):
+            raise DeliveryError(f"a message for {to} was not taken on: {to} is shunned", peer=to)
         if self._closed:
             raise DeliveryError(f"a message for {to} was not taken on: the transport is closed", peer=to)
 
-    async def _submit(self, to: PeerId, data: bytes, content: Content, expires_at: float) -> Receipt | None:
+    async def _submit(
+        self, to: PeerId, data: bytes, content: Content, expires_at: float, channel: int
+    ) -> Receipt | None:
         """The receipt; None: somebody else took the room."""
         async with self._order:  # numbers have to be submitted in the order in which they are given out
-            if self._closed or not self._endpoint.has_room(to, len(data)):
-                return None
+            if self._closed or self._endpoint.is_shunned(to) or not self._has_room(to, content, channel):
+                return None  # asks again, or is told why not
             sequence = self._endpoint.next_sequence()
-            if self._spool is not None:
-                await asyncio.to_thread(self._spool.put, to, sequence, content, expires_at, data)
+            spool = self._keeping(channel)
+            if spool is not None:
+                put = functools.partial(spool.put, channel=channel)
+                await asyncio.to_thread(put, to, sequence, content, expires_at, data)
             outcome: asyncio.Future[str] = self._loop.create_future()
             if self.is_closed:  # while the disk was written: the next process sends it
                 outcome.set_result("the transport was closed")
+            elif spool is not None and self._endpoint.is_shunned(to):
+                spool.drop(sequence)
+                outcome.set_result(f"{to} is shunned")
             else:
-                self._endpoint.submit(to, sequence, content, expires_at, data)
+                self._endpoint.submit(to, sequence, content, expires_at, data, channel=channel)
                 self._outcomes[sequence] = outcome
                 self.pump()
             return Receipt(to, outcome)
@@ -302,8 +351,7 @@ class Courier:
     def _process(self, effects: list[Delivered | Settled]) -> None:
         for effect in effects:
             if isinstance(effect, Delivered):
-                self._inbox.append(effect)
-                self._arrival.set()
+                self._channels[effect.channel].put(effect)
             else:
                 outcome = self._outcomes.pop(effect.sequence, None)
                 if outcome is not None and not outcome.done():
@@ -339,18 +387,3 @@ class Courier:
         if not self._closed:
             self._process(self._endpoint.tick(self._timers.now()))
             self.pump()
-
-
-class _Incoming:
-    def __init__(self, courier: Courier) -> None:
-        self._courier = courier
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> tuple[PeerId, bytes]:
-        while True:
-            if (delivered := self._courier.take()) is not None:
-                return delivered.peer, delivered.data
-            if not await self._courier.wait_for_message():
-                raise StopAsyncIteration

@@ -14,7 +14,7 @@ from fedmesh.errors import DecodeError
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import PARCEL_FRAMES, Done, Frame, Have, Ident, Refuse, decode, encode, pack, unpack
 from fedmesh.transport.incoming import Delivered, Receiver
-from fedmesh.transport.limits import Limits
+from fedmesh.transport.limits import FLEETING, Limits
 from fedmesh.transport.outgoing import Sender, Settled
 from fedmesh.transport.spool import Spool
 from fedmesh.types import PeerId
@@ -91,34 +91,43 @@ class Endpoint:
         for peer, announced, chunks in self._spool.begun():
             self._receiver.resume(peer, announced, chunks, now)
         delivered = []
-        for peer, ident, data in self._spool.complete_messages():
-            self._receiver.whole(peer, ident, len(data))
-            delivered.append(Delivered(peer, ident, data))
+        for message in self._spool.complete_messages():
+            self._receiver.whole(message.peer, message.ident, len(message.data), message.channel)
+            delivered.append(message)
         for kept in self._spool.outgoing():
             incarnation = self._spool.incarnation_for(kept.peer)
             self._sender.submit(
-                kept.peer, kept.sequence, kept.content, kept.expires_at, None, incarnation=incarnation, restored=True
+                kept.peer,
+                kept.sequence,
+                kept.content,
+                kept.expires_at,
+                None,
+                channel=kept.channel,
+                incarnation=incarnation,
+                restored=True,
             )
         return delivered
 
-    def has_room(self, peer: PeerId, size: int) -> bool:
+    def has_room(self, peer: PeerId, size: int, channel: int = 0) -> bool:
         """Whether a message of `size` bytes for `peer` would be taken now."""
-        return self._sender.has_room(peer, size)
+        return self._sender.has_room(peer, size, channel)
 
     def next_sequence(self) -> int:
         """A number for `submit`, never given out before, not even by an earlier process with the same spool."""
         self._sequence = self._sequence + 1 if self._spool is None else self._spool.next_sequence()
         return self._sequence
 
-    def submit(self, peer: PeerId, sequence: int, content: Content, expires_at: float, data: bytes) -> None:
-        """Takes a message on; where there is a spool, it is in there already (`Spool.put`).
+    def submit(
+        self, peer: PeerId, sequence: int, content: Content, expires_at: float, data: bytes, *, channel: int = 0
+    ) -> None:
+        """Takes a message on; where there is a spool, it is in there already (`Spool.put`), if its channel is kept.
 
         Raises:
             PeerError: too long, or there is no room.
         """
         incarnation = 0 if self._spool is None else self._spool.incarnation_for(peer)
-        held = data if self._spool is None else None
-        self._sender.submit(peer, sequence, content, expires_at, held, incarnation=incarnation)
+        held = data if self._spool is None or channel in FLEETING else None
+        self._sender.submit(peer, sequence, content, expires_at, held, channel=channel, incarnation=incarnation)
 
     def handle(self, peer: PeerId, parcel: bytes, now: float) -> list[Delivered | Settled]:
         """A parcel from `peer` (the carrier vouches for that): what came of it."""
@@ -179,7 +188,12 @@ class Endpoint:
         """Takes nothing from `peer` any more, nor sends it anything: its certificate was revoked."""
         self._shunned.add(peer)
         self._answers.pop(peer, None)
+        self._receiver.forget(peer)
         return self.give_up(peer, f"{peer} is shunned")
+
+    def readmit(self, peer: PeerId) -> None:
+        """Takes `peer` for a peer again: it has enrolled anew."""
+        self._shunned.discard(peer)
 
     def is_shunned(self, peer: PeerId) -> bool:
         """Whether `shun` was called for it."""

@@ -39,7 +39,7 @@ _PREFIX = struct.Struct(">II")
 _HEAD_BYTES = 1024
 """Longer than what stands in any frame before its `data` or `hashes`."""
 _LARGEST = 1 << 63
-CODES = frozenset({"again", "busy", "clock", "conflict", "expired", "stale", "too-large", "unknown"})
+CODES = frozenset({"again", "busy", "channel", "clock", "conflict", "expired", "stale", "too-large", "unknown"})
 """Why a receiver says no: ``busy`` means later, ``again`` now, ``unknown`` from the beginning, ``stale`` with a higher
 incarnation, the others never."""
 
@@ -59,6 +59,7 @@ class Open:
         floor: no message with a lower number will be sent (again).
         hashes: SHA-256 of each chunk, one after the other.
         expires_ms: Unix milliseconds after which nobody wants it.
+        channel: its place in `CHANNELS`; a later fedmesh may know more of them.
     """
 
     ident: Ident
@@ -68,6 +69,7 @@ class Open:
     size: int
     chunk_bytes: int
     hashes: bytes
+    channel: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Whole:
     expires_ms: int
     digest: bytes
     data: bytes
+    channel: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Protocol
 from fedmesh.errors import ConfigError
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import Chunk, Done, Have, Ident, Open, Refuse, Whole
-from fedmesh.transport.limits import MAX_CHUNK_BYTES, Limits
+from fedmesh.transport.limits import CHANNELS, FLEETING, MAX_CHUNK_BYTES, Limits, fits
 from fedmesh.types import PeerId
 
 __all__ = ["Delivered", "Keeper", "Receiver", "Record", "Transfer"]
@@ -37,6 +37,7 @@ class Delivered:
     peer: PeerId
     ident: Ident
     data: bytes
+    channel: int = 0
 
 
 Answer = Delivered | Have | Done | Refuse
@@ -90,7 +91,7 @@ class Keeper(Protocol):
         """A part of it; it need not be durable: it is checked when it is read again."""
         ...
 
-    def complete(self, peer: PeerId, ident: Ident, data: bytes | None) -> None:
+    def complete(self, peer: PeerId, ident: Ident, data: bytes | None, channel: int) -> None:
         """It is whole; `data` where nothing was begun."""
         ...
 
@@ -107,9 +108,15 @@ class Keeper(Protocol):
 class _Peer:
     record: Record
     transfers: dict[int, Transfer] = field(default_factory=dict)
-    held: dict[Ident, int] = field(default_factory=dict)
-    """Bytes reserved by message: announced, or whole and not yet taken."""
-    held_bytes: int = 0
+    held: dict[Ident, tuple[int, int]] = field(default_factory=dict)
+    """Channel and bytes of what has reserved some: announced, or whole and not yet taken."""
+    messages: Counter[int] = field(default_factory=Counter)
+    bytes: Counter[int] = field(default_factory=Counter)
+    """What is held, by channel."""
+
+    def open(self, channel: int) -> int:
+        """Transfers that are open on `channel`."""
+        return sum(transfer.announced.channel == channel for transfer in self.transfers.values())
 
 
 class Receiver:
@@ -131,9 +138,14 @@ class Receiver:
     ) -> None:
         self._limits, self._counts, self._wall, self._keeper = limits, counts, wall, keeper
         self._peers: dict[PeerId, _Peer] = {}
-        self._turned_away: dict[tuple[PeerId, Ident], None] = {}
+        self._turned_away: dict[tuple[PeerId, Ident], int] = {}
         self._ack_every = max(1, limits.window // 4)
-        self.held_bytes = 0
+        self._held: Counter[int] = Counter()
+
+    @property
+    def held_bytes(self) -> int:
+        """Reserved, for all peers."""
+        return self._held.total()
 
     def restore(self, peer: PeerId, record: Record) -> None:
         """Takes up what was remembered of a peer."""
@@ -149,22 +161,26 @@ class Receiver:
         if ident.incarnation > known.record.incarnation:
             self._catch_up(peer, known, announced)
         known.transfers[ident.sequence] = transfer
-        self._hold(known, ident, content.size)
+        self._hold(known, ident, content.size, announced.channel)
         if ident.incarnation < known.record.incarnation or known.record.had(ident.sequence):
             self._drop(peer, known, transfer)
 
-    def whole(self, peer: PeerId, ident: Ident, size: int) -> None:
+    def whole(self, peer: PeerId, ident: Ident, size: int, channel: int = 0) -> None:
         """Takes up a message that was whole, but not taken."""
         known = self._peers.setdefault(peer, _Peer(Record(ident.incarnation)))
         if ident.incarnation > known.record.incarnation:
             known.record = Record(ident.incarnation)
         if ident.incarnation == known.record.incarnation:
             known.record.add(ident.sequence)
-        self._hold(known, ident, size)
+        self._hold(known, ident, size, channel)
 
     def handle(self, peer: PeerId, frame: Open | Whole | Chunk, now: float) -> list[Answer]:
         """Takes a frame in: what to answer, and a message if this made it whole."""
-        return self._chunk(peer, frame, now) if isinstance(frame, Chunk) else self._message(peer, frame, now)
+        if isinstance(frame, Chunk):
+            return self._chunk(peer, frame, now)
+        if frame.channel >= len(CHANNELS):  # of a later fedmesh
+            return self._refuse(frame.ident, "channel")
+        return self._message(peer, frame, now)
 
     def _message(self, peer: PeerId, frame: Open | Whole, now: float) -> list[Answer]:
         content = self._described(frame)
@@ -186,10 +202,12 @@ class Receiver:
     def taken(self, peer: PeerId, ident: Ident) -> list[tuple[PeerId, Refuse]]:
         """The application is done with a message: its memory is free. Gives answers for those who waited for some."""
         known = self._peers[peer]
-        self._free(known, ident)
-        if self._keeper is not None:
+        channel = self._free(known, ident)
+        if self._keeper is not None and channel not in FLEETING:
             self._keeper.taken(peer, ident, known.record)
-        invited = list(itertools.islice(self._turned_away, _INVITED))
+        alike = (one for one, on in self._turned_away.items() if on == channel)
+        invited = list(itertools.islice(itertools.chain(alike, self._turned_away), _INVITED))
+        invited = list(dict.fromkeys(invited))
         for one in invited:
             del self._turned_away[one]
         return [(waiting, Refuse(refused, "again")) for waiting, refused in invited]
@@ -199,7 +217,8 @@ class Receiver:
         wall = self._wall()
         for peer, known in self._peers.items():
             for transfer in list(known.transfers.values()):
-                idle = self._keeper is None and now - transfer.heard_at > self._limits.idle_s
+                fleeting = self._keeper is None or transfer.announced.channel in FLEETING
+                idle = fleeting and now - transfer.heard_at > self._limits.idle_s
                 if idle or self._is_over(transfer.announced.expires_ms, wall):
                     self._counts["abandoned"] += 1
                     self._drop(peer, known, transfer)
@@ -234,24 +253,25 @@ class Receiver:
     def _whole(self, peer: PeerId, known: _Peer, frame: Whole) -> list[Answer]:
         if frame.ident.sequence in known.transfers:
             return self._refuse(frame.ident, "conflict")
-        if not self._has_room(known, len(frame.data)):
-            return self._turn_away(peer, frame.ident)
-        if not self._kept(lambda keeper: keeper.complete(peer, frame.ident, frame.data)):
+        if not self._has_room(known, len(frame.data), frame.channel):
+            return self._turn_away(peer, frame)
+        if not self._kept(frame.channel, lambda keeper: keeper.complete(peer, frame.ident, frame.data, frame.channel)):
             return self._refuse(frame.ident, "busy")
-        self._hold(known, frame.ident, len(frame.data))
+        self._hold(known, frame.ident, len(frame.data), frame.channel)
         known.record.add(frame.ident.sequence)
-        return [Delivered(peer, frame.ident, frame.data), Done(frame.ident, frame.digest)]
+        return [Delivered(peer, frame.ident, frame.data, frame.channel), Done(frame.ident, frame.digest)]
 
     def _open(self, peer: PeerId, known: _Peer, frame: Open, content: Content, now: float) -> list[Answer]:
         transfer = known.transfers.get(frame.ident.sequence)
         if transfer is None:
-            if len(known.transfers) >= self._limits.transfers or not self._has_room(known, frame.size):
-                return self._turn_away(peer, frame.ident)
-            if not self._kept(lambda keeper: keeper.begin(peer, frame)):
+            full = known.open(frame.channel) >= self._limits.transfers
+            if full or not self._has_room(known, frame.size, frame.channel):
+                return self._turn_away(peer, frame)
+            if not self._kept(frame.channel, lambda keeper: keeper.begin(peer, frame)):
                 return self._refuse(frame.ident, "busy")
             transfer = Transfer(frame, content, acked_at=now, heard_at=now)
             known.transfers[frame.ident.sequence] = transfer
-            self._hold(known, frame.ident, frame.size)
+            self._hold(known, frame.ident, frame.size, frame.channel)
         elif transfer.content.digest != content.digest:
             return self._refuse(frame.ident, "conflict")
         transfer.attempt = frame.attempt  # not the highest: a sender that was restarted counts anew
@@ -288,26 +308,27 @@ class Receiver:
             return "duplicate"
         if not content.holds(frame.index, frame.data):
             return "chunk_hash"
-        kept = self._kept(lambda keeper: keeper.chunk(peer, frame.ident, start, frame.data))
+        channel = transfer.announced.channel
+        kept = self._kept(channel, lambda keeper: keeper.chunk(peer, frame.ident, start, frame.data))
         return "" if kept else "chunk_not_kept"
 
     def _complete(self, peer: PeerId, known: _Peer, transfer: Transfer) -> list[Answer]:
-        ident, content = transfer.announced.ident, transfer.content
-        if not self._kept(lambda keeper: keeper.complete(peer, ident, None)):
+        ident, content, channel = transfer.announced.ident, transfer.content, transfer.announced.channel
+        if not self._kept(channel, lambda keeper: keeper.complete(peer, ident, None, channel)):
             return self._refuse(ident, "busy")
         del known.transfers[ident.sequence]
         known.record.add(ident.sequence)
         data = b"".join(transfer.chunks[index] for index in range(content.chunks))
-        return [Delivered(peer, ident, data), Done(ident, content.digest)]
+        return [Delivered(peer, ident, data, channel), Done(ident, content.digest)]
 
     def _have(self, transfer: Transfer, now: float) -> Have:
         transfer.fresh, transfer.acked_at = 0, now
         bitmap = transfer.have.to_bytes(-(-transfer.content.chunks // 8), "little")
         return Have(transfer.announced.ident, transfer.attempt, transfer.content.digest, bitmap)
 
-    def _kept(self, write: Callable[[Keeper], None]) -> bool:
+    def _kept(self, channel: int, write: Callable[[Keeper], None]) -> bool:
         """Whether the spool could write; a full disk is a reason to wait, not to end."""
-        if self._keeper is None:
+        if self._keeper is None or channel in FLEETING:
             return True
         try:
             write(self._keeper)
@@ -326,35 +347,50 @@ class Receiver:
         self._counts[code.replace("-", "_")] += 1
         return [Refuse(ident, code, newest)]
 
-    def _turn_away(self, peer: PeerId, ident: Ident) -> list[Answer]:
+    def _turn_away(self, peer: PeerId, frame: Open | Whole) -> list[Answer]:
         if len(self._turned_away) < _REMEMBERED:
-            self._turned_away[peer, ident] = None
-        return self._refuse(ident, "busy")
+            self._turned_away[peer, frame.ident] = frame.channel
+        return self._refuse(frame.ident, "busy")
 
     def _is_over(self, expires_ms: int, wall: float) -> bool:
         return wall * 1000 > expires_ms + self._limits.clock_skew_s * 1000
 
-    def _has_room(self, known: _Peer, size: int) -> bool:
+    def _has_room(self, known: _Peer, size: int, channel: int) -> bool:
         limits = self._limits
-        return (
-            len(known.held) < limits.peer_messages
-            and len(known.record.done) < _REMEMBERED
-            and known.held_bytes + size <= limits.peer_bytes
-            and self.held_bytes + size <= limits.incoming_bytes
+        bounds = (
+            (1, known.messages, limits.peer_messages),
+            (size, known.bytes, limits.peer_bytes),
+            (size, self._held, limits.incoming_bytes),
+        )
+        return len(known.record.done) < _REMEMBERED and all(
+            fits(more, held=held.total(), by_channel=held[channel], most=most) for more, held, most in bounds
         )
 
-    def _hold(self, known: _Peer, ident: Ident, size: int) -> None:
-        known.held[ident] = size
-        known.held_bytes += size
-        self.held_bytes += size
+    def _hold(self, known: _Peer, ident: Ident, size: int, channel: int) -> None:
+        known.held[ident] = channel, size
+        known.messages[channel] += 1
+        known.bytes[channel] += size
+        self._held[channel] += size
 
-    def _free(self, known: _Peer, ident: Ident) -> None:
-        size = known.held.pop(ident, 0)
-        known.held_bytes -= size
-        self.held_bytes -= size
+    def _free(self, known: _Peer, ident: Ident) -> int:
+        """Returns on which channel it was."""
+        if ident not in known.held:
+            return -1
+        channel, size = known.held.pop(ident)
+        known.messages[channel] -= 1
+        known.bytes[channel] -= size
+        self._held[channel] -= size
+        return channel
+
+    def forget(self, peer: PeerId) -> None:
+        """Gives up what has arrived of messages of `peer` that are not whole."""
+        known = self._peers.get(peer, _Peer(Record()))
+        for transfer in list(known.transfers.values()):
+            self._counts["abandoned"] += 1
+            self._drop(peer, known, transfer)
 
     def _drop(self, peer: PeerId, known: _Peer, transfer: Transfer) -> None:
         del known.transfers[transfer.announced.ident.sequence]
         self._free(known, transfer.announced.ident)
-        if self._keeper is not None:
+        if self._keeper is not None and transfer.announced.channel not in FLEETING:
             self._keeper.forget(peer, transfer.announced.ident)

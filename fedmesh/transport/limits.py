@@ -5,8 +5,23 @@ from dataclasses import dataclass
 
 from fedmesh.errors import ConfigError
 
-__all__ = ["FRAME_BYTES", "HASH_BYTES", "MAX_CHUNKS", "MAX_CHUNK_BYTES", "PACKET_BYTES", "PARCEL_BYTES", "Limits"]
+__all__ = [
+    "CHANNELS",
+    "FLEETING",
+    "FRAME_BYTES",
+    "HASH_BYTES",
+    "MAX_CHUNKS",
+    "MAX_CHUNK_BYTES",
+    "PACKET_BYTES",
+    "PARCEL_BYTES",
+    "Limits",
+    "fits",
+]
 
+CHANNELS = ("main", "fleet", "files")
+"""What messages are about; its place in this list is a channel's number on the wire. Only ever added to."""
+FLEETING = frozenset({CHANNELS.index("files")})
+"""Channels whose messages are asked for again by who misses them: they are never written to a spool."""
 MAX_CHUNK_BYTES = 256 * 1024
 MAX_CHUNKS = 8192
 HASH_BYTES = 32
@@ -22,13 +37,16 @@ PACKET_BYTES = PARCEL_BYTES + 1024
 class Limits:
     """Bounds of one endpoint; the defaults suit a device, a coordinator of many raises the totals.
 
+    Channels share a bound, but an eighth of it is each one's own whatever the others hold (`fits`): with all of them
+    full, a quarter more than the bound is held.
+
     Attributes:
         message_bytes: longest message, either way.
         chunk_bytes: length of the chunks that are sent; any up to `MAX_CHUNK_BYTES` is received.
         window: chunks of one message that are under way without an acknowledgement.
-        transfers: long messages (more than a chunk) open at once with one peer, each way.
-        small: short messages to one peer that are under way at once.
-        queued: messages to one peer that wait or are under way; one more has to wait outside.
+        transfers: long messages (more than a chunk) open at once with one peer on one channel, each way.
+        small: short messages to one peer on one channel that are under way at once.
+        queued: messages to one peer on one channel that wait or are under way; one more has to wait outside.
         peer_bytes: announced or complete but not yet taken by the application, from one peer.
         peer_messages: the same, in messages.
         incoming_bytes: the same, from all peers.
@@ -75,3 +93,8 @@ class Limits:
                 f"a message may have {self.message_bytes} bytes, more than peer_bytes, incoming_bytes or "
                 "outgoing_bytes lets in: lower message_bytes"
             )
+
+
+def fits(size: int, *, held: int, by_channel: int, most: int) -> bool:
+    """Whether a channel that has `by_channel` of the `held` may have `size` more, where `most` is the bound."""
+    return held + size <= most or by_channel + size <= most // 8

@@ -12,15 +12,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedmesh.transport.courier import Courier, LoopTimers, Timers
+from fedmesh.identity.names import checked_id
+from fedmesh.transport.courier import Courier
 from fedmesh.transport.endpoint import Carried, Endpoint
 from fedmesh.transport.limits import Limits
-from fedmesh.transport.names import check_name
 from fedmesh.transport.spool import Spool
+from fedmesh.transport.timers import LoopTimers, Timers
 from fedmesh.types import PeerId
 
 __all__ = ["Faults", "ManualTimers", "MemoryBroker", "MemoryTransport"]
 
+_RECONNECT_S = 1.0
 _UNDER_WAY = 64
 """Frames of one party that are on their way; it has no room for more."""
 
@@ -51,7 +53,7 @@ class ManualTimers:
         return self._now_s
 
     def call_at(self, when: float, call: Callable[[], None]) -> "_Call":
-        """As `fedmesh.transport.courier.Timers`."""
+        """As `fedmesh.transport.timers.Timers`."""
         pending = _Call(call)
         heapq.heappush(self._calls, (when, next(self._number), pending))
         return pending
@@ -113,22 +115,27 @@ class MemoryBroker:
         self.carried = 0
         self.cut: set[PeerId] = set()
         """Parties whose frames are lost, both ways."""
+        self._kept: dict[tuple[PeerId, str], bytes] = {}
         self._manual = timers
         self.timers: Timers = timers or LoopTimers()
         self._parties: dict[PeerId, MemoryTransport] = {}
 
-    def join(self, name: PeerId, *, limits: Limits | None = None, spool: Spool | None = None) -> MemoryTransport:
-        """A transport for `name`; whoever had the name is cut off."""
+    def join(
+        self, name: PeerId, *, limits: Limits | None = None, spool: Spool | None = None, coordinator: bool = False
+    ) -> MemoryTransport:
+        """A transport for `name`, which may announce if it is a `coordinator`; whoever had the name is cut off."""
         wall = time.time if self._manual is None else self._manual.now
         endpoint = Endpoint(limits or Limits(), chance=self.chance, wall=wall, spool=spool)
         party = MemoryTransport(endpoint, self.timers, spool=spool, wall=wall)
-        party.name = check_name(name)
+        party.name = checked_id(name)
         self._parties[name] = party
-        party.attach(_MemoryLink(self, party))
+        party.attach(_MemoryLink(self, party, announces=coordinator))
         for other in list(self._parties.values()):
             if other is not party:
                 other.noticed(name, there=True)
                 party.noticed(other.name, there=True)
+        for who, what in self._kept:
+            self._tell(party, who, what)
         return party
 
     def forget(self, party: MemoryTransport) -> None:
@@ -137,6 +144,34 @@ class MemoryBroker:
             del self._parties[party.name]
             for other in list(self._parties.values()):
                 other.noticed(party.name, there=False)
+
+    def announce(self, sender: MemoryTransport, what: str, data: bytes) -> None:
+        """Takes an announcement, and tells everybody; who is cut off says or hears it when it no longer is."""
+
+        def land() -> None:
+            if self._parties.get(sender.name) is not sender:
+                return
+            if sender.name in self.cut:
+                self.timers.call_at(self.timers.now() + _RECONNECT_S, land)
+                return
+            self._kept[sender.name, what] = data
+            sender.announcement_settled(what, data)
+            for party in list(self._parties.values()):
+                self._tell(party, sender.name, what)
+
+        self.timers.call_at(self.timers.now() + self.chance.random() * self.faults.delay_s, land)
+
+    def _tell(self, party: MemoryTransport, who: PeerId, what: str) -> None:
+        def land() -> None:
+            if self._parties.get(party.name) is not party:
+                return
+            if party.name in self.cut:
+                self.timers.call_at(self.timers.now() + _RECONNECT_S, land)
+            else:
+                party.heard(who, what, self._kept.get((who, what), b""))
+
+        if party.name != who:
+            self.timers.call_at(self.timers.now() + self.chance.random() * self.faults.delay_s, land)
 
     def inject(self, sender: PeerId, to: PeerId, data: bytes) -> None:
         """Delivers a frame of the test's own making, now."""
@@ -162,8 +197,8 @@ class MemoryBroker:
 
 
 class _MemoryLink:
-    def __init__(self, broker: MemoryBroker, party: MemoryTransport) -> None:
-        self.broker, self._party = broker, party
+    def __init__(self, broker: MemoryBroker, party: MemoryTransport, *, announces: bool) -> None:
+        self.broker, self._party, self.announces = broker, party, announces
         self._under_way = 0
         self.gone = False
 
@@ -173,6 +208,9 @@ class _MemoryLink:
     def carry(self, frame: Carried) -> None:
         self._under_way += 1
         self.broker.carry(self._party, frame, self._landed)
+
+    def announce(self, what: str, data: bytes) -> None:
+        self.broker.announce(self._party, what, data)
 
     async def aclose(self) -> None:
         self.gone = True

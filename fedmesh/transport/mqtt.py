@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedmesh.errors import PeerError
-from fedmesh.transport.courier import Courier, LoopTimers
+from fedmesh.errors import ConfigError, IdentityError, PeerError
+from fedmesh.identity.names import checked_id
+from fedmesh.transport.courier import Courier
 from fedmesh.transport.endpoint import Endpoint
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.mqtt_link import MqttLink
-from fedmesh.transport.names import check_name
 from fedmesh.transport.spool import Spool
+from fedmesh.transport.timers import LoopTimers
 from fedmesh.transport.tls import dialling_host
 from fedmesh.transport.topics import Topics
 from fedmesh.types import PeerId
@@ -102,7 +103,10 @@ class MqttTransport(Courier):
             TrustError: the broker's certificate is not that of `options.host`.
             PeerError: there was no connection within `wait_s`.
         """
-        check_name(options.name)
+        try:
+            checked_id(options.name, "a party")
+        except IdentityError as error:
+            raise ConfigError(str(error)) from error
         context = dialling_host(options.ca, options.certificate, options.key)
         chance = random.Random()  # noqa: S311 - jitter
         kept = None if spool is None else Spool(spool, incarnation=int(time.time() * 1000), max_bytes=spool_bytes)

@@ -53,6 +53,7 @@ _FAREWELL_S = 2.0
 _PRESENCE_BYTES = 64
 _QOS_2 = 0x04
 _NO_SUBSCRIBERS = 0x10
+_FAILURES = 0x80
 _NOT_AUTHORIZED = 0x87
 
 
@@ -115,6 +116,8 @@ class MqttLink:
         self._incarnation = incarnation
         self._under_way: dict[int, tuple[PeerId, int]] = {}
         self._under_way_bytes = 0
+        self._announcing: dict[int, tuple[str, bytes]] = {}
+        self._awaited = 0  # announcements under way: somebody waits for each
         self._acknowledged: collections.deque[tuple[int, int]] = collections.deque()
         self._most = _UNDER_WAY
         self._session = (
@@ -143,6 +146,17 @@ class MqttLink:
             return  # 65,535 identifiers in use cannot be; and a frame that is lost is asked for again
         self._under_way[sent.mid] = (frame.peer, len(frame.data))
         self._under_way_bytes += len(frame.data)
+
+    @property
+    def announces(self) -> bool:
+        """Whether we are a coordinator."""
+        return self._topics.coordinator
+
+    def announce(self, what: str, data: bytes) -> None:
+        """Publishes a retained value."""
+        self._awaited += 1  # before the broker can answer
+        sent = self._client.publish(self._topics.announcement(what), data, qos=1, retain=True)
+        self._announcing[sent.mid] = what, data
 
     async def aclose(self) -> None:
         """Says that we are gone, and disconnects."""
@@ -266,6 +280,7 @@ class MqttLink:
             self._on_loop(self._heard.set)
         elif (
             reason.is_failure
+            or self._awaited
             or len(self._under_way) >= _UNDER_WAY // 4
             or self._under_way_bytes >= _UNDER_WAY_BYTES // 4
         ):
@@ -314,10 +329,12 @@ class MqttLink:
         sender = self._topics.sender_of(topic)
         if sender is None:
             self._courier.counts["topic"] += 1
-        elif sender[1]:
+        elif sender[1] == "msg":
+            self._courier.arrived(sender[0], payload)
+        elif sender[1] == "presence":
             self._noticed(sender[0], payload)
         else:
-            self._courier.arrived(sender[0], payload)
+            self._courier.heard(*sender, payload)
         if qos and session == self._session and not self._closing.is_set():
             self._client.ack(mid, qos)
 
@@ -332,11 +349,16 @@ class MqttLink:
     def _published(self, mid: int, reason: int) -> None:
         peer, size = self._under_way.pop(mid, ("", 0))
         self._under_way_bytes -= size
+        if mid in self._announcing:
+            self._awaited -= 1
+            error = "" if reason < _FAILURES else "the broker's access rules do not allow it"
+            self._courier.announcement_settled(*self._announcing.pop(mid), error)
+            return
         if reason == _NO_SUBSCRIBERS:
             self._courier.counts["no_subscribers"] += 1
         elif reason == _NOT_AUTHORIZED and peer:
             self._courier.denied(peer, f"the broker's access rules do not let us write to {peer}")
-        elif reason >= 0x80:
+        elif reason >= _FAILURES:
             self._courier.counts["publish_refused"] += 1
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from fedmesh.errors import PeerError
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import Chunk, Done, Have, Ident, Open, Refuse, Whole
-from fedmesh.transport.limits import Limits
+from fedmesh.transport.limits import Limits, fits
 from fedmesh.types import PeerId
 
 __all__ = ["Outgoing", "Sender", "Settled"]
@@ -43,6 +43,7 @@ class Outgoing:
     content: Content
     expires_at: float
     data: bytes | None
+    channel: int = 0
     attempt: int = 0
     asks: bool = True
     """Whether the next frame is the announcement (or the whole message)."""
@@ -64,13 +65,25 @@ class Outgoing:
 
 
 @dataclass(slots=True)
+class _Queue:
+    """Messages to one peer on one channel: `waiting` and `active` are of long ones and of short ones."""
+
+    messages: int = 0
+    waiting: tuple[deque[Outgoing], deque[Outgoing]] = field(default_factory=lambda: (deque(), deque()))
+    active: list[int] = field(default_factory=lambda: [0, 0])
+
+
+@dataclass(slots=True)
 class _Lane:
     """All messages to one peer."""
 
     incarnation: int
     messages: dict[int, Outgoing] = field(default_factory=dict)
-    waiting: tuple[deque[Outgoing], deque[Outgoing]] = field(default_factory=lambda: (deque(), deque()))
-    active: list[int] = field(default_factory=lambda: [0, 0])
+    queues: dict[int, _Queue] = field(default_factory=dict)
+
+    def queue(self, channel: int) -> _Queue:
+        """The one of `channel`."""
+        return self.queues.setdefault(channel, _Queue())
 
 
 class Sender:
@@ -105,12 +118,15 @@ class Sender:
         self._last = -1
         self._settled = 0  # of whose deadlines the heap may still hold some
         self.held_bytes = 0
+        self._held: Counter[int] = Counter()
 
-    def has_room(self, peer: PeerId, size: int) -> bool:
+    def has_room(self, peer: PeerId, size: int, channel: int = 0) -> bool:
         """Whether `submit` would take a message of `size` bytes for `peer` now."""
         lane = self._lanes.get(peer)
-        queued = len(lane.messages) if lane else 0
-        return queued < self._limits.queued and self.held_bytes + size <= self._limits.outgoing_bytes
+        queue = lane.queues.get(channel) if lane else None
+        if queue is not None and queue.messages >= self._limits.queued:
+            return False
+        return fits(size, held=self.held_bytes, by_channel=self._held[channel], most=self._limits.outgoing_bytes)
 
     def submit(
         self,
@@ -120,6 +136,7 @@ class Sender:
         expires_at: float,
         data: bytes | None,
         *,
+        channel: int = 0,
         incarnation: int = 0,
         restored: bool = False,
     ) -> None:
@@ -136,18 +153,21 @@ class Sender:
                 f"a message of {content.size} bytes for {peer}, the limit is {self._limits.message_bytes}: raise "
                 "message_bytes at both ends, or send less"
             )
-        if not (restored or self.has_room(peer, content.size)):
+        if not (restored or self.has_room(peer, content.size, channel)):
             raise PeerError(f"too much is waiting for {peer}, or in all: wait until something is settled")
         if sequence <= self._last:
             raise ValueError(f"message {sequence} is submitted after {self._last}: sequences have to grow")
         self._last = sequence
         lane = self._lanes.setdefault(peer, _Lane(max(incarnation, self._incarnation)))
-        message = Outgoing(peer, sequence, content, expires_at, data)
+        message = Outgoing(peer, sequence, content, expires_at, data, channel)
         lane.messages[sequence] = message
-        lane.waiting[message.short].append(message)
+        queue = lane.queue(channel)
+        queue.messages += 1
+        queue.waiting[message.short].append(message)
         self.held_bytes += content.size
+        self._held[channel] += content.size
         heapq.heappush(self._deadlines, (expires_at, sequence, peer))
-        self._activate(lane)
+        self._activate(lane, queue)
 
     def poll(self, now: float, peer: PeerId | None = None) -> tuple[PeerId, Open | Whole | Chunk, float] | None:
         """The next frame, whom it is for and for how many seconds it is worth carrying; None: nothing to send now.
@@ -225,13 +245,13 @@ class Sender:
         lane = self._lanes.get(peer)
         return [self._settle(lane, m, reason) for m in list(lane.messages.values())] if lane else []
 
-    def _activate(self, lane: _Lane) -> None:
+    def _activate(self, lane: _Lane, queue: _Queue) -> None:
         for short, most in ((0, self._limits.transfers), (1, self._limits.small)):
-            while lane.active[short] < most and lane.waiting[short]:
-                message = lane.waiting[short].popleft()
+            while queue.active[short] < most and queue.waiting[short]:
+                message = queue.waiting[short].popleft()
                 if message.sequence not in lane.messages:
                     continue  # expired while it waited
-                lane.active[short] += 1
+                queue.active[short] += 1
                 message.active = True
                 self._make_ready(message)
 
@@ -252,8 +272,9 @@ class Sender:
             self._wait(message, now)
             floor, expires_ms = next(iter(lane.messages)), int(message.expires_at * 1000)
             if message.short:
-                return Whole(ident, floor, expires_ms, content.digest, data)
-            return Open(ident, floor, expires_ms, message.attempt, content.size, content.chunk_bytes, content.hashes)
+                return Whole(ident, floor, expires_ms, content.digest, data, message.channel)
+            described = content.size, content.chunk_bytes, content.hashes
+            return Open(ident, floor, expires_ms, message.attempt, *described, message.channel)
         if message.todo and len(message.unheard) < self._limits.window:
             index = message.todo.popleft()
             message.unheard.add(index)
@@ -325,9 +346,12 @@ class Sender:
     def _settle(self, lane: _Lane, message: Outgoing, error: str) -> Settled:
         del lane.messages[message.sequence]
         self.held_bytes -= message.content.size
+        self._held[message.channel] -= message.content.size
+        queue = lane.queue(message.channel)
+        queue.messages -= 1
         if message.active:
-            lane.active[message.short] -= 1
-            self._activate(lane)
+            queue.active[message.short] -= 1
+            self._activate(lane, queue)
         message.data = None
         self._settled += 1
         if self._settled > 1000 and 2 * self._settled > len(self._deadlines):

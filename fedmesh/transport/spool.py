@@ -23,11 +23,11 @@ from typing import Any
 from fedmesh import wire
 from fedmesh.errors import ConfigError, DecodeError, PeerError
 from fedmesh.files import sync_folder, write_atomically
+from fedmesh.identity.names import checked_id
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import Ident, Open, Whole, decode, encode
-from fedmesh.transport.incoming import Record
+from fedmesh.transport.incoming import Delivered, Record
 from fedmesh.transport.limits import FRAME_BYTES
-from fedmesh.transport.names import check_name
 from fedmesh.types import PeerId
 
 __all__ = ["Kept", "Spool"]
@@ -37,6 +37,7 @@ _BLOCK = 1024
 """Numbers that are reserved at once: a crash leaves a gap, which costs nothing."""
 _HEAD_BYTES = 4
 _STATE_BYTES = 1 << 20
+_HEAD_ROOM = 512  # of a head, without its hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Kept:
     sequence: int
     content: Content
     expires_at: float
+    channel: int
 
 
 class Spool:
@@ -118,14 +120,23 @@ class Spool:
             self._raised[peer] = incarnation
             self._write_state()
 
-    def put(self, peer: PeerId, sequence: int, content: Content, expires_at: float, data: bytes) -> None:
+    def has_room(self, size: int) -> bool:
+        """Whether `size` bytes of a message and its hashes fit now. Raises: PeerError: it never will."""
+        if size + _HEAD_ROOM > self._max_bytes:
+            raise PeerError(f"a message of {size} bytes, the spool holds {self._max_bytes}: raise its max_bytes")
+        with self._lock:
+            return self._out_bytes + size + _HEAD_ROOM <= self._max_bytes
+
+    def put(
+        self, peer: PeerId, sequence: int, content: Content, expires_at: float, data: bytes, *, channel: int = 0
+    ) -> None:
         """Keeps a message until it is dropped; durable.
 
         Raises:
             PeerError: it does not fit any more.
             ConfigError: the disk is full, or the folder is gone.
         """
-        head = _head(content, Ident(self.incarnation, sequence), int(expires_at * 1000), peer)
+        head = _head(content, Ident(self.incarnation, sequence), int(expires_at * 1000), peer, channel)
         size = len(head) + len(data)
         with self._lock:
             if self._out_bytes + size > self._max_bytes:
@@ -165,7 +176,7 @@ class Spool:
             except DecodeError:
                 self._remove_damaged(path)
                 continue
-            yield Kept(peer, int(path.stem), content, frame.expires_ms / 1000)
+            yield Kept(peer, int(path.stem), content, frame.expires_ms / 1000, frame.channel)
 
     # What arrives.
 
@@ -192,7 +203,7 @@ class Spool:
             size = frame.chunk_bytes
             yield path.parent.name, frame, {i: data[i * size : (i + 1) * size] for i in range(-(-len(data) // size))}
 
-    def complete_messages(self) -> Iterator[tuple[PeerId, Ident, bytes]]:
+    def complete_messages(self) -> Iterator[Delivered]:
         """Messages that are whole and were not taken; oldest first for each peer."""
         for path in sorted((self._folder / "in").glob("*/*.msg"), key=lambda path: (path.parent, _ident_of(path))):
             try:
@@ -206,7 +217,7 @@ class Spool:
             if record.exists() and _was_taken(_load(record), ident):
                 path.unlink()  # the crash came between the record and this
                 continue
-            yield path.parent.name, ident, data
+            yield Delivered(path.parent.name, ident, data, frame.channel)
 
     def begin(self, peer: PeerId, announced: Open) -> None:
         """As `fedmesh.transport.incoming.Keeper`."""
@@ -224,13 +235,13 @@ class Spool:
         except OSError as error:
             raise ConfigError(f"cannot keep a chunk of a message of {peer}: {error.strerror}") from error
 
-    def complete(self, peer: PeerId, ident: Ident, data: bytes | None) -> None:
+    def complete(self, peer: PeerId, ident: Ident, data: bytes | None, channel: int = 0) -> None:
         """As `fedmesh.transport.incoming.Keeper`."""
         folder = self._in(peer)
         whole = folder / f"{_stem(ident)}.msg"
         if data is not None:
             content = Content.of(data, max(1, len(data)))
-            write_atomically(whole, _head(content, ident, 0, "") + data, mode=0o600)
+            write_atomically(whole, _head(content, ident, 0, "", channel) + data, mode=0o600)
             return
         part = folder / f"{_stem(ident)}.part"
         try:
@@ -259,7 +270,7 @@ class Spool:
         (folder / f"{_stem(ident)}.msg").unlink(missing_ok=True)
 
     def _in(self, peer: PeerId) -> Path:
-        folder = self._folder / "in" / check_name(peer)
+        folder = self._folder / "in" / checked_id(peer)
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
             sync_folder(folder.parent)
@@ -299,10 +310,10 @@ class Spool:
         path.unlink()
 
 
-def _head(content: Content, ident: Ident, expires_ms: int, peer: PeerId) -> bytes:
+def _head(content: Content, ident: Ident, expires_ms: int, peer: PeerId, channel: int) -> bytes:
     if content.chunks == 1:
-        return _framed(encode(Whole(ident, 0, expires_ms, content.digest, b"")), peer)
-    announced = Open(ident, 0, expires_ms, 0, content.size, content.chunk_bytes, content.hashes)
+        return _framed(encode(Whole(ident, 0, expires_ms, content.digest, b"", channel)), peer)
+    announced = Open(ident, 0, expires_ms, 0, content.size, content.chunk_bytes, content.hashes, channel)
     return _framed(encode(announced), peer)
 
 

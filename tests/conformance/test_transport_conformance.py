@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from fedmesh.errors import DeliveryError, PeerError
+from fedmesh.errors import ConfigError, DeliveryError, PeerError
 from fedmesh.testing.loopback_broker import LoopbackBroker, SmallCa, find_mosquitto
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.memory import MemoryBroker
@@ -30,7 +30,10 @@ def together(request, tmp_path):
         async with asyncio.timeout(30):
             if broker is None:
                 memory = MemoryBroker()
-                pair = [memory.join(name, limits=LIMITS) for name in ("device", "coordinator")]
+                pair = [
+                    memory.join("device", limits=LIMITS),
+                    memory.join("coordinator", limits=LIMITS, coordinator=True),
+                ]
             else:
                 options = [broker.options(name) for name in ("device", "coordinator")]
                 pair = [await MqttTransport.open(one, limits=LIMITS, wait_s=20) for one in options]
@@ -111,5 +114,98 @@ def test_each_sees_that_the_other_is_there(together):
         for one, other in ((device, "coordinator"), (coordinator, "device")):
             while other not in one.present:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+    together(test)
+
+
+def test_channels_carry_messages_of_their_own_and_are_transports(together):
+    async def test(device, coordinator):
+        fleet: Transport = device.channel("fleet")
+        await fleet.send("coordinator", b"about the fleet")
+        await device.send("coordinator", b"about nothing")
+        await device.channel("files").send("coordinator", LARGE)
+        for channel, wanted in (("files", LARGE), ("main", b"about nothing"), ("fleet", b"about the fleet")):
+            assert await anext(coordinator.channel(channel).receive()) == ("device", wanted)
+        with pytest.raises(ConfigError, match="there is no channel 'Fleet'"):
+            device.channel("Fleet")
+
+    together(test)
+
+
+def test_a_channel_that_nobody_reads_does_not_hold_up_another(together):
+    async def test(device, coordinator):
+        most = 2 * LIMITS.queued + LIMITS.peer_messages
+        filling = asyncio.create_task(_fill(device.channel("fleet"), most))
+        while coordinator.counts["busy"] == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for number in range(20):
+            await device.send("coordinator", bytes([number]))
+            assert await anext(coordinator.receive()) == ("device", bytes([number]))
+        assert not filling.done()  # the sender waits, nothing is dropped
+        fleet = coordinator.channel("fleet").receive()
+        arrived = {(await anext(fleet))[1] for _ in range(most)}
+        assert arrived == {number.to_bytes(4) for number in range(most)}
+        await filling
+
+    together(test)
+
+
+async def _fill(channel, count):
+    for number in range(count):
+        await channel.post("coordinator", number.to_bytes(4))
+
+
+def test_an_announcement_reaches_who_is_there_and_who_comes_later(together):
+    async def test(device, coordinator):
+        told = asyncio.Queue()
+        device.on_announcement = lambda *announcement: told.put_nowait(announcement)
+        await coordinator.announce("model", b"1")
+        assert await told.get() == ("coordinator", "model", b"1")
+        await coordinator.announce("lists", bytes(4096))
+        await coordinator.announce("model", b"2")
+        assert {await told.get(), await told.get()} == {
+            ("coordinator", "lists", bytes(4096)),
+            ("coordinator", "model", b"2"),
+        }
+        assert device.announced == {("coordinator", "model"): b"2", ("coordinator", "lists"): bytes(4096)}
+        await coordinator.announce("lists", b"")
+        assert await told.get() == ("coordinator", "lists", b"")
+        assert device.announced == {("coordinator", "model"): b"2"}
+
+    together(test)
+
+
+def test_what_is_not_announced(together):
+    async def test(device, coordinator):
+        with pytest.raises(ConfigError, match="a device announces nothing"):
+            await device.announce("model", b"x")
+        with pytest.raises(ConfigError, match="model and lists are"):
+            await coordinator.announce("weather", b"x")
+        with pytest.raises(PeerError, match="the limit is 4096"):
+            await coordinator.announce("model", bytes(4097))
+        await coordinator.aclose()
+        with pytest.raises(DeliveryError, match="closed"):
+            await coordinator.announce("model", b"x")
+
+    together(test)
+
+
+def test_a_shunned_peer_announces_nothing_and_is_heard_again_when_it_is_readmitted(together):
+    async def test(device, coordinator):
+        await coordinator.announce("model", b"1")
+        while not device.announced:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        device.shun("coordinator")
+        assert not device.announced
+        await coordinator.announce("model", b"2")
+        while device.counts["shunned"] == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert not device.announced
+        device.readmit("coordinator")
+        await coordinator.announce("model", b"3")
+        while not device.announced:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await coordinator.send("device", b"back")
+        assert await anext(device.receive()) == ("coordinator", b"back")
 
     together(test)

@@ -58,7 +58,7 @@ def test_it_writes_again_what_nobody_changed_and_nothing_that_somebody_did(tmp_p
     [
         ({"--name": "other.example"}, "is for mqtt.example, 10.0.0.1, not for other.example"),
         ({"--port": "0"}, "is not a port"),
-        ({"--coordinator": "a+b"}, "not a party's name"),
+        ({"--coordinator": "a+b"}, "is no name of a coordinator"),
         ({"--address": "1.2.3.4 5"}, "white space"),
         ({"--cert": "/nowhere.pem"}, "cannot use the certificate"),
     ],

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from transport_pair import Pair, frames_of
 
-from fedmesh.errors import ConfigError, PeerError
+from fedmesh.errors import ConfigError, IdentityError, PeerError
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import Chunk
 from fedmesh.transport.limits import MAX_CHUNK_BYTES
@@ -330,5 +330,5 @@ def test_a_state_that_is_none_is_refused_and_the_lock_let_go(tmp_path):
 
 def test_a_peer_that_is_no_name_gets_no_folder(tmp_path):
     kept = spool(tmp_path / "s")
-    with pytest.raises(ConfigError, match="not a party's name"):
+    with pytest.raises(IdentityError, match="is no name"):
         kept._in("../../etc")
