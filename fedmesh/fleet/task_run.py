@@ -140,7 +140,8 @@ class TaskRun:
             fleet = self._open_fleet(prepared)
             stack.callback(fleet.close)
             records, weights = self._rounds(prepared, journal, fleet, numbering)
-            result = describe(prepared, records, weights, numbering.names)
+            with prepared.alone():
+                result = describe(prepared, records, weights, numbering.names)
             prepared.directory.save_result(result)
             self._switchboard.detach(self.run_id, over=True)
         self._events(RunFinished(time.monotonic() - begun))
@@ -271,7 +272,8 @@ class TaskRun:
         self, prepared: "Prepared", journal: Journal, number: int, arrays: ArrayRecord
     ) -> Mapping[str, float | None]:
         """The figures of a round on public examples, from its int8 model."""
-        verdict = prepared.judge.int8(_weights(prepared, arrays))
+        with prepared.alone():
+            verdict = prepared.judge.int8(_weights(prepared, arrays))
         self._events(ModelChecked(number, verdict.agreement, verdict.max_abs_logit_difference))
         rounds = sum(record.failed is None for record in journal.records()[1:]) + (number > 0)
         return {**verdict.as_metrics(), "epsilon": epsilon_after(prepared.task, rounds)}
@@ -280,7 +282,8 @@ class TaskRun:
         """Hands the last round's model over, if that was cut off."""
         good = [record for record in records[1:] if record.failed is None]
         if self._publish is not None and good and good[-1].round > self._handed_over(prepared):
-            prepared.judge.int8(weights)  # the file may be of a round that was not committed
+            with prepared.alone():
+                prepared.judge.int8(weights)  # the file may be of a round that was not committed
             self._hand_over(prepared, good[-1].round, good[-1].survivors, good[-1].evaluation.get("epsilon"))
 
     def _hand_over(self, prepared: "Prepared", number: int, survivors: int, epsilon: float | None) -> None:
