@@ -45,6 +45,7 @@ def fleet_progress() -> Iterator[EventSink]:
 
     console = Console(file=sys.stderr, highlight=False)
     lines = Lines(console)
+    lines.handle(Notice("loading"))
     if not console.is_terminal:
         yield lines.handle
         return

@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 import platform
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +13,11 @@ from fedmesh.client.task import Task
 from fedmesh.coordinator import RoundRecord
 from fedmesh.federation.datasets import FederatedData
 from fedmesh.federation.directory import RunDirectory
-from fedmesh.federation.judge import Verdict
 from fedmesh.inference import Engine, Evaluation, Latency
 from fedmesh.privacy.summed import SumSettings
+
+if TYPE_CHECKING:  # it needs torch, and what is known without it is asked for earlier
+    from fedmesh.federation.judge import Verdict
 
 __all__ = [
     "describe_devices",
@@ -32,7 +34,7 @@ _PACKAGES = ("torch", "opacus", "flwr", "onnx", "onnxruntime", "numpy", "dp-acco
 
 
 def describe_final(
-    directory: RunDirectory, verdict: Verdict, float32: Evaluation, epsilon: float | None, task: Task
+    directory: RunDirectory, verdict: "Verdict", float32: Evaluation, epsilon: float | None, task: Task
 ) -> dict[str, Any]:
     """The table ``final``: the model that the run ends with."""
     engine = Engine(directory.int8_model)

@@ -4,6 +4,7 @@ A run that goes on is the one that its folder holds: a scenario or data set that
 """
 
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from fedmesh.fleet.plan import Plan
 from fedmesh.quantization import arrays_of
 from fedmesh.types import Layout
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["ONE_AT_A_TIME", "Prepared", "prepare"]
 
-_ONE_AT_A_TIME = threading.Lock()
-"""Models are initialised from torch's global generator, which tasks side by side would take from one another."""
+ONE_AT_A_TIME = threading.Lock()
+"""Held around whatever uses torch: while a model is traced (torch.fx) calls of every other one in the process are, and
+models are initialised from the global generator. Tasks side by side would come into one another's way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,11 @@ class Prepared:
     layout: Layout
     judge: Judge
 
+    @staticmethod
+    def alone() -> AbstractContextManager[bool]:
+        """To be held around what uses the judge, see `ONE_AT_A_TIME`."""
+        return ONE_AT_A_TIME
+
 
 def prepare(plan: Plan, folder: Path, *, datasets_folder: Path | None = None) -> Prepared:
     """The run of `plan` in `folder`, new or to be gone on with.
@@ -50,7 +57,7 @@ def prepare(plan: Plan, folder: Path, *, datasets_folder: Path | None = None) ->
     scenario = plan.scenario
     check_plugins(scenario)
     data = public_part(datasets.load(scenario.data.name, datasets_folder), scenario)
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         check_fit(scenario, data, devices=scenario.partition.clients)
         directory = _directory(plan, folder, data_digest(data))
         data = featured(data, scenario, directory.path)

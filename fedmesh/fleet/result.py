@@ -1,7 +1,7 @@
 """result.json of a run over a fleet: the shape of a simulation's, with null for what only a device knows."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmesh.client.release import events_of
 from fedmesh.client.task import Task
@@ -9,8 +9,10 @@ from fedmesh.coordinator import RoundRecord
 from fedmesh.federation import outcome
 from fedmesh.federation.rounds import describe_failures, describe_round
 from fedmesh.federation.securing import describe_secure_aggregation
-from fedmesh.fleet.prepared import Prepared
 from fedmesh.types import Float32
+
+if TYPE_CHECKING:
+    from fedmesh.fleet.prepared import Prepared
 
 __all__ = ["describe", "epsilon_after"]
 
@@ -30,7 +32,7 @@ def epsilon_after(task: Task, rounds: int) -> float | None:
 
 
 def describe(
-    prepared: Prepared, records: Sequence[RoundRecord], weights: Float32, names: Sequence[str]
+    prepared: "Prepared", records: Sequence[RoundRecord], weights: Float32, names: Sequence[str]
 ) -> dict[str, Any]:
     """The content of result.json; `names` are the devices', by their numbers."""
     scenario, task, data = prepared.plan.scenario, prepared.task, prepared.data

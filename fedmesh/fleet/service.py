@@ -9,42 +9,33 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fedmesh.configuration.coordinator import CoordinatorConfig
 from fedmesh.errors import ConfigError, FedMeshError, StoppedError
 from fedmesh.events import Event, EventSink, Notice, OfTask, PacketRefused, ignore
+from fedmesh.fleet.housekeeping import Housekeeping
 from fedmesh.fleet.plan import Plan
 from fedmesh.fleet.roll import Roll
-from fedmesh.fleet.switchboard import Mail, Switchboard
+from fedmesh.fleet.switchboard import Switchboard
 from fedmesh.fleet.task_run import Handover, Publish, TaskRun
-from fedmesh.fleet.upkeep import Upkeep
 from fedmesh.flower.logs import quiet_flower
 from fedmesh.identity import Membership
 from fedmesh.identity.packets import Gate, Signet
+from fedmesh.transport.file_server import FileServer, routed
+from fedmesh.transport.lists import ListsPublisher
 
-__all__ = ["CoordinatorService", "Opener", "Transport"]
+if TYPE_CHECKING:
+    from fedmesh.transport.courier import Courier
+    from fedmesh.transport.file_server import Read
+
+__all__ = ["CoordinatorService", "Opener"]
 
 _TICK_S = 0.5
 _FAREWELL_S = 3.0
 
 
-class Transport(Mail, Protocol):
-    """What of a transport is used here, beyond its messages."""
-
-    present: set[str]
-    on_presence: Callable[[str, bool], None]
-
-    def shun(self, peer: str) -> None:
-        """Nothing from or to `peer` any more."""
-        ...
-
-    async def aclose(self) -> None:
-        """Ends it."""
-        ...
-
-
-Opener = Callable[[Membership], Awaitable[Transport]]
+Opener = Callable[[Membership], Awaitable["Courier"]]
 """Opens the coordinator's transport; it need not be connected yet."""
 
 
@@ -55,6 +46,7 @@ class CoordinatorService:
         config: its file. plans: its tasks.
         events: gets what it tells: of a task as `OfTask`. Called from several threads, one at a time.
         publish: delivers models, one at a time; None: nobody does.
+        files: first part of a name -> where files of such names come from, which are served beside the lists.
         once: end when all tasks have ended; otherwise it stays, for those who come late.
         opener: of the transport; None: MQTT, by the config.
 
@@ -69,6 +61,7 @@ class CoordinatorService:
         *,
         events: EventSink = ignore,
         publish: Publish | None = None,
+        files: "Mapping[str, Read] | None" = None,
         once: bool = False,
         opener: Opener | None = None,
     ) -> None:
@@ -83,9 +76,10 @@ class CoordinatorService:
         self._config, self._plans, self._once = config, plans, once
         self._sink, self._deliver, self._opener = events, publish, opener or self._mqtt
         self._telling, self._delivering = threading.Lock(), threading.Lock()
+        self._files = dict(files or {})
         self._runs: list[TaskRun] = []
         self._stopped = asyncio.Event()
-        self._upkeep: Upkeep | None = None
+        self._housekeeping: Housekeeping | None = None
 
     def stop(self) -> None:
         """Ends it in good order, on the event loop's thread: rounds under way are abandoned."""
@@ -104,10 +98,16 @@ class CoordinatorService:
             transport = await self._opener(self.membership)
             stack.push_async_callback(transport.aclose)
             switchboard = self._connect(transport)
-            upkeep = Upkeep(self.membership, self._config.issuer.address, switchboard, transport, events=self._tell)
-            self._upkeep = upkeep
-            upkeep.take_over_roster()
-            tasks = [asyncio.ensure_future(work) for work in (switchboard.serve(), self._tick(), upkeep.serve())]
+            publisher = ListsPublisher(transport, self.membership, None)
+            keeper = Housekeeping(
+                self.membership, self._config.issuer.address, switchboard, publisher, transport, events=self._tell
+            )
+            keeper.take_over_roster()
+            self._housekeeping = keeper
+            read = routed({"lists": publisher.read, **self._files})
+            await stack.enter_async_context(FileServer(transport.channel("files"), read))
+            await stack.enter_async_context(publisher)
+            tasks = [asyncio.ensure_future(work) for work in (switchboard.serve(), self._tick(), keeper.serve())]
             stack.push_async_callback(_cancelled, tasks)
             stack.enter_context(await asyncio.to_thread(_one_thread))
             failed = await self._run_all(switchboard, tasks)
@@ -115,7 +115,7 @@ class CoordinatorService:
         if failed and not self._stopped.is_set():
             raise failed[0]
 
-    def _connect(self, transport: Transport) -> Switchboard:
+    def _connect(self, transport: "Courier") -> Switchboard:
         membership = self.membership
         signet = Signet(membership.name, membership.signing_key())
         gate = Gate(membership.name, self._key_of)
@@ -125,7 +125,11 @@ class CoordinatorService:
         return switchboard
 
     async def _run_all(self, switchboard: Switchboard, helpers: Sequence["asyncio.Future[Any]"]) -> list[FedMeshError]:
-        """Until all tasks have ended, and where it is to stay until it is stopped: what ended those that failed."""
+        """Until all tasks have ended, and where it is to stay until it is stopped: what ended those that failed.
+
+        Raises:
+            FedMeshError: what a helper ended with; nothing goes on without it.
+        """
         self._runs = [self._made(plan, switchboard) for plan in self._plans]
         if self._stopped.is_set():
             return []
@@ -134,17 +138,17 @@ class CoordinatorService:
             ended = asyncio.gather(*(loop.run_in_executor(pool, self._run, run) for run in self._runs))
             try:
                 await asyncio.wait([ended, *helpers], return_when=asyncio.FIRST_COMPLETED)
-                if not ended.done():  # what everything depends on is over
-                    self.stop()
-                failed = [error for error in await ended if error is not None]
-                for helper in helpers:
-                    if helper.done():
-                        helper.result()
             finally:
-                for run in self._runs:
-                    run.stop()
+                if not ended.done():
+                    self.stop()
+            failed = [error for error in await ended if error is not None]
         if not self._once and len(failed) < len(self._runs):
-            await self._stopped.wait()
+            stopped = asyncio.ensure_future(self._stopped.wait())
+            await asyncio.wait([stopped, *helpers], return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+        for helper in helpers:
+            if helper.done():
+                helper.result()
         return failed
 
     def _made(self, plan: Plan, switchboard: Switchboard) -> TaskRun:
@@ -188,8 +192,8 @@ class CoordinatorService:
     def _tell(self, event: Event) -> None:
         with self._telling:
             self._sink(event)
-        if isinstance(event, PacketRefused) and event.code == "name" and self._upkeep is not None:
-            self._upkeep.look_now()  # somebody who enrolled a moment ago
+        if isinstance(event, PacketRefused) and event.code == "name" and self._housekeeping is not None:
+            self._housekeeping.look_now()  # somebody who enrolled a moment ago
 
     def _key_of(self, name: str) -> bytes | None:
         enrolled = self.membership.roster.enrolled.get(name)
@@ -197,7 +201,7 @@ class CoordinatorService:
             return None
         return enrolled.signing_key
 
-    async def _mqtt(self, membership: Membership) -> Transport:
+    async def _mqtt(self, membership: Membership) -> "Courier":
         from fedmesh.transport.mqtt import MqttTransport, options_from
 
         broker = self._config.broker

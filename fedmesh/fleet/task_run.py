@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord
 
@@ -37,7 +37,6 @@ from fedmesh.files import read_bounded, write_atomically
 from fedmesh.fleet.numbering import Numbering
 from fedmesh.fleet.offering import Offers
 from fedmesh.fleet.plan import Plan
-from fedmesh.fleet.prepared import Prepared, prepare
 from fedmesh.fleet.result import describe, epsilon_after
 from fedmesh.fleet.switchboard import Switchboard
 from fedmesh.fleet.transport_fleet import TransportFleet
@@ -46,6 +45,9 @@ from fedmesh.flower.grid import FleetGrid
 from fedmesh.identity import Membership
 from fedmesh.secagg import Identity, Roster
 from fedmesh.types import Float32
+
+if TYPE_CHECKING:
+    from fedmesh.fleet.prepared import Prepared
 
 __all__ = ["Handover", "Publish", "TaskRun"]
 
@@ -126,6 +128,8 @@ class TaskRun:
         if (found := self._finished()) is not None:
             self._events(Notice(f"it is finished: {self._folder / 'result.json'} has its figures"))
             return found
+        from fedmesh.fleet.prepared import prepare  # torch takes seconds: the connection is made meanwhile
+
         prepared = prepare(self.plan, self._folder, datasets_folder=self._datasets)
         self._events(StepDone("public start", time.monotonic() - begun))
         self._check()
@@ -136,7 +140,8 @@ class TaskRun:
             fleet = self._open_fleet(prepared)
             stack.callback(fleet.close)
             records, weights = self._rounds(prepared, journal, fleet, numbering)
-            result = describe(prepared, records, weights, numbering.names)
+            with prepared.alone():
+                result = describe(prepared, records, weights, numbering.names)
             prepared.directory.save_result(result)
             self._switchboard.detach(self.run_id, over=True)
         self._events(RunFinished(time.monotonic() - begun))
@@ -149,7 +154,7 @@ class TaskRun:
         prepared: Mapping[str, Any] = json.loads(read_bounded(path, 1 << 28))
         return prepared
 
-    def _open_fleet(self, prepared: Prepared) -> TransportFleet:
+    def _open_fleet(self, prepared: "Prepared") -> TransportFleet:
         fleet = TransportFleet(
             self.run_id,
             self._switchboard,
@@ -164,7 +169,7 @@ class TaskRun:
         return fleet
 
     def _rounds(
-        self, prepared: Prepared, journal: Journal, fleet: TransportFleet, numbering: Numbering
+        self, prepared: "Prepared", journal: Journal, fleet: TransportFleet, numbering: Numbering
     ) -> tuple[Sequence[RoundRecord], Float32]:
         scenario = self.plan.scenario
 
@@ -205,7 +210,7 @@ class TaskRun:
         return run.records, _weights(prepared, run.arrays)
 
     def _script(
-        self, prepared: Prepared, strategy: Any, grid: FleetGrid, journal: Journal, numbering: Numbering
+        self, prepared: "Prepared", strategy: Any, grid: FleetGrid, journal: Journal, numbering: Numbering
     ) -> ScriptFactory:
         """The logic of a round, behind the wait for its devices."""
         plain = not self.plan.scenario.secure_aggregation.enabled
@@ -226,7 +231,7 @@ class TaskRun:
 
         return script
 
-    def _secured(self, prepared: Prepared, strategy: Any, grid: FleetGrid, journal: Journal) -> ScriptFactory:
+    def _secured(self, prepared: "Prepared", strategy: Any, grid: FleetGrid, journal: Journal) -> ScriptFactory:
         return secure_script(
             self.plan.scenario,
             prepared.task,
@@ -264,22 +269,24 @@ class TaskRun:
             time.sleep(_POLL_S)
 
     def _evaluate(
-        self, prepared: Prepared, journal: Journal, number: int, arrays: ArrayRecord
+        self, prepared: "Prepared", journal: Journal, number: int, arrays: ArrayRecord
     ) -> Mapping[str, float | None]:
         """The figures of a round on public examples, from its int8 model."""
-        verdict = prepared.judge.int8(_weights(prepared, arrays))
+        with prepared.alone():
+            verdict = prepared.judge.int8(_weights(prepared, arrays))
         self._events(ModelChecked(number, verdict.agreement, verdict.max_abs_logit_difference))
         rounds = sum(record.failed is None for record in journal.records()[1:]) + (number > 0)
         return {**verdict.as_metrics(), "epsilon": epsilon_after(prepared.task, rounds)}
 
-    def _catch_up(self, prepared: Prepared, records: Sequence[RoundRecord], weights: Float32) -> None:
+    def _catch_up(self, prepared: "Prepared", records: Sequence[RoundRecord], weights: Float32) -> None:
         """Hands the last round's model over, if that was cut off."""
         good = [record for record in records[1:] if record.failed is None]
         if self._publish is not None and good and good[-1].round > self._handed_over(prepared):
-            prepared.judge.int8(weights)  # the file may be of a round that was not committed
+            with prepared.alone():
+                prepared.judge.int8(weights)  # the file may be of a round that was not committed
             self._hand_over(prepared, good[-1].round, good[-1].survivors, good[-1].evaluation.get("epsilon"))
 
-    def _hand_over(self, prepared: Prepared, number: int, survivors: int, epsilon: float | None) -> None:
+    def _hand_over(self, prepared: "Prepared", number: int, survivors: int, epsilon: float | None) -> None:
         if self._publish is None:
             return
         digest = bytes.fromhex(self.plan.digest)
@@ -294,7 +301,7 @@ class TaskRun:
             write_atomically(_handed_file(prepared), json.dumps({"round": number}).encode())
 
     @staticmethod
-    def _handed_over(prepared: Prepared) -> int:
+    def _handed_over(prepared: "Prepared") -> int:
         path = _handed_file(prepared)
         return int(json.loads(read_bounded(path, 1024))["round"]) if path.exists() else 0
 
@@ -308,10 +315,10 @@ class TaskRun:
         )
 
 
-def _handed_file(prepared: Prepared) -> Path:
+def _handed_file(prepared: "Prepared") -> Path:
     return prepared.directory.path / "handed-over.json"
 
 
-def _weights(prepared: Prepared, arrays: ArrayRecord) -> Float32:
+def _weights(prepared: "Prepared", arrays: ArrayRecord) -> Float32:
     weights: Float32 = vector(arrays, "model", dtype="float32", max_bytes=4 * prepared.layout.size)
     return weights

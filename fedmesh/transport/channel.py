@@ -85,7 +85,9 @@ class Channel:
     def take(self) -> Delivered | None:
         """The next message, the one before being done with; None: there is none now."""
         self.done()
-        if self._inbox and not self._over:
+        if self._over:  # what is in hand was not dealt with, and is the next process's
+            return None
+        if self._inbox:
             self._in_hand = self._inbox.popleft()
         return self._in_hand
 

@@ -160,30 +160,41 @@ def test_a_coordinator_that_is_killed_in_the_middle_of_a_round_goes_on_with_it(s
     assert all(device.ended == list(run) for device in devices)
 
 
+def stage(name: str, number: int) -> dict:
+    return {"event": "StageStarted", "stage": name, "round": number}
+
+
 @pytest.mark.slow
-def test_kill_9_at_every_stage_changes_nothing_of_what_comes_out(tmp_path):
-    (tmp_path / "calm").mkdir()
-    (tmp_path / "storm").mkdir()
-    calm = Site(tmp_path / "calm")
-    try:
-        whole_run(calm, [])
-        expected = check_finished(calm)
-    finally:
-        calm.fleet.close()
-    storm = Site(tmp_path / "storm")
-    moments = [
-        {"event": "StepDone"},
-        *({"event": "StageStarted", "stage": stage, "round": 1} for stage in ("advertise", "share", "train")),
-        *({"event": "StageStarted", "stage": stage, "round": 1} for stage in ("sign", "unmask")),
-        {"event": "ModelChecked", "round": 1},
-        {"event": "RoundFinished", "round": 1},
-        {"event": "StageStarted", "stage": "unmask", "round": 2},
+def test_kill_9_before_anything_was_signed_changes_nothing_of_what_comes_out(tmp_path):
+    weights = []
+    for name, kills in (
+        ("calm", []),
+        (
+            "storm",
+            [{"event": "StepDone"}, stage("advertise", 1), stage("share", 1), stage("train", 1), stage("train", 2)],
+        ),
+    ):
+        (tmp_path / name).mkdir()
+        site = Site(tmp_path / name)
+        try:
+            whole_run(site, kills)
+            weights.append(check_finished(site))
+        finally:
+            site.fleet.close()
+    np.testing.assert_array_equal(*weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [stage("sign", 1), stage("unmask", 1), {"event": "ModelChecked", "round": 1}])
+def test_kill_9_once_a_set_was_signed_costs_that_round_and_no_other(site, moment):
+    """Devices sign one set of survivors a round, and so refuse another attempt: the difference would be an input."""
+    whole_run(site, [moment, {"event": "RoundFinished", "round": 2}])
+    with Journal(site.folder / "data" / "runs" / "digits" / "journal.sqlite3") as journal:
+        records = journal.records()
+    assert [(record.round, record.survivors, record.failed is None) for record in records[1:]] == [
+        (1, 0, False),
+        (2, DEVICES, True),
     ]
-    try:
-        whole_run(storm, moments)
-        np.testing.assert_array_equal(check_finished(storm), expected)
-    finally:
-        storm.fleet.close()
 
 
 def test_a_signal_ends_it_in_good_order_and_a_broker_that_is_not_there_is_waited_for(site):

@@ -16,6 +16,7 @@ from fedmesh.client.enrolling import pinned_roster
 from fedmesh.client.task import Task
 from fedmesh.configuration.coordinator import CoordinatorConfig
 from fedmesh.errors import DeliveryError
+from fedmesh.fleet.prepared import ONE_AT_A_TIME
 from fedmesh.fleet.protocol import Abandon, Answer, End, Here, Instruct, Offer, Reply, node_id_of
 from fedmesh.flower.envelope import Envelope, fold, unfold
 from fedmesh.flower.node import Node
@@ -125,7 +126,11 @@ class StandIn:
         await self.say(Reply(body.run, body.message, ""), [reply.meta, *reply.buffers])
 
     async def in_pool(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+        def alone() -> Any:
+            with ONE_AT_A_TIME:  # a device of its own has a process of its own
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self.pool, alone)
 
 
 class Home:

@@ -269,3 +269,14 @@ def _opened(data):
 
 async def _all(channel):
     return [data async for _, data in channel.receive()]
+
+
+@manual
+async def test_a_reader_whose_transport_is_closed_is_not_given_what_it_has_in_hand_again(broker, timers, path):
+    a, b = broker.join("a", limits=LIMITS), broker.join("b", limits=LIMITS)
+    await posted(timers, a.channel("main"), b"once")
+    reader = b.receive()
+    assert await anext(reader) == ("a", b"once")
+    await b.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await anext(reader)

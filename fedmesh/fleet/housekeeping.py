@@ -3,15 +3,16 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from fedmesh.configuration.values import Address
 from fedmesh.errors import ConfigError, FedMeshError
 from fedmesh.events import EventSink, Notice, ignore
 from fedmesh.fleet.switchboard import Switchboard
 from fedmesh.identity import Membership
+from fedmesh.transport.lists import ListsPublisher
 
-__all__ = ["Upkeep"]
+__all__ = ["Housekeeping"]
 
 _LISTS_EVERY_S = 60.0
 _LISTS_SOONEST_S = 5.0
@@ -20,16 +21,13 @@ _PATIENCE_S = 3.0
 _WARN_BEFORE_S = 86_400.0
 
 
-class _Shunning(Protocol):
-    def shun(self, peer: str) -> None: ...
-
-
-class Upkeep:
+class Housekeeping:
     """Of one coordinator, on the event loop's thread.
 
     Args:
         membership: the coordinator's. address: of the issuer; None: what the identity's folder remembers.
-        switchboard: whose roll follows the roster. transport: shuns who is not on it any more.
+        switchboard: whose roll follows the roster.
+        publisher: tells devices of lists, and has who is revoked shunned. transport: whose broker is looked after.
         events: gets a Notice when something is wrong, and when it is right again.
         clock: Unix seconds.
     """
@@ -39,18 +37,20 @@ class Upkeep:
         membership: Membership,
         address: Address | None,
         switchboard: Switchboard,
+        publisher: ListsPublisher,
         transport: Any,
         *,
         events: EventSink = ignore,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._membership, self._switchboard, self._clock = membership, switchboard, clock
-        self._transport: _Shunning = transport
+        self._publisher = publisher
         self._link: Any = getattr(transport, "link", None)  # of MQTT; a broker in memory is always there
         self._events = events
         self._address = _address(address, membership)
         self._wanted = asyncio.Event()
         self._asked_at = 0.0
+        self._announcing: asyncio.Future[None] | None = None
         self._told: dict[str, str] = {}
         self._lost_since: float | None = None
 
@@ -59,7 +59,7 @@ class Upkeep:
         self._wanted.set()
 
     def take_over_roster(self) -> None:
-        """The roll becomes the newest roster's; who is not on it any more is shunned."""
+        """The roll becomes the newest roster's, and who is revoked is shunned: to be called when lists have come."""
         membership = self._membership
         enrolled = {
             name
@@ -67,10 +67,8 @@ class Upkeep:
             if name != membership.name.id and not membership.revocations.revoked(row.serial)
         }
         with self._switchboard.roll() as roll:
-            gone = set(roll.names()) - enrolled
             left_out = roll.admit(enrolled)
-        for name in gone:
-            self._transport.shun(name)
+        self._publisher.shunning.apply()
         text = f"{', '.join(left_out)}: the number of this device is another's; enrol it under another name"
         self._say("numbers", text if left_out else "")
 
@@ -118,9 +116,18 @@ class Upkeep:
                 self._say("issuer", "")
                 if changed:
                     self.take_over_roster()
+                    self._announcing = asyncio.ensure_future(self._announce())
         left_s = membership.leaf.not_valid_after_utc.timestamp() - membership.now(self._clock())
         ending = f"our certificate ends in {max(0.0, left_s) / 3600:.0f} h: renew it (fedmesh enroll --renew)"
         self._say("certificate", ending if left_s < _WARN_BEFORE_S and membership.due(self._clock()) else "")
+
+    async def _announce(self) -> None:
+        try:
+            await self._publisher.publish()
+        except FedMeshError as error:
+            self._say("lists", f"devices were not told of the new lists: {error}")
+        else:
+            self._say("lists", "")
 
     def _say(self, about: str, text: str) -> None:
         """Tells a trouble once, and its end."""
