@@ -1,6 +1,7 @@
 """A real Mosquitto on loopback, configured as `fedmesh broker config` does, and a small CA: for tests and benchmarks.
 
-The CA is for nothing else: it knows neither enrolment nor revocation.
+The CA is for nothing else: it knows neither enrolment nor revocation. A mesh with a real authority is a
+`fedmesh.testing.loopback_fleet.LoopbackFleet`.
 """
 
 import datetime as dt
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -25,7 +26,7 @@ from fedmesh.transport.broker import BrokerSettings, write_broker_files
 if TYPE_CHECKING:
     from fedmesh.transport.mqtt import MqttOptions
 
-__all__ = ["LoopbackBroker", "SmallCa", "find_mosquitto", "free_port"]
+__all__ = ["Certifier", "LoopbackBroker", "SmallCa", "find_mosquitto", "free_port"]
 
 _DAY = dt.timedelta(days=1)
 
@@ -33,6 +34,19 @@ _DAY = dt.timedelta(days=1)
 def find_mosquitto() -> str | None:
     """The path of the program, which distributions put where users do not look."""
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+class Certifier(Protocol):
+    """Who makes certificates for a broker and its clients."""
+
+    @property
+    def path(self) -> Path:
+        """What is trusted, in PEM."""
+        ...
+
+    def issue(self, name: str, *, hosts: tuple[str, ...] = ()) -> tuple[Path, Path]:
+        """Certificate and key of `name`: a server's for `hosts`, a client's without."""
+        ...
 
 
 class SmallCa:
@@ -88,12 +102,14 @@ class SmallCa:
 class LoopbackBroker:
     """Mosquitto with the configuration that `fedmesh broker config` writes."""
 
-    def __init__(self, folder: Path, ca: SmallCa, *, extra: str = "") -> None:
+    def __init__(
+        self, folder: Path, ca: Certifier, *, coordinators: tuple[str, ...] = ("coordinator",), extra: str = ""
+    ) -> None:
         program = find_mosquitto()
         if program is None:
             raise ConfigError("mosquitto is not installed: apt-get install mosquitto")
         self.program = program
-        self.ca, self.port = ca, free_port()
+        self.ca, self.port, self.coordinators = ca, free_port(), coordinators
         certificate, key = ca.issue("broker", hosts=("localhost", "127.0.0.1"))
         settings = BrokerSettings(
             name="localhost",
@@ -102,6 +118,7 @@ class LoopbackBroker:
             key=key,
             port=self.port,
             address="127.0.0.1",
+            coordinators=coordinators,
             user="root" if os.geteuid() == 0 else None,  # or it could not read the test's folder
         )
         self.path = write_broker_files(folder, settings)
@@ -150,7 +167,7 @@ class LoopbackBroker:
             ca=self.ca.path,
             certificate=certificate,
             key=key,
-            coordinator=told.pop("coordinator", name == "coordinator"),
+            coordinator=told.pop("coordinator", name in self.coordinators),
             **told,
         )
 

@@ -8,6 +8,7 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fedmesh.errors import PeerError
 from fedmesh.transport.courier import Courier, LoopTimers
@@ -20,7 +21,10 @@ from fedmesh.transport.tls import dialling_host
 from fedmesh.transport.topics import Topics
 from fedmesh.types import PeerId
 
-__all__ = ["MqttOptions", "MqttTransport"]
+if TYPE_CHECKING:
+    from fedmesh.identity import Membership
+
+__all__ = ["MqttOptions", "MqttTransport", "options_from"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,25 @@ class MqttOptions:
     connect_timeout_s: float = 10.0
     reconnect_s: float = 0.5
     reconnect_max_s: float = 60.0
+
+
+def options_from(
+    membership: "Membership", host: str, port: int = 8883, *, coordinator: bool, **others: Any
+) -> MqttOptions:
+    """How the party of an identity folder connects to the broker at `host`; `others`: fields of `MqttOptions`.
+
+    Its certificate may be renewed meanwhile: each connection is made with the one that is in the folder then.
+    """
+    return MqttOptions(
+        name=membership.name.id,
+        host=host,
+        port=port,
+        ca=membership.root_path,
+        certificate=membership.tls_path,
+        key=membership.tls_path,
+        coordinator=coordinator,
+        **others,
+    )
 
 
 class MqttTransport(Courier):

@@ -121,6 +121,7 @@ class MqttLink:
             0  # which connection is the present one; an acknowledgement belongs to one. Set by paho's thread
         )
         self._closing = threading.Event()
+        self._context = context
         self._client = self._make_client(context)
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{options.name}", daemon=True)
 
@@ -201,6 +202,7 @@ class MqttLink:
             began = time.monotonic()
             self._session += 1
             try:
+                self._context.load_cert_chain(self._options.certificate, self._options.key)  # it may have been renewed
                 self._client.connect(
                     self._options.host,
                     self._options.port,
