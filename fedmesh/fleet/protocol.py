@@ -7,7 +7,7 @@
       | <- offer: run, task, client, features ------------------- |   once a run, and again when asked for
       | -- answer: run, accepted or why not --------------------> |   the device's own policy decides
       | <- instruct: run, message, kind, round | envelope ------- |   a Flower message, folded
-      | -- reply: run, message | envelope ----------------------> |   exactly one, or none
+      | -- reply: run, message, error | envelope ---------------> |   one, or none; after a restart perhaps again
       | <- abandon: run, messages ------------------------------- |   nobody waits for these any more
       | -- report: version, outcome ----------------------------> |   of a delivered model
       | <- end: run --------------------------------------------- |   the device forgets the run
@@ -25,6 +25,7 @@ from fedmesh.errors import DecodeError
 from fedmesh.identity.names import Name
 
 __all__ = [
+    "ERRORS",
     "OUTCOMES",
     "REASONS",
     "TIERS",
@@ -48,9 +49,25 @@ REASONS = frozenset(
 )
 """Why a device is not available, or declines: few, and none says anything of its data."""
 
+ERRORS = frozenset(
+    {
+        "",
+        "crashed",  # the training process ended
+        "data",  # the device's data cannot be used for this task
+        "limits",  # more memory, time or work than the device lends
+        "malformed",  # the message is not what it says it is
+        "policy",  # the device does not do this
+        "restarted",  # it was cut off while it trained, and is not begun again: it may have been paid for
+        "run",  # the device has not accepted this run
+        "unavailable",  # not now
+    }
+)
+"""Why a device could not answer a message: few, and none says anything of its data."""
+
 OUTCOMES = frozenset({"installed", "refused", "failed-probe", "rolled-back", "unreachable"})
 """What became of a delivered model on a device."""
 
+_CLOSED = {"why": REASONS, "outcome": OUTCOMES, "error": ERRORS, "tier": frozenset(TIERS)}
 _MAX_TEXT = 200
 _MAX_ITEMS = 256
 
@@ -144,11 +161,16 @@ class Instruct(_Body):
 
 @dataclass(frozen=True, slots=True)
 class Reply(_Body):
-    """The answer to a message. The packet's parts: an `Envelope`."""
+    """The answer to a message. The packet's parts: an `Envelope`, or nothing where there is an error.
+
+    The same answer may come again in another packet. A client app that failed answers with an envelope, of Flower's
+    kind of error; `error`, one of `ERRORS`, is said by the device around it, which knows nothing of Flower.
+    """
 
     kind = "reply"
     run: int
     message: str
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +210,7 @@ def _checked(name: str, value: Any, wanted: Any) -> Any:
         raise DecodeError(f"{name} of a packet has {len(value)} characters, at most {_MAX_TEXT}")
     if isinstance(value, int) and value < 0:
         raise DecodeError(f"{name} of a packet is {value}: never negative")
-    closed = {"why": REASONS, "outcome": OUTCOMES, "tier": frozenset(TIERS)}.get(name.rpartition(".")[2])
+    closed = _CLOSED.get(name.rpartition(".")[2])
     if closed is not None and value not in closed:
         raise DecodeError(f"{name} of a packet is none of {sorted(closed)}")
     return value
