@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import Context, Message, MessageType, RecordDict
 
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError, FedMeshError
 from fedmesh.flower.envelope import Envelope, fold, unfold
@@ -178,10 +179,8 @@ def _build(spec: Mapping[str, Any], fds: Sequence[int]) -> ClientCallable:
         return imported_app(spec["import"])
     data = SharedExamples.attach(fds[0], spec["data"])
     folders = {name: None if spec[name] is None else Path(spec[name]) for name in ("ledgers", "identities")}
-    if folders["identities"] is None:  # a client app that knows nothing of secure aggregation runs without it
-        del folders["identities"]
     build = load(CLIENTS, spec["client"])
-    app: ClientCallable = build(Task.from_plain(spec["task"]), data.source(), **folders)
+    app: ClientCallable = build(Task.from_plain(spec["task"]), data.source(), homes=SimulatedHomes(**folders))
     return app
 
 

@@ -11,6 +11,7 @@ import training
 
 from fedmesh import plugins
 from fedmesh.client.assignment import Assignment
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.lite import LiteTrainer
 from fedmesh.errors import ConfigError
 from fedmesh.flower import InlineFleet
@@ -37,7 +38,7 @@ def test_it_is_found_by_its_entry_point() -> None:
 @pytest.mark.parametrize("changes", [{}, {"codec": "integer"}, {"dp": heads.DP}], ids=["float32", "int8", "private"])
 def test_devices_send_what_their_trainer_makes(tmp_path: Path, changes: dict[str, object]) -> None:
     task = heads.task(**changes)
-    app = lite.build(task, heads.examples, ledgers=tmp_path)
+    app = lite.build(task, heads.examples, homes=SimulatedHomes(tmp_path))
     assert app.cohort_size == 1
     sent = packets(app)
     trainer = LiteTrainer(task)
@@ -50,7 +51,10 @@ def test_devices_send_what_their_trainer_makes(tmp_path: Path, changes: dict[str
 
 def test_the_torch_client_sends_the_same_up_to_rounding() -> None:
     task = heads.task(momentum=0.0)
-    mine, want = packets(lite.build(task, heads.examples)), packets(TrainingApp(task, heads.examples, ledgers=None))
+    mine, want = (
+        packets(lite.build(task, heads.examples, homes=SimulatedHomes())),
+        packets(TrainingApp(task, heads.examples, homes=SimulatedHomes())),
+    )
     for pair in zip(mine, want, strict=True):
         np.testing.assert_allclose(*(np.frombuffer(packet[32:], np.float32) for packet in pair), atol=2e-6)
 
@@ -66,7 +70,7 @@ def test_the_torch_client_sends_the_same_up_to_rounding() -> None:
 )
 def test_what_it_cannot_serve_is_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        lite.build(heads.task(**changes), heads.examples)
+        lite.build(heads.task(**changes), heads.examples, homes=SimulatedHomes())
 
 
 @pytest.mark.parametrize("changes", ["", "dp=heads.DP"], ids=["plain", "private"])
@@ -77,12 +81,13 @@ for name in {(*PRELOADED, *preload_of("lite", private=False))!r}:
     importlib.import_module(name)
 from pathlib import Path
 import heads
+from fedmesh.client.home import SimulatedHomes
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from fedmesh.flower.arrays import vector_record
 from fedmesh.flower.identity import adopt
 from fedmesh_clients.lite import build
 adopt(1)
-app = build(heads.task({changes}), heads.examples, ledgers=Path({str(tmp_path)!r}))
+app = build(heads.task({changes}), heads.examples, homes=SimulatedHomes(Path({str(tmp_path)!r})))
 config = ConfigRecord({{"server-round": 1, "delta-ranges": [0.5]}})
 content = RecordDict({{"arrays": vector_record("model", heads.start()), "config": config}})
 node = {{"partition-id": 0, "num-partitions": 1}}
