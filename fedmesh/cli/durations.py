@@ -1,5 +1,6 @@
 """Durations and addresses, as they stand on a command line."""
 
+from fedmesh.configuration.values import Address
 from fedmesh.errors import ConfigError
 
 __all__ = ["address", "seconds"]
@@ -20,9 +21,5 @@ def seconds(text: str, *, least_s: float, most_s: float) -> int:
 
 def address(text: str, *, any_port: bool = False) -> tuple[str, int]:
     """Host and port of ``HOST:PORT`` or ``[IPV6]:PORT``. Raises: ConfigError: it is none."""
-    host, colon, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    sound = port.isascii() and port.isdecimal() and len(port) < 6 and (0 if any_port else 1) <= int(port) < 2**16
-    if not colon or not sound or not bare or (":" in bare and bare == host) or not text.isascii() or len(text) > 261:
-        raise ConfigError(f"{text!r:.80} is not HOST:PORT, as in ca.local:7443 or [::1]:7443")
-    return bare, int(port)
+    found = Address.parse(text, any_port=any_port)
+    return found.host, found.port

@@ -4,14 +4,13 @@ A scenario is read once, at the edge; unknown keys and wrong types are refused w
 deploys.
 """
 
-import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from fedmesh.configuration.section import Section, parsed, read_tables
 from fedmesh.errors import ConfigError
 
 __all__ = [
@@ -33,15 +32,12 @@ __all__ = [
 SMALLEST_COHORT = 4
 """Fewest devices of a secure sum: among fewer, one that colludes is a majority that counts."""
 
+Options = dict[str, int | float | str | bool]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class DataSection(_Section):
+class DataSection(Section):
     """Which data set, and how much of it is public or held out."""
 
     name: str = "digits"
@@ -63,7 +59,7 @@ class DataSection(_Section):
         return self
 
 
-class FeaturesSection(_Section):
+class FeaturesSection(Section):
     """Fixed features that the model sees instead of the examples: fitted on the public ones, frozen, sent to all."""
 
     name: str | None = None
@@ -76,10 +72,10 @@ class FeaturesSection(_Section):
     """Part of the mean variance that is added to each axis's before whitening."""
     within: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight of the covariance within the public classes in what is whitened, against the whole one's."""
-    options: dict[str, int | float | str | bool] = {}
+    options: Options = Field(default_factory=dict)
 
 
-class PartitionSection(_Section):
+class PartitionSection(Section):
     """How examples are dealt to devices."""
 
     kind: Literal["iid", "dirichlet", "shards", "natural"] = "iid"
@@ -91,17 +87,17 @@ class PartitionSection(_Section):
     """Fewest examples a device may be dealt."""
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """The architecture and its public start."""
 
     name: str = "digits_cnn"
-    options: dict[str, int | float | str | bool] = {}
+    options: Options = Field(default_factory=dict)
     pretrain_epochs: Annotated[int, Field(ge=0)] = 20
     pretrain_learning_rate: Positive = 0.01
     pretrain_batch_size: Annotated[int, Field(ge=1)] = 32
 
 
-class QuantizationSection(_Section):
+class QuantizationSection(Section):
     """How the int8 model comes about."""
 
     training: Literal["qat", "float"] = "qat"
@@ -110,7 +106,7 @@ class QuantizationSection(_Section):
     calibration_examples: Annotated[int, Field(ge=1)] = 512
 
 
-class DeltaSection(_Section):
+class DeltaSection(Section):
     """What a device sends."""
 
     codec: Literal["integer", "float32"] = "integer"
@@ -120,7 +116,7 @@ class DeltaSection(_Section):
     """Without DP: largest representable change of a weight in a round, as a share of its tensor's largest magnitude."""
 
 
-class StrategySection(_Section):
+class StrategySection(Section):
     """The aggregation rule, an entry point of the group fedmesh.strategies."""
 
     name: str = "fedavg"
@@ -129,10 +125,10 @@ class StrategySection(_Section):
     quorum: Annotated[int, Field(ge=1)] = 1
     """Fewest updates that make a round."""
     weighting: Literal["uniform", "examples"] = "uniform"
-    options: dict[str, int | float | str | bool] = {}
+    options: Options = Field(default_factory=dict)
 
 
-class ClientSection(_Section):
+class ClientSection(Section):
     """Local training, by an entry point of the group fedmesh.clients."""
 
     name: str = "vision"
@@ -144,7 +140,7 @@ class ClientSection(_Section):
     """Whether one worker trains several small models at once (torch.func)."""
 
 
-class PrivacySection(_Section):
+class PrivacySection(Section):
     """Differential privacy: of single examples or of whole devices, with noise on the device or in the secure sum."""
 
     enabled: bool = False
@@ -175,7 +171,7 @@ class PrivacySection(_Section):
     """How fast it moves."""
 
 
-class FailuresSection(_Section):
+class FailuresSection(Section):
     """What goes wrong on purpose."""
 
     dropout: Share = 0.0
@@ -187,7 +183,7 @@ class FailuresSection(_Section):
     """A step of a round does not wait longer, in (simulated) seconds."""
 
 
-class SecureAggregationSection(_Section):
+class SecureAggregationSection(Section):
     """What was summed is all that is seen: updates leave their devices masked, and only sums of them are unmasked."""
 
     enabled: bool = True
@@ -202,17 +198,17 @@ class SecureAggregationSection(_Section):
     """Whether the keys of the next round are exchanged on the way, on this round's messages."""
 
 
-class SweepSection(_Section):
+class SweepSection(Section):
     """Settings of one part of ``fedmesh privacy sweep``, which a run by itself does not look at."""
 
     mode: Literal["none", "local", "shared", "client", "central"]
     epsilon: Positive | None = None
     """The smallest budget that they are for, up to the next table's of this mode; without it, for all of the mode."""
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default_factory=dict)
     """Dotted key -> value, over the scenario's."""
 
 
-class Scenario(_Section):
+class Scenario(Section):
     """A federation."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -314,10 +310,7 @@ class Scenario(_Section):
         Raises:
             ConfigError: naming every key that is unknown, of a wrong type or out of range.
         """
-        try:
-            return cls.model_validate(dict(tables))
-        except ValidationError as error:
-            raise ConfigError(f"{source}: {_explain(error)}") from error
+        return parsed(cls, tables, source=source)
 
     @classmethod
     def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Self:
@@ -326,10 +319,7 @@ class Scenario(_Section):
         Raises:
             ConfigError: the file cannot be read, is not TOML, or says something that is not a scenario.
         """
-        try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path} is not a readable TOML file: {error}") from error
+        tables = read_tables(path)
         for dotted, value in (overrides or {}).items():
             _put(tables, dotted, value)
         return cls.parse(tables, source=str(path))
@@ -350,45 +340,3 @@ def _put(tables: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"--set {dotted}: {name!r} is a value, not a table")
     table[last] = value
-
-
-def _explain(error: ValidationError) -> str:
-    """Every fault with its key, in one paragraph."""
-    faults = []
-    for item in error.errors():
-        path = tuple(str(part) for part in item["loc"])
-        got = "" if item["type"] in {"missing", "value_error"} else f" (got {item['input']!r})"
-        place = f"{'.'.join(path)}: " if path else ""
-        faults.append(f"{place}{_reason(item['type'], item['msg'], path)}{got}")
-    return "; ".join(faults)
-
-
-def _reason(kind: str, message: str, path: tuple[str, ...]) -> str:
-    if kind == "extra_forbidden":
-        return f"unknown key, {_advice(path)}"
-    if kind == "tuple_type":
-        return f"wanted a list of tables, each as [[{'.'.join(path)}]]"
-    if kind in {"model_type", "dict_type"}:
-        return f"wanted a table, as [{'.'.join(path)}]"
-    return message.removeprefix("Value error, ").replace("Input should be", "should be", 1)
-
-
-def _advice(path: tuple[str, ...]) -> str:
-    """The nearest key of the same table, else keys of that name elsewhere, else every key of the table."""
-    table, last = ".".join(part for part in path[:-1] if not part.isdecimal()), path[-1]
-    known = [dotted.rpartition(".") for dotted in _dotted_keys()]
-    siblings = [key for parent, _, key in known if parent == table]
-    if near := difflib.get_close_matches(last, siblings, n=1):
-        return f"did you mean {'.'.join((*path[:-1], near[0]))}?"
-    if elsewhere := [f"{parent}{dot}{key}" for parent, dot, key in known if key == last and parent != "sweep"]:
-        return f"did you mean {' or '.join(elsewhere)}?"
-    return f"there are {', '.join(siblings)}"
-
-
-def _dotted_keys() -> list[str]:
-    keys = []
-    for name, field in Scenario.model_fields.items():
-        keys.append(name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
-            keys += [f"{name}.{key}" for key in field.annotation.model_fields]
-    return keys + [f"sweep.{key}" for key in SweepSection.model_fields]

@@ -1,0 +1,11 @@
+"""What an operator writes: TOML files, read once at the edge into frozen models; a wrong key is refused by name.
+
+`CoordinatorConfig` and `ClientConfig` are the files of ``fedmesh coordinator run`` and ``fedmesh client run``. A
+relative path in one is relative to the folder of the file. Whether what it names is there, is for those who use it to
+find out, and for ``fedmesh config check``.
+"""
+
+from fedmesh.configuration.client import ClientConfig
+from fedmesh.configuration.coordinator import CoordinatorConfig
+
+__all__ = ["ClientConfig", "CoordinatorConfig"]

@@ -1,0 +1,153 @@
+"""The file of ``fedmesh client run``: who the device is, what it has, and what it will and will not do."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedmesh.configuration.device import EligibilitySection, LimitsSection, PrivacyPolicy, SecurePolicy
+from fedmesh.configuration.section import Section, parsed, read_tables
+from fedmesh.configuration.shared import BrokerSection, IdentitySection, IssuerSection, MetricsSection
+from fedmesh.configuration.values import Function, Listen, PartyName, PathValue, Share
+
+__all__ = [
+    "ClientConfig",
+    "DataSetData",
+    "HookData",
+    "InferenceSection",
+    "NpzData",
+    "RegistrySection",
+    "StateSection",
+    "Tier",
+]
+
+Tier = Literal["full", "lite", "inference"]
+Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(strict=False)]
+
+
+class StateSection(Section):
+    """What the device remembers: journal, spool, ledgers, and where nothing else is said models and metadata."""
+
+    folder: PathValue
+
+
+class NpzData(Section):
+    """Examples in a file of NumPy: arrays ``x`` (float32, examples first) and ``y`` (int64)."""
+
+    kind: Literal["npz"] = "npz"
+    path: PathValue
+
+
+class DataSetData(Section):
+    """A part of a data set, for demonstrations: as a simulation would deal it to device `partition` of `of`."""
+
+    kind: Literal["dataset"] = "dataset"
+    name: Annotated[str, Field(min_length=1)]
+    partition: Annotated[int, Field(ge=0)]
+    of: Annotated[int, Field(ge=1, le=1_000_000)]
+    folder: PathValue | None = None
+    """Where the data set is; None: it comes with scikit-learn."""
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if self.partition >= self.of:
+            raise ValueError(f"partition is {self.partition} of {self.of}: they count from 0, so at most {self.of - 1}")
+        return self
+
+
+class HookData(Section):
+    """Examples from a function of the device's own, called without arguments before a training; x and y as for npz."""
+
+    kind: Literal["hook"] = "hook"
+    function: Function
+
+
+class InferenceSection(Section):
+    """Models that run here."""
+
+    slots: PathValue | None = None
+    """The A/B slots; None: ``models`` in the state folder."""
+    listen: Listen | None = None
+    """Where ``/predict`` is served; None: nowhere."""
+    threshold: Share = 0.0
+    """Confidence below which an answer is marked as unsure, and handed off where somebody is named."""
+    handoff: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$", max_length=2000)] | None = None
+    """URL of a bigger model's ``/predict``. It sees the examples that are handed off."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.handoff is not None and self.threshold == 0:
+            raise ValueError("handoff names a model, and threshold is 0: nothing would be handed off, so raise it")
+        return self
+
+
+class RegistrySection(Section):
+    """Whose models are believed."""
+
+    trusted_root: PathValue
+    """The root metadata (TUF) that was carried here with the installation; newer ones are signed by it."""
+    folder: PathValue | None = None
+    """Metadata that was seen; None: ``registry`` in the state folder."""
+
+
+class ClientConfig(Section):
+    """A device."""
+
+    identity: IdentitySection
+    broker: BrokerSection
+    coordinators: Annotated[tuple[PartyName, ...], Field(strict=False, min_length=1)] = ("coordinator",)
+    """Whom it listens to; nobody else is answered."""
+    state: StateSection
+    tier: Tier = "full"
+    """``full``: trains with torch. ``lite``: a head on fixed features, without torch. ``inference``: never trains."""
+    tasks: Names | None = None
+    """Which tasks it takes part in; None: any that keeps to the policies below."""
+    clients: Names | None = None
+    """Which client apps (entry points of fedmesh.clients) may train here; None: any that is installed."""
+    data: Annotated[NpzData | DataSetData | HookData, Field(discriminator="kind")] | None = None
+    """What it trains on; it never leaves. Needed by full and lite."""
+    privacy: PrivacyPolicy = PrivacyPolicy()
+    secure_aggregation: SecurePolicy = SecurePolicy()
+    limits: LimitsSection = LimitsSection()
+    eligibility: EligibilitySection = EligibilitySection()
+    inference: InferenceSection | None = None
+    """None: no model is served here."""
+    registry: RegistrySection | None = None
+    """None: no model is fetched. Needed by inference."""
+    metrics: MetricsSection = MetricsSection()
+    issuer: IssuerSection = IssuerSection()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.tier != "inference" and self.data is None:
+            raise ValueError(f"tier is {self.tier!r}, and [data] is missing: say what the device trains on")
+        if self.tier == "inference" and self.data is not None:
+            raise ValueError("tier is 'inference', which never trains, and there is [data]: remove one of them")
+        if self.tier == "inference" and self.registry is None:
+            raise ValueError("tier is 'inference', and [registry] is missing: no model would ever come")
+        for name in ("tasks", "clients"):
+            if getattr(self, name) == ():
+                raise ValueError(f"{name} is empty, so nothing can be taken: name some, or leave it out for any")
+        return self
+
+    @property
+    def slots(self) -> Path:
+        """Where models lie."""
+        named = self.inference.slots if self.inference else None
+        return named or self.state.folder / "models"
+
+    @property
+    def registry_folder(self) -> Path:
+        """Where the metadata that was seen lies."""
+        named = self.registry.folder if self.registry else None
+        return named or self.state.folder / "registry"
+
+    @classmethod
+    def parse(cls, tables: dict[str, Any], *, source: str, folder: Path | None = None) -> Self:
+        """A configuration from TOML tables. Raises: ConfigError: naming every key that is wrong."""
+        return parsed(cls, tables, source=source, folder=folder)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The configuration in a TOML file. Raises: ConfigError: unreadable, not TOML, or wrong keys, each named."""
+        return cls.parse(read_tables(path), source=str(path), folder=path.parent)
