@@ -25,7 +25,7 @@ class EnrolledHome:
         identity: folder that ``fedmesh enroll`` made.
         state: folder in which the device remembers: ``ledgers/`` and the store of secure aggregation.
         budgets: the device's whole budgets, which all tasks share.
-        floor: see `Homes`; it should name the coordinators as `Policy.aggregators`.
+        floor: see `Homes`; it should name the run's coordinator as `Policy.aggregator`.
 
     Raises:
         ConfigError: nobody is enrolled there, or the folder is damaged.

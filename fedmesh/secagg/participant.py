@@ -271,7 +271,6 @@ class Participant:
         envelope = open_envelope(message, state.header, state.header.sid, kinds=(_EXPECTED[state.step],))
         if state.aggregator and envelope.sender != state.aggregator:
             raise SecAggError("another party than this session's aggregator sent a message", code="identity")
-        self._policy.check_aggregator(envelope.sender)
         verify_body(envelope, state.session, self._roster)
         return envelope
 

@@ -30,7 +30,6 @@ class Policy:
         max_ring_bits, max_length, max_weight_cap: bounds on what a header can make the device compute and keep.
         modular: inputs are taken modulo the ring, as a noise mechanism with a bound of its own wants it: sums may wrap.
         min_noise_multiplier, max_clip: of the header's ``privacy``, which must then name them.
-        aggregators: who may lead a session, by the names of the roster.
         privacy, layout_hash, scale_hash, model_hash: must be exactly these; the device knows them of its own.
     """
 
@@ -45,7 +44,6 @@ class Policy:
     modular: bool = False
     min_noise_multiplier: float | None = None
     max_clip: float | None = None
-    aggregators: frozenset[str] | None = None
     privacy: Any = None
     layout_hash: bytes | None = None
     scale_hash: bytes | None = None
@@ -74,14 +72,6 @@ class Policy:
             raise SecAggError("the session is for another model than this device trained on", code="policy")
         if self.scale_hash is not None and scale_hash != self.scale_hash:
             raise SecAggError("the session is for other scales than this device quantizes with", code="policy")
-
-    def check_aggregator(self, sender: str) -> None:
-        """Raises: SecAggError: ``identity``: this device is led by others than `sender`."""
-        if self.aggregators is not None and sender not in self.aggregators:
-            raise SecAggError(
-                f"{sender!r:.80} leads a session; this device is led by {', '.join(sorted(self.aggregators))} only",
-                code="identity",
-            )
 
     def _check_members(self, header: SessionHeader, roster: Roster, name: str) -> None:
         members = len(header.cohort)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from secagg_sessions import AGGREGATOR, Federation, header, identity, names, roster
+from secagg_sessions import Federation, header, identity, names, roster
 
 from fedmesh.secagg import Participant, Policy, Ring, Roster, SecAggError, SessionHeader
 
@@ -290,21 +290,3 @@ def test_a_refused_header_does_not_use_the_round_up(tmp_path):
         with pytest.raises(SecAggError):
             participant.begin(header(7), VECTOR * 1.0)
     assert participant.begin(header(7), VECTOR)
-
-
-@pytest.mark.parametrize(("leaders", "code"), [({AGGREGATOR}, None), ({"coordinator"}, "identity"), (None, None)])
-def test_a_session_led_by_another_than_the_device_obeys(leaders, code):
-    """Its keys go out with the advertise message, nothing else does."""
-    policy = Policy(aggregators=None if leaders is None else frozenset(leaders))
-    federation = Federation.of(7, policy=policy)
-    devices, aggregator = federation.devices(), federation.aggregator()
-    for name, message in federation.begin(devices).items():
-        orders = aggregator.handle(name, message)
-    for name, order in orders or aggregator.advance():
-        if code is None:
-            assert devices[name].handle(order)
-            continue
-        with pytest.raises(SecAggError, match="led by coordinator only") as caught:
-            devices[name].handle(order)
-        assert caught.value.code == code
-        assert devices[name].step == "advertised"
