@@ -13,6 +13,11 @@
       | <- end: run --------------------------------------------- |   the device forgets the run
 
 All travel as `fedmesh.identity.packets`. Fields are checked here, and unknown ones are refused.
+
+A device says that it is here at least every `HERE_EVERY_S`. A run is offered again while nobody answers, to a device
+that replied ``run``, and to everybody when the coordinator has started anew: an offer of a run that a device takes part
+in already says that nothing which was asked in it before is waited for any more, and is answered as the first was.
+``available`` says whether the device would begin something new; what it is doing for a run makes it no less so.
 """
 
 import hashlib
@@ -26,6 +31,7 @@ from fedmesh.identity.names import Name
 
 __all__ = [
     "ERRORS",
+    "HERE_EVERY_S",
     "OUTCOMES",
     "REASONS",
     "TIERS",
@@ -68,6 +74,9 @@ OUTCOMES = frozenset({"installed", "refused", "failed-probe", "rolled-back", "un
 """What became of a delivered model on a device."""
 
 _CLOSED = {"why": REASONS, "outcome": OUTCOMES, "error": ERRORS, "tier": frozenset(TIERS)}
+HERE_EVERY_S = 60.0
+"""A device that has been silent for several times as long is taken to be gone."""
+
 _MAX_TEXT = 200
 _MAX_ITEMS = 256
 

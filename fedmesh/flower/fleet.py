@@ -4,7 +4,7 @@
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from flwr.app import Message
@@ -40,6 +40,10 @@ class Fleet(Protocol):
         Blocks until there is at least one or `timeout_s` has passed (None: no limit; 0: does not wait). Returns at
         once, empty, when no reply is outstanding.
         """
+        ...
+
+    def abandon(self, message_ids: Collection[str]) -> None:
+        """Nobody waits for replies to these any more: the nodes may be spared the work. Unknown ids are passed over."""
         ...
 
     def states(self) -> Mapping[int, bytes]:
@@ -94,6 +98,9 @@ class InlineFleet:
             return []
         node_id, envelope = self._queue.popleft()
         return [unfold(fold(self._node(node_id).handle(unfold(envelope))))]
+
+    def abandon(self, message_ids: Collection[str]) -> None:
+        """What is queued is run all the same: a device that is too late has trained, and kept what it lost."""
 
     def states(self) -> Mapping[int, bytes]:
         """States by node id, ascending; nodes without any are left out."""

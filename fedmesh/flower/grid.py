@@ -147,10 +147,14 @@ class FleetGrid(Grid):
     def abandon(self, message_ids: Iterable[str], reason: str) -> None:
         """Waits no longer for these; their replies will be dropped."""
         with self._lock:
+            missing = []
             for message_id in message_ids:
                 self._arrived.pop(message_id, None)
                 if (sent := self._sent.pop(message_id, None)) is not None:
+                    missing.append(message_id)
                     self._fail(sent, reason)
+            if missing:
+                self.fleet.abandon(missing)
 
     def _push(self, message: Message) -> str:
         message_id = new_message_id()
@@ -190,7 +194,10 @@ class FleetGrid(Grid):
         now = time.time()
         if now < self._first_expiry:
             return
-        for sent in [s for s in self._sent.values() if s.expires_at <= now]:
+        expired = [message_id for message_id, sent in self._sent.items() if sent.expires_at <= now]
+        if expired:
+            self.fleet.abandon(expired)
+        for sent in [self._sent[message_id] for message_id in expired]:
             self._arrive(error_reply(sent.message, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "no reply in its time to live"))
         self._first_expiry = min((s.expires_at for s in self._sent.values()), default=math.inf)
 

@@ -269,8 +269,12 @@ class Participant:
         if state.step not in _EXPECTED:
             raise SecAggError("a message came while the device still makes its input", code="turn")
         envelope = open_envelope(message, state.header, state.header.sid, kinds=(_EXPECTED[state.step],))
-        if state.aggregator and envelope.sender != state.aggregator:
-            raise SecAggError("another party than this session's aggregator sent a message", code="identity")
+        pinned = state.aggregator or self._policy.aggregator
+        if pinned and envelope.sender != pinned:
+            raise SecAggError(
+                f"{envelope.sender!r:.80} sent a message where this session's aggregator, {pinned!r:.80}, should have",
+                code="identity",
+            )
         verify_body(envelope, state.session, self._roster)
         return envelope
 

@@ -30,6 +30,7 @@ class Policy:
         max_ring_bits, max_length, max_weight_cap: bounds on what a header can make the device compute and keep.
         modular: inputs are taken modulo the ring, as a noise mechanism with a bound of its own wants it: sums may wrap.
         min_noise_multiplier, max_clip: of the header's ``privacy``, which must then name them.
+        aggregator: name on the roster whose sessions the device takes part in, and nobody else's.
         privacy, layout_hash, scale_hash, model_hash: must be exactly these; the device knows them of its own.
     """
 
@@ -44,6 +45,7 @@ class Policy:
     modular: bool = False
     min_noise_multiplier: float | None = None
     max_clip: float | None = None
+    aggregator: str | None = None
     privacy: Any = None
     layout_hash: bytes | None = None
     scale_hash: bytes | None = None

@@ -15,7 +15,7 @@ import math
 import selectors
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -173,6 +173,9 @@ class WorkerFleet:
                 break
         replies, self._replies = self._replies, []
         return replies
+
+    def abandon(self, message_ids: Collection[str]) -> None:
+        """What is queued is run all the same: a device that is too late has trained, and kept what it lost."""
 
     def states(self) -> Mapping[int, bytes]:
         """States by node id, ascending; nodes without any are left out."""

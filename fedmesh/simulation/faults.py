@@ -8,7 +8,7 @@ counts as lost if its delay is beyond the deadline. The grid sees both as error 
 there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +83,10 @@ class FaultyFleet:
         failed, self._failed = self._failed, []
         replies = self._fleet.collect(0.0 if failed else timeout_s)
         return failed + [self._late.pop(reply.metadata.reply_to_message_id, reply) for reply in replies]
+
+    def abandon(self, message_ids: Collection[str]) -> None:
+        """See `Fleet.abandon`."""
+        self._fleet.abandon(message_ids)
 
     def states(self) -> Mapping[int, bytes]:
         """See `Fleet.states`."""

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from secagg_sessions import Federation, header, identity, names, roster
+from secagg_sessions import AGGREGATOR, Federation, header, identity, names, roster
 
 from fedmesh.secagg import Participant, Policy, Ring, Roster, SecAggError, SessionHeader
 
@@ -290,3 +290,20 @@ def test_a_refused_header_does_not_use_the_round_up(tmp_path):
         with pytest.raises(SecAggError):
             participant.begin(header(7), VECTOR * 1.0)
     assert participant.begin(header(7), VECTOR)
+
+
+@pytest.mark.parametrize(("pinned", "taken"), [(AGGREGATOR, True), (SEVEN[1], False), ("nobody", False), (None, True)])
+def test_a_device_that_knows_its_aggregator_hears_nobody_else(pinned, taken):
+    """Everybody on the roster has a key that verifies; one device's policy says whose sessions it is in."""
+    federation = Federation.of(4)
+    devices, aggregator = federation.devices(), federation.aggregator()
+    first = federation.header.cohort[0]
+    devices[first] = Participant(first, identity(first), federation.roster, Policy(aggregator=pinned))
+    up = federation.begin(devices)
+    down = dict(sent for name, message in up.items() for sent in aggregator.handle(name, message))
+    if taken:
+        assert devices[first].handle(down[first])
+    else:
+        with pytest.raises(SecAggError, match="should have") as caught:
+            devices[first].handle(down[first])
+        assert caught.value.code == "identity"

@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ class SilentFleet:
 
     def __init__(self) -> None:
         self.submitted: list[Message] = []
+        self.abandoned: list[str] = []
         self.ready: list[Message] = []
         self.node_ids: Sequence[int] = (2, 3)
 
@@ -28,6 +29,9 @@ class SilentFleet:
     def collect(self, timeout_s: float | None) -> list[Message]:
         found, self.ready = self.ready, []
         return found
+
+    def abandon(self, message_ids: Collection[str]) -> None:
+        self.abandoned += message_ids
 
     def states(self) -> Mapping[int, bytes]:
         return {}
@@ -112,6 +116,7 @@ def test_a_timeout_returns_what_is_there_and_drops_what_comes_later() -> None:
     replies = grid.send_and_receive([train(2), train(3)], timeout=0.3)
     assert 0.25 < time.monotonic() - start < 2
     assert [r.error.reason for r in replies] == ["early"]
+    assert fleet.abandoned == [fleet.submitted[1].metadata.message_id]
     assert [type(e) for e in events] == [DeviceFailed, DeviceFailed]
     fleet.ready.append(error_reply(fleet.submitted[1], 5, "late"))
     assert grid.pull_messages([m.metadata.message_id for m in fleet.submitted]) == []
@@ -119,9 +124,10 @@ def test_a_timeout_returns_what_is_there_and_drops_what_comes_later() -> None:
 
 
 def test_a_lost_reply_becomes_an_error_when_the_time_to_live_is_over() -> None:
-    grid = FleetGrid(SilentFleet())
-    (reply,) = grid.send_and_receive([train(2, ttl=0.1)], timeout=None)
+    fleet = SilentFleet()
+    (reply,) = FleetGrid(fleet).send_and_receive([train(2, ttl=0.1)], timeout=None)
     assert reply.error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+    assert fleet.abandoned == [fleet.submitted[0].metadata.message_id]
 
 
 def test_a_node_cannot_answer_for_another_nor_twice() -> None:
