@@ -7,17 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = [
+    "AvailabilityChanged",
+    "CertificateRenewed",
     "DeviceFailed",
     "DeviceReplied",
     "Event",
     "EventSink",
     "ModelChecked",
+    "OfferAnswered",
+    "PacketRefused",
+    "ReplyKept",
+    "ReplyPosted",
     "RoundFinished",
     "RoundStarted",
     "RunFinished",
     "RunStarted",
     "StageStarted",
     "StepDone",
+    "TrainingBegun",
     "ignore",
 ]
 
@@ -111,6 +118,59 @@ class RunFinished(Event):
     """The run is complete."""
 
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAnswered(Event):
+    """A device was offered a run and took it, or declined with one word."""
+
+    run: int
+    name: str
+    declined: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBegun(Event):
+    """A device begins to train: what follows may be charged to its ledger."""
+
+    run: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyKept(Event):
+    """A device has a message's reply on its disk; `error` is empty or one word."""
+
+    run: int
+    round: int
+    what: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyPosted(Event):
+    """A device's reply is the transport's."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class AvailabilityChanged(Event):
+    """A device became able to train, or unable, for a reason of one word."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PacketRefused(Event):
+    """What came from the network was refused, for a reason of one word."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRenewed(Event):
+    """A device has a new certificate."""
 
 
 EventSink = Callable[[Event], None]

@@ -8,10 +8,14 @@ from fedmesh.client.enrolling import pinned_roster
 from fedmesh.client.home import Member
 from fedmesh.client.identities import anchor_path, store_path
 from fedmesh.client.ledgers import device_ledger_path
+from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError
 from fedmesh.identity import Membership
 from fedmesh.privacy import Anchor, FileLedger
+from fedmesh.privacy.entries import Opening, TaskBudget
 from fedmesh.privacy.settings import Budget, Level
+from fedmesh.privacy.statement import Statement
+from fedmesh.privacy.summed import SumSettings
 from fedmesh.secagg import Identity, Policy
 from fedmesh.types import Ledger
 
@@ -50,6 +54,17 @@ class EnrolledHome:
             self._member = self._read()
         return self._member
 
+    def check_budgets(self) -> None:
+        """Raises: ConfigError: a ledger was opened for another budget than the device's."""
+        for level, whole in self._budgets.items():
+            path = self.ledger_path(level)
+            if path.exists() and not _is_for(there := Statement(path).opening, whole):
+                raise ConfigError(
+                    f"the privacy ledger {path} was opened for epsilon {there.epsilon:g} at delta {there.delta:g}, and "
+                    f"the configuration says {whole.epsilon:g} at {whole.delta:g}: a budget is not changed on the way. "
+                    "Put the first one back"
+                )
+
     @contextmanager
     def ledger(self, device: int, task: str, budget: Budget) -> Iterator[Ledger]:  # noqa: ARG002
         """As `Homes`: the device's ledger of the level, and in it the task's budget.
@@ -60,6 +75,27 @@ class EnrolledHome:
         whole = self._budgets[budget.level]
         with self.whole_ledger(whole) as ledger:
             yield ledger.for_task(task, epsilon=budget.epsilon, delta=budget.delta)
+
+    def affords(self, task: Task) -> bool:
+        """Whether one more round of a task fits into the device's budget and the task's; nothing is held or written.
+
+        Raises:
+            LedgerError: the ledger or its anchor is damaged, missing or rolled back.
+            ConfigError: the ledger cannot be read.
+        """
+        settings, budget = task.summed or task.dp, task.budget
+        if settings is None or budget is None:
+            return True
+        whole, path = self._budgets[budget.level], self.ledger_path(budget.level)
+        head = Anchor(anchor_path(self._folder, self._member.name)).heads().get(budget.level)  # before the ledger
+        if head is None and not path.exists():
+            return budget.epsilon <= whole.epsilon
+        statement = Statement(path)
+        statement.check_contains(head)
+        label = f"{task.name}/round"
+        events = settings.events(label) if isinstance(settings, SumSettings) else (settings.event(label),)
+        within = TaskBudget(task.name, budget.epsilon, budget.delta)
+        return all(statement.affords(event, within=within) for event in events)
 
     def whole_ledger(self, whole: Budget) -> FileLedger:
         """The device's ledger of a level, opened. Raises: as `ledger`."""
@@ -87,3 +123,7 @@ class EnrolledHome:
         return Member(
             membership.name.id, identity, pinned_roster(membership), store_path(self._state, membership.name.id)
         )
+
+
+def _is_for(opening: Opening, whole: Budget) -> bool:
+    return (opening.epsilon, opening.delta) == (whole.epsilon, whole.delta)

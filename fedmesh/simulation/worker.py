@@ -25,8 +25,8 @@ from fedmesh.errors import ConfigError, FedMeshError
 from fedmesh.flower.envelope import Envelope, fold, unfold
 from fedmesh.flower.identity import acting_as, partition_of
 from fedmesh.flower.node import ClientCallable, Node
+from fedmesh.pipes import Pipe
 from fedmesh.plugins import CLIENTS, load
-from fedmesh.simulation.pipes import Pipe
 from fedmesh.simulation.shared import Block, SharedExamples
 
 __all__ = ["CohortApp", "Job", "Runner", "imported_app", "serve", "serve_app"]
