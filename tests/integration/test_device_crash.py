@@ -4,6 +4,7 @@ The ledger holds exactly the charges that were made, nothing is trained twice, a
 """
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -89,6 +90,33 @@ def test_a_device_that_is_killed_at_any_step(tmp_path, step, error, trained, cha
     asyncio.run(main())
     assert killed.trained() == trained
     assert site.charges() == charges
+
+
+def test_the_agent_loads_neither_torch_nor_flower_and_stays_small(tmp_path):
+    site = Site(tmp_path, {"clients": ["killed"]})
+    killed = Killed(site)
+
+    async def main():
+        voice = Voice(site, FolderCarrier(killed.carriers, "coordinator"))
+        process = killed.start("report")
+        try:
+            assert (await voice.offer(private_task(), client="killed"))["accepted"]
+            await voice.instruct(voice.train(1))
+            assert (await voice.reply())[0].error == ""
+            await until((killed.carriers / "report.json").exists)
+            process.terminate()
+            await until(lambda: process.poll() is not None)
+            assert process.returncode == -signal.SIGTERM  # this script has no handler; the command has
+        finally:
+            process.kill()
+            process.wait()
+            await voice.close()
+
+    asyncio.run(main())
+    report = json.loads((killed.carriers / "report.json").read_text())
+    heavy = {"torch", "flwr", "onnxruntime", "opacus", "scipy", "sklearn", "dp_accounting", "google.protobuf"}
+    assert not heavy & set(report["modules"])
+    assert report["rss_mb"] < 90, report["rss_mb"]
 
 
 @pytest.mark.slow

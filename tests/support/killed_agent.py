@@ -1,6 +1,7 @@
 """A device's agent that ends itself by SIGKILL at a step: ``killed_agent.py CONFIG CARRIER [STEP]``."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from folder_carrier import FolderCarrier
 from fedmesh import events
 from fedmesh.client.eligibility import Facts
 from fedmesh.client.journal import DeviceJournal
+from fedmesh.files import write_atomically
 from fedmesh.fleet.agent import Agent
 from fedmesh.fleet.device import JOURNAL, load
 from fedmesh.fleet.readiness import Readiness
@@ -40,6 +42,10 @@ async def main(config: Path, folder: Path, step: str) -> None:
         return Facts(datetime.now(UTC))
 
     def told(event: events.Event) -> None:
+        if step == "report" and isinstance(event, events.ReplyPosted):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            found = {"modules": sorted(sys.modules), "rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / 1e6}
+            write_atomically(folder / "report.json", json.dumps(found).encode())
         if step in STEPS and isinstance(event, STEPS[step]):
             kill()
 

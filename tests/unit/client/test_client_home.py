@@ -1,5 +1,6 @@
 """Where an enrolled device keeps what it is: its own ledgers under its own budget, whatever number its Context has."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,43 @@ def test_a_simulation_says_what_is_missing():
         SimulatedHomes().check("digits", private=True, secure=False)
     with pytest.raises(ConfigError, match="where its identities"):
         SimulatedHomes().check("digits", private=False, secure=True)
+
+
+def test_whether_another_round_is_affordable_is_told_without_touching_the_ledger(mesh):
+    enrolled(mesh, "device-1")
+    place, task = home(mesh), training.task(name="digits", dp=training.DP)
+    path = mesh.folder / "state" / "ledgers" / "device-1.ledger"
+    assert place.affords(task)
+    assert not path.exists()
+    generous = replace(task, dp=replace(training.DP, epsilon=8.1))
+    assert not place.affords(generous)
+    with place.ledger(0, "digits", Budget("example", 8.0, 1e-5)) as ledger:
+        ledger.charge(training.DP.event("digits/round-1"))
+        assert place.affords(task)  # while it is held
+    with pytest.raises(BudgetError):
+        charge(place, "digits", Budget("example", 8.0, 1e-5))
+    before = path.read_bytes()
+    assert not place.affords(task)
+    assert not place.affords(replace(task, name="another"))  # the device's own budget is spent
+    assert path.read_bytes() == before
+    path.unlink()
+    with pytest.raises(ConfigError, match="cannot read"):
+        place.affords(task)
+
+
+def test_a_budget_that_the_task_had_is_not_changed(mesh):
+    enrolled(mesh, "device-1")
+    place, task = home(mesh), training.task(name="digits", dp=training.DP)
+    with place.ledger(0, "digits", TASK):
+        pass
+    assert not place.affords(task)  # epsilon 8, it had 3
+
+
+def test_another_budget_in_the_configuration_is_found_at_the_start(mesh):
+    enrolled(mesh, "device-1")
+    with home(mesh).ledger(0, "digits", TASK):
+        pass
+    home(mesh).check_budgets()
+    other = {**WHOLE, "example": Budget("example", 9.0, 1e-5)}
+    with pytest.raises(ConfigError, match="Put the first one back"):
+        home(mesh, budgets=other).check_budgets()
