@@ -41,8 +41,21 @@ class Killed:
         script = [sys.executable, str(SUPPORT / "killed_agent.py"), str(self.site.path), str(self.carriers), step]
         return subprocess.Popen(script, env=environment)
 
+    def child(self) -> int | None:
+        """The process in which the agent was killed."""
+        path = Path(f"{self.trainings}.pid")
+        return int(path.read_text()) if path.exists() else None
+
     def trained(self) -> list[str]:
         return self.trainings.read_text().split()
+
+
+def is_over(pid: int) -> bool:
+    """Whether a process runs no more; nobody may have taken note of its end yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 @pytest.mark.parametrize(
@@ -73,6 +86,8 @@ def test_a_device_that_is_killed_at_any_step(tmp_path, step, error, trained, cha
             await voice.instruct(message)
             await until(lambda: process.poll() is not None)
             assert process.returncode == -signal.SIGKILL
+            if (pid := killed.child()) is not None:
+                await until(lambda: is_over(pid))
             process = killed.start()
             reply, _ = await voice.reply()
             assert (reply.message, reply.error) == (message.metadata.message_id, error)

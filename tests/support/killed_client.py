@@ -16,8 +16,9 @@ from fedmesh_clients.training import TrainingApp
 def reached(step: str) -> None:
     """Kills the agent at the step that is asked for; this process goes with it."""
     if os.environ.get("FEDMESH_TEST_KILL") == step:
+        Path(f"{os.environ['FEDMESH_TEST_TRAININGS']}.pid").write_text(str(os.getpid()))
         os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(60)
+        time.sleep(600)
 
 
 class KillingHomes:
