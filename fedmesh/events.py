@@ -163,8 +163,9 @@ class AvailabilityChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class PacketRefused(Event):
-    """What came from the network was refused, for a reason of one word."""
+    """A packet came that is not taken; `code` says why, `sender` is who the transport says it is from."""
 
+    sender: str
     code: str
 
 

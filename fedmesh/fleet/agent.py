@@ -146,7 +146,7 @@ class Agent:
                 try:
                     await self._take(packet)
                 except PeerError as error:
-                    self.office.refuse(error)
+                    self.office.refuse(sender, error)
             self._carrier.done()  # it is in the journal, or nothing is to be remembered
 
     async def _take(self, packet: Packet) -> None:
@@ -188,7 +188,7 @@ class Agent:
         try:
             task = Task.from_plain(loads(kept.task, max_bytes=_TASK_BYTES)).as_deployed()
         except (FedMeshError, TypeError, ValueError) as error:
-            self.office.refuse(PeerError(f"run {offer.run} was offered without a task: {error}"))
+            self.office.refuse(kept.coordinator, PeerError(f"run {offer.run} was offered without a task: {error}"))
             return "policy"
         if len(kept.features) > config.limits.message_mb << 20:
             return "limits"

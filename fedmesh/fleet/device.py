@@ -19,7 +19,7 @@ from fedmesh.configuration.section import read_tables
 from fedmesh.errors import ConfigError
 from fedmesh.events import EventSink, ignore
 from fedmesh.fleet.agent import Agent, Beside, Device
-from fedmesh.fleet.upkeep import keep_fresh
+from fedmesh.fleet.freshness import keep_fresh
 from fedmesh.identity import Membership
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.mqtt import MqttTransport, options_from

@@ -88,15 +88,15 @@ class Office:
         try:
             return self._gate.open(data, sender=sender, now=self.now())
         except IdentityError as error:
-            self.refuse(error)
+            self.refuse(sender, error)
             return None
 
     def _key_of(self, member: str) -> bytes | None:
         """The key under which `member` is heard: a coordinator's, on the newest roster."""
         return self._membership.roster.keys.get(member) if member in self._coordinators else None
 
-    def refuse(self, error: FedMeshError) -> None:
-        """Something that a coordinator asked for is passed over."""
+    def refuse(self, sender: str, error: FedMeshError) -> None:
+        """Something that `sender` asked for is passed over."""
         code = error.code if isinstance(error, IdentityError) else "malformed"
-        self._events(PacketRefused(code))
-        _log.warning("refused: %s", error)
+        self._events(PacketRefused(sender, code))
+        _log.warning("refused, from %.80s: %s", sender, error)
