@@ -294,6 +294,7 @@ class Agent:
         """Here, now and then; at once when something has changed."""
         loop = asyncio.get_running_loop()
         due, said = 0.0, None
+        look_s = _LOOK_S if self.device.config.eligibility.hook is None else HERE_EVERY_S  # a hook is a process
         while True:
             self._news.clear()
             why = await self._readiness.why_not()
@@ -305,7 +306,7 @@ class Agent:
                     await self.office.post(coordinator, body, expires_in_s=2 * HERE_EVERY_S)
                 due, said = loop.time() + HERE_EVERY_S * self._chance.uniform(0.5, 0.9), body
             try:
-                async with asyncio.timeout(min(_LOOK_S, max(0.1, due - loop.time()))):
+                async with asyncio.timeout(min(look_s, max(0.1, due - loop.time()))):
                     await self._news.wait()
                 said = None  # whoever came asks for it
             except TimeoutError:

@@ -26,7 +26,8 @@ from fedmesh.transport.mqtt import MqttTransport, options_from
 
 __all__ = ["JOURNAL", "LOCK", "load", "run", "state_of"]
 
-JOURNAL = "device.sqlite"
+JOURNAL = "agent.sqlite3"
+"""Beside ``NAME.sqlite`` of secure aggregation, whatever the device is called."""
 LOCK = "agent.lock"
 _SPOOL = "spool"
 

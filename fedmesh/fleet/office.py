@@ -92,11 +92,12 @@ class Office:
             return None
 
     def _key_of(self, member: str) -> bytes | None:
-        """The key under which `member` is heard: a coordinator's, on the newest roster."""
-        return self._membership.roster.keys.get(member) if member in self._coordinators else None
+        """The key under which `member` is heard: a coordinator's, on the newest roster and not revoked."""
+        row = self._membership.roster.enrolled.get(member) if member in self._coordinators else None
+        return None if row is None or self._membership.revocations.revoked(row.serial) else row.signing_key
 
     def refuse(self, sender: str, error: FedMeshError) -> None:
         """Something that `sender` asked for is passed over."""
         code = error.code if isinstance(error, IdentityError) else "malformed"
         self._events(PacketRefused(sender, code))
-        _log.warning("refused, from %.80s: %s", sender, error)
+        _log.debug("refused, from %.80s: %s", sender, error)

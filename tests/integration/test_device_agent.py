@@ -261,6 +261,25 @@ def test_nobody_but_the_coordinators_is_heard(site):
     asyncio.run(main())
 
 
+def test_a_coordinator_whose_certificate_was_revoked_is_not_heard(site):
+    async def main():
+        told = []
+        async with conversation(site, events=told.append) as (voice, _):
+            assert (await voice.offer(device_fleet.private_task()))["accepted"]
+            site.mesh.issuer.revoke("coordinator", site.mesh.begun)
+            roster, revocations = site.mesh.issuer.lists(site.mesh.begun)
+            site.membership.accept(site.mesh.begun, revocations=revocations)
+            agents = voice.agent.device.membership
+            agents.accept(site.mesh.begun, revocations=revocations)
+            assert "coordinator" in agents.roster.keys  # an old roster does not help it
+            await voice.instruct(voice.train(1))
+            await until(lambda: [event for event in told if isinstance(event, events.PacketRefused)])
+            agents.accept(site.mesh.begun, roster=roster)
+
+    asyncio.run(main())
+    assert site.charges() == 0
+
+
 def test_while_it_may_not_train_it_says_so_and_declines_each_training(site):
     site.write(eligibility={"on_power": True})
 

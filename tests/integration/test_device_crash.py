@@ -61,13 +61,13 @@ def is_over(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("step", "error", "trained", "charges"),
     [
-        ("accepted", "", ["1", "2"], 2),
+        pytest.param("accepted", "", ["1", "2"], 2, marks=pytest.mark.slow),
         ("received", "", ["1", "2"], 2),
-        ("begun", "restarted", ["2"], 1),
+        pytest.param("begun", "restarted", ["2"], 1, marks=pytest.mark.slow),
         ("charged", "restarted", ["1", "2"], 2),
-        ("trained", "restarted", ["1", "2"], 2),
+        pytest.param("trained", "restarted", ["1", "2"], 2, marks=pytest.mark.slow),
         ("kept", "", ["1", "2"], 2),
-        ("posted", "", ["1", "2"], 2),
+        pytest.param("posted", "", ["1", "2"], 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_device_that_is_killed_at_any_step(tmp_path, step, error, trained, charges):

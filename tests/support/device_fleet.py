@@ -120,6 +120,7 @@ class Voice:
     site: Site
     carrier: Any
     heard: list[tuple[Packet, list[bytes]]] = field(default_factory=list)
+    agent: Agent | None = None
 
     def __post_init__(self) -> None:
         membership = self.site.coordinator
@@ -202,7 +203,7 @@ async def conversation(site: Site, **options: Any) -> AsyncIterator[tuple[Voice,
     journal = DeviceJournal(site.state / JOURNAL)
     once = options.pop("once", False)
     carrier = broker.join(site.device_name)
-    agent = Agent(device, carrier, journal, **options)
+    agent = voice.agent = Agent(device, carrier, journal, **options)
     running = asyncio.ensure_future(agent.run(once=once))
     try:
         yield voice, agent
