@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = [
+    "AvailabilityChanged",
+    "CertificateRenewed",
     "DeviceAnswered",
     "DeviceFailed",
     "DeviceReplied",
@@ -23,7 +25,10 @@ __all__ = [
     "ModelSwapped",
     "Notice",
     "OfTask",
+    "OfferAnswered",
     "PacketRefused",
+    "ReplyKept",
+    "ReplyPosted",
     "RoundFinished",
     "RoundStarted",
     "RunFinished",
@@ -35,6 +40,7 @@ __all__ = [
     "StepDone",
     "SwapRefused",
     "SwapUndone",
+    "TrainingBegun",
     "WaitingForDevices",
     "ignore",
 ]
@@ -283,6 +289,52 @@ class ModelRolledBack(Event):
     version: int
     to: int | None
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAnswered(Event):
+    """A device was offered a run and took it, or declined with one word."""
+
+    run: int
+    name: str
+    declined: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBegun(Event):
+    """A device begins to train: what follows may be charged to its ledger."""
+
+    run: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyKept(Event):
+    """A device has a message's reply on its disk; `error` is empty or one word."""
+
+    run: int
+    round: int
+    what: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyPosted(Event):
+    """A device's reply is the transport's."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class AvailabilityChanged(Event):
+    """A device became able to train, or unable, for a reason of one word."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRenewed(Event):
+    """A device has a new certificate."""
 
 
 EventSink = Callable[[Event], None]

@@ -5,9 +5,8 @@ linear layer, in a federation that plans lite devices (``client.lite_fraction``)
 and runs in ONNX Runtime.
 """
 
-from pathlib import Path
-
 from fedmesh.client.head_trainer import HeadTrainer
+from fedmesh.client.home import Homes
 from fedmesh.client.lite import LiteTrainer
 from fedmesh.client.task import Task
 from fedmesh_clients.training import DataSource, TrainingApp
@@ -15,7 +14,7 @@ from fedmesh_clients.training import DataSource, TrainingApp
 __all__ = ["build"]
 
 
-def build(task: Task, data: DataSource, *, ledgers: Path | None = None, identities: Path | None = None) -> TrainingApp:
+def build(task: Task, data: DataSource, *, homes: Homes) -> TrainingApp:
     """The client app for `task`; see `TrainingApp`.
 
     Raises:
@@ -23,6 +22,4 @@ def build(task: Task, data: DataSource, *, ledgers: Path | None = None, identiti
             it plans them and is one that they cannot take part in; or it is impossible.
     """
     trainer = LiteTrainer(task) if task.head is None else HeadTrainer(task)
-    return TrainingApp(
-        task, data, ledgers=ledgers, identities=identities, trainer=trainer, backbone=task.head is not None
-    )
+    return TrainingApp(task, data, homes=homes, trainer=trainer, backbone=task.head is not None)

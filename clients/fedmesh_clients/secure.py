@@ -1,26 +1,22 @@
-"""How a client app takes part in secure aggregation: its credentials from a folder, its terms from its task."""
-
-from pathlib import Path
+"""How a client app takes part in secure aggregation: its credentials from its home, its terms from its task."""
 
 from flwr.app import Context
 
-from fedmesh.client.identities import device_name, open_identity, open_roster, store_path
+from fedmesh.client.home import Homes
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError
 from fedmesh.flower import Credential, Terms
-from fedmesh.secagg import Identity, Policy, Roster
+from fedmesh.secagg import Policy
 from fedmesh.types import Layout
 
-__all__ = ["FolderCredentials", "partition_in", "terms_of"]
+__all__ = ["HomeCredentials", "partition_in", "terms_of"]
 
 
-class FolderCredentials:
-    """The credentials of every device whose key lies in `folder`, told apart by ``partition-id``; read when needed."""
+class HomeCredentials:
+    """The credentials of the devices in `homes`, told apart by ``partition-id``; read when needed."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._roster: Roster | None = None
-        self._identities: dict[str, Identity] = {}
+    def __init__(self, homes: Homes) -> None:
+        self._homes = homes
 
     def __call__(self, context: Context) -> Credential:
         """The credential of the device whose Context this is.
@@ -28,12 +24,8 @@ class FolderCredentials:
         Raises:
             ConfigError: the Context says no partition, or there is no sound identity for it.
         """
-        name = device_name(partition_in(context))
-        if self._roster is None:
-            self._roster = open_roster(self._folder)
-        if name not in self._identities:
-            self._identities[name] = open_identity(self._folder, name)
-        return Credential(name, self._identities[name], self._roster, store_path(self._folder, name))
+        member = self._homes.member(partition_in(context))
+        return Credential(member.name, member.identity, member.roster, member.store_path)
 
 
 def partition_in(context: Context) -> int:

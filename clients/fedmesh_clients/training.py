@@ -11,7 +11,6 @@ handler: a device's metrics are its data's. Devices are told apart by ``partitio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,20 +19,19 @@ from flwr.clientapp import ClientApp
 
 from fedmesh.client.assignment import Assignment, TaskTrainer, Trained, check_examples, check_weights
 from fedmesh.client.backbone import MAX_BACKBONE_BYTES
-from fedmesh.client.ledgers import open_ledger
+from fedmesh.client.home import Homes
 from fedmesh.client.randomness import batch_order
 from fedmesh.client.release import codec_of, encode
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError, DecodeError
-from fedmesh.flower import SecureClient, Turn, discreet
+from fedmesh.flower import SecureClient, Terms, Turn, discreet
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.flower.backbone import BACKBONE, backbone_in
 from fedmesh.flower.records import number_in, ranges_in
-from fedmesh.privacy import FileLedger
 from fedmesh.quantization.codec import DeltaCodec
-from fedmesh.types import Examples
+from fedmesh.types import Examples, Ledger
 from fedmesh_clients.residual import keep_residual, residual_in
-from fedmesh_clients.secure import FolderCredentials, partition_in, terms_of
+from fedmesh_clients.secure import HomeCredentials, partition_in, terms_of
 
 if TYPE_CHECKING:
     from fedmesh.client.cohort import Cohort
@@ -60,14 +58,13 @@ class TrainingApp(ClientApp):
     Args:
         task: the public task.
         data: where a device's examples come from.
-        ledgers: folder of the devices' privacy ledgers; needed if the task is private.
-        identities: folder of the devices' identities; needed if the task is under secure aggregation. The ledgers are
-            anchored in it.
+        homes: where the keys and privacy ledgers of the devices are.
         trainer: of the task; None: the torch one, which can also train several devices at once.
         backbone: whether the trainer wants the round's backbone; another device refuses one.
 
     Raises:
-        ConfigError: the task is impossible, or a folder that it needs is missing.
+        ConfigError: the task is impossible, what it needs is not kept in `homes`, or it names the seed of the noise and
+            this is no simulation.
     """
 
     def __init__(
@@ -75,24 +72,26 @@ class TrainingApp(ClientApp):
         task: Task,
         data: DataSource,
         *,
-        ledgers: Path | None,
-        identities: Path | None = None,
+        homes: Homes,
         trainer: TaskTrainer | None = None,
         backbone: bool = False,
     ) -> None:
         super().__init__()
-        if task.budget is not None and ledgers is None:
-            raise ConfigError(f"task {task.name} trains under a privacy budget: say where its ledgers are kept")
+        homes.check(task.name, private=task.budget is not None, secure=task.secure_aggregation)
+        if task.keyed_noise_seed is not None and not homes.simulated:
+            raise ConfigError(
+                f"task {task.name} names the seed of its noise, and whoever knows it can subtract the noise: a device "
+                "takes a task as_deployed(); in a simulation its home is one of SimulatedHomes"
+            )
         self.task = task
         self._data = data
-        self._ledgers = ledgers
-        self._identities = identities
+        self._homes = homes
         self._max_backbone = MAX_BACKBONE_BYTES if backbone else 0
         self._cohort: Cohort | None = None
         self.cohort_size = 1
         """Devices that `train_cohort` is best given at once; 1 where training them one by one is as fast."""
         self._trainer = self._torch_trainer() if trainer is None else trainer
-        self._secure = self._secure_client(identities) if task.secure_aggregation else None
+        self._secure = self._secure_client() if task.secure_aggregation else None
         self._guarded: Callable[[], AbstractContextManager[None]] = (
             discreet if task.secure_aggregation or task.budget else nullcontext
         )
@@ -157,23 +156,15 @@ class TrainingApp(ClientApp):
         self.cohort_size = cohort_size(self.task, trainer.model)
         return trainer
 
-    def _secure_client(self, identities: Path | None) -> SecureClient:
-        if identities is None:
-            raise ConfigError(f"task {self.task.name} is under secure aggregation: say where its identities are kept")
-        return SecureClient(FolderCredentials(identities), terms_of(self.task, self._trainer.layout))
+    def _secure_client(self) -> SecureClient:
+        return SecureClient(HomeCredentials(self._homes), self._terms())
 
-    def _ledger(self, device: int) -> AbstractContextManager[FileLedger | None]:
+    def _terms(self) -> Terms:
+        return terms_of(self.task, self._trainer.layout, floor=self._homes.floor)
+
+    def _ledger(self, device: int) -> AbstractContextManager[Ledger | None]:
         budget = self.task.budget
-        if self._ledgers is None or budget is None:
-            return nullcontext()
-        return open_ledger(
-            self._ledgers,
-            device,
-            level=budget.level,
-            epsilon=budget.epsilon,
-            delta=budget.delta,
-            identities=self._identities,
-        )
+        return nullcontext() if budget is None else self._homes.ledger(device, self.task.name, budget)
 
     def _job(self, message: Message, context: Context) -> _Job:
         """Everything that can be refused about a train message is refused here: nothing is trained or paid for yet."""
@@ -208,7 +199,7 @@ class TrainingApp(ClientApp):
         return content
 
     def _masked(self, job: _Job, turn: Turn, trained: Trained) -> RecordDict:
-        terms = terms_of(self.task, self._trainer.layout)
+        terms = self._terms()
         if trained.values is not None:
             return turn.mask(trained.values, 1)
         codec = DeltaCodec(terms.layout, terms.bits, np.asarray(job.assignment.ranges, dtype=np.float32))

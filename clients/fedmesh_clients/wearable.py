@@ -1,8 +1,7 @@
 """Inertial and other body signals: examples are windows [channels, samples], float32."""
 
-from pathlib import Path
-
 import fedmesh.client.trainer  # noqa: F401 - torch: workers fork from a process that has imported this module
+from fedmesh.client.home import Homes
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError
 from fedmesh_clients.training import DataSource, TrainingApp
@@ -10,7 +9,7 @@ from fedmesh_clients.training import DataSource, TrainingApp
 __all__ = ["build"]
 
 
-def build(task: Task, data: DataSource, *, ledgers: Path | None = None, identities: Path | None = None) -> TrainingApp:
+def build(task: Task, data: DataSource, *, homes: Homes) -> TrainingApp:
     """The client app for `task` over windows of signals; see `TrainingApp`.
 
     Raises:
@@ -21,4 +20,4 @@ def build(task: Task, data: DataSource, *, ledgers: Path | None = None, identiti
             f"the wearable client takes examples of shape [channels, samples], not {list(task.input_shape)}: "
             "choose another [client] name"
         )
-    return TrainingApp(task, data, ledgers=ledgers, identities=identities)
+    return TrainingApp(task, data, homes=homes)

@@ -8,6 +8,7 @@ from fedmesh import __version__
 from fedmesh.cli import config_check, doctor, enroll, infer, listing, simulate
 from fedmesh.cli.broker_config import broker
 from fedmesh.cli.ca import ca
+from fedmesh.cli.client import client
 from fedmesh.cli.coordinator import coordinator
 from fedmesh.cli.ledger import ledger
 from fedmesh.cli.model import model
@@ -39,6 +40,7 @@ app.add_typer(privacy, name="privacy")
 app.add_typer(ledger, name="ledger")
 app.add_typer(runs, name="runs")
 app.add_typer(model, name="model")
+app.add_typer(client, name="client")
 app.add_typer(ca, name="ca")
 app.command("enroll")(enroll.command)
 app.add_typer(broker, name="broker")

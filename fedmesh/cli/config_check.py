@@ -31,14 +31,14 @@ def command(
 
     Nothing is contacted, written or trained. Exits with 2 when something is wrong.
     """
-    from fedmesh.cli import catalog
     from fedmesh.configuration.section import read_tables
+    from fedmesh.federation import scenarios
 
     path = Path(file)
     if not path.is_file():
         if path.suffix == ".toml" or len(path.parts) > 1:
             raise ConfigError(f"there is no file {file}: give a TOML file, or a name of `fedmesh scenarios`")
-        path = catalog.find(file)
+        path = scenarios.find(file)
     tables = read_tables(path)
     found = _given(kind) if kind is not None else kind_of(tables, str(path))
     checks = _checks(found, path)

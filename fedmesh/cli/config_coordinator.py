@@ -4,11 +4,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedmesh.cli import catalog
 from fedmesh.cli.checks import Check
 from fedmesh.cli.config_places import examine_folder, examine_identity, examine_metrics
 from fedmesh.cli.config_scenarios import described, missing_plugins
 from fedmesh.errors import ConfigError
+from fedmesh.federation import scenarios
 
 if TYPE_CHECKING:
     from fedmesh.configuration import CoordinatorConfig
@@ -52,7 +52,7 @@ def _journal(url: str) -> Check:
 
 def _task(place: str, task: "TaskSection", membership: "Membership | None", taken: dict[str, int]) -> list[Check]:
     try:
-        scenario = catalog.load(task.scenario)
+        scenario = scenarios.load(task.scenario)
     except ConfigError as error:
         return [Check(place, "failed", str(error))]
     name = task.name or scenario.name

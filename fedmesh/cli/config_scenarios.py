@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from fedmesh import plugins
-from fedmesh.cli import catalog
 from fedmesh.cli.checks import Check
 from fedmesh.errors import ConfigError
+from fedmesh.federation import scenarios
 
 if TYPE_CHECKING:
     from fedmesh.federation.scenario import Scenario
@@ -15,7 +15,7 @@ __all__ = ["described", "examine_scenario", "missing_plugins"]
 
 def examine_scenario(name: str) -> list[Check]:
     """A scenario by its name or file. Raises: ConfigError: it is none."""
-    scenario = catalog.load(name)
+    scenario = scenarios.load(name)
     return [Check("scenario", "ok", described(scenario)), missing_plugins("plug-ins", scenario)]
 
 

@@ -50,15 +50,15 @@ def run(
     Ctrl-C or SIGTERM ends it in good order; started again, each task goes on behind its last committed round.
     With [metrics] listen it serves /metrics, /healthz and /readyz; under systemd it tells that it is ready and alive.
     """
-    from fedmesh.cli import catalog
     from fedmesh.cli.event_file import event_file
     from fedmesh.cli.fleet_progress import fleet_progress
     from fedmesh.configuration import CoordinatorConfig
+    from fedmesh.federation import scenarios
     from fedmesh.fleet.plan import Plan
     from fedmesh.observability import Observer
 
     read = CoordinatorConfig.load(config)
-    plans = [Plan.of(section, catalog.load(section.scenario)) for section in read.task]
+    plans = [Plan.of(section, scenarios.load(section.scenario)) for section in read.task]
     if log_format is not None:
         start_logging(log_format, log_level)
     with (

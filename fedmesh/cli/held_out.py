@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedmesh.cli.catalog import shipped
 from fedmesh.errors import ConfigError, DataError
+from fedmesh.federation.scenarios import shipped
 from fedmesh.types import Examples
 
 if TYPE_CHECKING:

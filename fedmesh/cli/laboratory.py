@@ -80,7 +80,8 @@ def write(out: Path, name: str, content: Mapping[str, Any]) -> None:
 
 
 def _chosen(scenario: str, seed: int | None, assignments: Sequence[str] | None) -> "Scenario":
-    from fedmesh.cli import catalog, overrides
+    from fedmesh.cli import overrides
+    from fedmesh.federation import scenarios
 
     told = overrides.parse(assignments or [])
-    return catalog.load(scenario, told if seed is None else {**told, "seed": seed})
+    return scenarios.load(scenario, told if seed is None else {**told, "seed": seed})

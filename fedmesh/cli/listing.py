@@ -20,7 +20,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def scenarios(as_json: JsonOption = False) -> None:
     """List the scenarios that come with fedmesh."""
-    from fedmesh.cli.catalog import shipped
+    from fedmesh.federation.scenarios import shipped
 
     found = [_described(name, path) for name, path in shipped().items()]
     if as_json:
@@ -50,10 +50,11 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show every setting of a scenario, defaults included, as TOML."""
-    from fedmesh.cli import catalog, overrides
+    from fedmesh.cli import overrides
     from fedmesh.cli.toml import dumps
+    from fedmesh.federation import scenarios
 
-    tables = catalog.load(scenario, overrides.parse(assignments or [])).model_dump(mode="json")
+    tables = scenarios.load(scenario, overrides.parse(assignments or [])).model_dump(mode="json")
     if as_json:
         print_json(tables)
     else:

@@ -82,14 +82,15 @@ def command(
 
 
 def _plan(scenario: str | None, rounds: int | None, seed: int | None, assignments: list[str]) -> "Scenario":
-    from fedmesh.cli import catalog, overrides
+    from fedmesh.cli import overrides
+    from fedmesh.federation import scenarios
 
     if scenario is None:
-        names = ", ".join(catalog.shipped()) or "none installed"
+        names = ", ".join(scenarios.shipped()) or "none installed"
         raise ConfigError(f"which scenario? Give a name ({names}) or a TOML file, or --resume DIR to go on with a run")
     chosen = overrides.parse(assignments)
     chosen |= {key: value for key, value in (("rounds", rounds), ("seed", seed)) if value is not None}
-    return catalog.load(scenario, chosen)
+    return scenarios.load(scenario, chosen)
 
 
 def _refuse_with_resume(**given: object) -> None:

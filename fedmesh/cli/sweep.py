@@ -49,14 +49,15 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; print the folder only.")] = False,
 ) -> None:
     """Compare privacy modes and budgets on a scenario."""
-    from fedmesh.cli import catalog, overrides
+    from fedmesh.cli import overrides
+    from fedmesh.federation import scenarios
     from fedmesh.federation.overrides import check_free
     from fedmesh.simulation.laboratory.sweep.cells import plan_cells
 
     check_data_folder(data)
     told = overrides.parse(assignments or [])
     check_free(told, told=True)
-    base = catalog.load(scenario, told)
+    base = scenarios.load(scenario, told)
     cells = plan_cells(base, epsilons=_budgets(epsilon), modes=_listed(modes), seeds=seeds, told=told)
     refuse_without("matplotlib")  # is needed last: learn it first
     sweep = _run(cells, out, data, workers, jobs, quiet=quiet)

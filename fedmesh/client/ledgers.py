@@ -7,14 +7,19 @@ from fedmesh.errors import DecodeError
 from fedmesh.privacy import Anchor, FileLedger
 from fedmesh.privacy.settings import Level
 
-__all__ = ["ledger_path", "open_ledger"]
+__all__ = ["device_ledger_path", "ledger_path", "open_ledger"]
+
+
+def device_ledger_path(folder: Path, name: str, level: Level = "example") -> Path:
+    """The ledger of the device called `name` on `level` in `folder`."""
+    return folder / (f"{name}.ledger" if level == "example" else f"{name}.{level}.ledger")
 
 
 def ledger_path(folder: Path, device: int, level: Level = "example") -> Path:
-    """The ledger of `device` on `level` in `folder`. Raises: DecodeError: the number is negative."""
+    """The ledger of a simulated device. Raises: DecodeError: the number is negative."""
     if device < 0:
         raise DecodeError(f"there is no device {device}")
-    return folder / (f"device-{device}.ledger" if level == "example" else f"device-{device}.{level}.ledger")
+    return device_ledger_path(folder, device_name(device), level)
 
 
 def open_ledger(

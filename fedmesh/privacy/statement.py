@@ -11,6 +11,7 @@ from fedmesh.privacy.accountant import epsilon, has_pld
 from fedmesh.privacy.chain import Chain, Head, check_contains, parse
 from fedmesh.privacy.entries import Charge, Opening, Settlement, TaskBudget
 from fedmesh.privacy.tally import Spending, Tally, task_of
+from fedmesh.types import PrivacyEvent
 
 __all__ = ["Account", "Row", "Statement"]
 
@@ -104,6 +105,14 @@ class Statement:
     def rows(self) -> list[Row]:
         """All entries but the opening, first to last."""
         return list(_rows(self._chain, self.opening.delta))
+
+    def affords(self, event: PrivacyEvent, *, within: TaskBudget) -> bool:
+        """Whether `event` would be covered by the device's budget and by the task's, which is `within`."""
+        known = self._tally.budgets.get(within.name)
+        budgets = ((self._tally.whole, self.opening), (self._tally.task(within.name), within))
+        return known in {None, within} and all(
+            spending.epsilon(budget.delta, event) <= budget.epsilon for spending, budget in budgets
+        )
 
     def whole(self) -> Account:
         """The device's account."""

@@ -30,7 +30,7 @@ from fedmesh.flower.envelope import Envelope, fold, unfold
 from fedmesh.flower.identity import FIRST_NODE_ID, partition_of
 from fedmesh.flower.node import ClientCallable, error_reply
 from fedmesh.machine import cores
-from fedmesh.simulation.pipes import Pipe, PipeClosedError
+from fedmesh.pipes import Pipe, PipeClosedError
 from fedmesh.simulation.placement import Placement
 from fedmesh.simulation.schedule import Bundle, Schedule
 from fedmesh.simulation.shared import SharedExamples

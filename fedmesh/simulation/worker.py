@@ -19,13 +19,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import Context, Message, MessageType, RecordDict
 
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError, FedMeshError
 from fedmesh.flower.envelope import Envelope, fold, unfold
 from fedmesh.flower.identity import acting_as, partition_of
 from fedmesh.flower.node import ClientCallable, Node
+from fedmesh.pipes import Pipe
 from fedmesh.plugins import CLIENTS, load
-from fedmesh.simulation.pipes import Pipe
 from fedmesh.simulation.shared import Block, SharedExamples
 from fedmesh.simulation.tiers import LITE, TieredApp
 
@@ -179,11 +180,10 @@ def _build(spec: Mapping[str, Any], fds: Sequence[int]) -> ClientCallable:
         return imported_app(spec["import"])
     data = SharedExamples.attach(fds[0], spec["data"])
     folders = {name: None if spec[name] is None else Path(spec[name]) for name in ("ledgers", "identities")}
-    if folders["identities"] is None:  # a client app that knows nothing of secure aggregation runs without it
-        del folders["identities"]
 
     def built(client: str) -> ClientCallable:
-        app: ClientCallable = load(CLIENTS, client)(Task.from_plain(spec["task"]), data.source(), **folders)
+        build = load(CLIENTS, client)
+        app: ClientCallable = build(Task.from_plain(spec["task"]), data.source(), homes=SimulatedHomes(**folders))
         return app
 
     return TieredApp(built(spec["client"]), built(LITE), spec["lite"]) if spec["lite"] else built(spec["client"])

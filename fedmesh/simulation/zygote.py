@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from fedmesh.errors import ConfigError
+from fedmesh.pipes import Pipe, PipeClosedError
 from fedmesh.plugins import CLIENTS, available
-from fedmesh.simulation.pipes import Pipe, PipeClosedError
 
 __all__ = ["Forked", "Launcher", "WorkerProcess", "Zygote", "preload_of"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from fedmesh.identity import Enrolment, Issuer, Membership, create_authority, open_issuer
+from fedmesh.client.enrolling import begin_enrolment
+from fedmesh.identity import Issuer, Membership, create_authority, open_issuer
 from fedmesh.identity.servers import create_server
 from fedmesh.testing.loopback_broker import LoopbackBroker
 
@@ -89,7 +90,7 @@ class LoopbackFleet:
             member = create_server(self.issuer, name, hosts, self.folder / name, now)
         else:
             token = self.issuer.token(name, now, ttl_s=3_600)
-            enrolment = Enrolment.begin(self.folder / name, token)
+            enrolment = begin_enrolment(self.folder / name, token)
             hello = self.issuer.hello()
             reply = self.issuer.handle(enrolment.request(token.secret, hello.nonce), None, hello.nonce, now)
             member = enrolment.finish(reply, now)

@@ -11,6 +11,7 @@ import training
 from flwr.app import ConfigRecord, Message, RecordDict
 from secure_flower import SecureServer
 
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.identities import open_identity
 from fedmesh.client.task import Task
 from fedmesh.client.trainer import Trainer
@@ -35,7 +36,7 @@ def server(folder: Path, task: Task = TASK, nodes: int = 5) -> SecureServer:
     ledgers = folder / "ledgers"
     ledgers.mkdir()
     app = vision.build(
-        task, lambda device: training.examples(device, COUNT), ledgers=ledgers, identities=folder / "identities"
+        task, lambda device: training.examples(device, COUNT), homes=SimulatedHomes(ledgers, folder / "identities")
     )
     return SecureServer(InlineFleet(app, nodes), folder / "identities", terms_of(task, Trainer.of(task).layout), RANGES)
 

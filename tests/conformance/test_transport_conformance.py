@@ -112,7 +112,7 @@ def test_receiving_ends_when_it_is_closed(together):
 def test_each_sees_that_the_other_is_there(together):
     async def test(device, coordinator):
         for one, other in ((device, "coordinator"), (coordinator, "device")):
-            while other not in one.present:  # noqa: ASYNC110
+            while other not in one.present:
                 await asyncio.sleep(0.01)
 
     together(test)
@@ -136,7 +136,7 @@ def test_a_channel_that_nobody_reads_does_not_hold_up_another(together):
     async def test(device, coordinator):
         most = 2 * LIMITS.queued + LIMITS.peer_messages
         filling = asyncio.create_task(_fill(device.channel("fleet"), most))
-        while coordinator.counts["busy"] == 0:  # noqa: ASYNC110
+        while coordinator.counts["busy"] == 0:
             await asyncio.sleep(0.01)
         for number in range(20):
             await device.send("coordinator", bytes([number]))
@@ -193,17 +193,17 @@ def test_what_is_not_announced(together):
 def test_a_shunned_peer_announces_nothing_and_is_heard_again_when_it_is_readmitted(together):
     async def test(device, coordinator):
         await coordinator.announce("model", b"1")
-        while not device.announced:  # noqa: ASYNC110
+        while not device.announced:
             await asyncio.sleep(0.01)
         device.shun("coordinator")
         assert not device.announced
         await coordinator.announce("model", b"2")
-        while device.counts["shunned"] == 0:  # noqa: ASYNC110
+        while device.counts["shunned"] == 0:
             await asyncio.sleep(0.01)
         assert not device.announced
         device.readmit("coordinator")
         await coordinator.announce("model", b"3")
-        while not device.announced:  # noqa: ASYNC110
+        while not device.announced:
             await asyncio.sleep(0.01)
         await coordinator.send("device", b"back")
         assert await anext(device.receive()) == ("coordinator", b"back")

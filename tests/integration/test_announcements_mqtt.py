@@ -30,7 +30,7 @@ def run(main):
 
 
 async def until(true):
-    while not true():  # noqa: ASYNC110
+    while not true():
         await asyncio.sleep(0.01)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import heads
 import training
 
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.flower import Fleet, InlineFleet
 from fedmesh.simulation.engine import ClientSpec, WorkerFleet
 from fedmesh.simulation.shared import SharedExamples
@@ -37,5 +38,5 @@ def test_workers_train_heads_without_torch(tmp_path: Path) -> None:
         maps = [Path(f"/proc/{pid}/maps").read_text(encoding="utf-8") for pid in fleet.pids]
     assert len(maps) == 2
     assert not any("libtorch" in text for text in maps)
-    inline = InlineFleet(lite.build(task, heads.examples, ledgers=folders[1]), DEVICES)
+    inline = InlineFleet(lite.build(task, heads.examples, homes=SimulatedHomes(folders[1])), DEVICES)
     assert train(inline) == packets

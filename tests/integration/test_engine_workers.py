@@ -15,6 +15,7 @@ import training
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError, PeerError
 from fedmesh.flower import Fleet, InlineFleet
@@ -47,7 +48,7 @@ def train(fleet: Fleet, rounds: int = 2) -> dict[tuple[int, int], bytes]:
 
 
 def forked(task: Task, workers: int, ledgers: Path | None = None) -> WorkerFleet:
-    app = vision.build(task, shared().source(), ledgers=ledgers)
+    app = vision.build(task, shared().source(), homes=SimulatedHomes(ledgers))
     return WorkerFleet(app, len(SIZES), workers=workers)
 
 
@@ -89,7 +90,7 @@ def test_workers_of_a_zygote_compute_what_one_process_computes() -> None:
     with WorkerFleet(ClientSpec("vision", task, data), len(SIZES), workers=2, zygote=zygote) as fleet:
         packets, pids = train(fleet), fleet.pids
         assert len(set(pids)) == 2
-    inline = InlineFleet(vision.build(task, shared().source()), len(SIZES))
+    inline = InlineFleet(vision.build(task, shared().source(), homes=SimulatedHomes()), len(SIZES))
     assert train(inline) == packets
     assert all(map(gone, pids))
 

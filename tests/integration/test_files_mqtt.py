@@ -82,11 +82,11 @@ def test_a_killed_broker_and_a_server_that_begins_anew_cost_time_and_nothing_els
                 _, server = await serving(first, fleet)
                 proxy.chunk_delay_s = 0.01
                 getting = asyncio.create_task(files.fetch("model", max_bytes=len(MODEL)))
-                while server.counts["served"] < 5:  # noqa: ASYNC110
+                while server.counts["served"] < 5:
                     await asyncio.sleep(0.01)
                 fleet.broker.kill()
                 fleet.broker.start()
-                while server.counts["served"] < 10:  # noqa: ASYNC110
+                while server.counts["served"] < 10:
                     await asyncio.sleep(0.01)
             assert not getting.done()
             proxy.chunk_delay_s = 0.0

@@ -10,6 +10,7 @@ import pytest
 from fleet_devices import COORDINATOR, Home, StandIn, memory_broker, seeded
 from small_runs import small_digits
 
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.identities import device_name
 from fedmesh.configuration.coordinator import TaskSection
 from fedmesh.coordinator import Coordinator, Journal
@@ -113,7 +114,9 @@ def inline(home, plan, folder):
         number = context.node_config["partition-id"]
         if number not in apps:
             source = lambda _, n=number: examples(plan.scenario)[n]  # noqa: E731
-            apps[number] = vision.build(seeded(prepared.task), source, identities=home.folder / device_name(number))
+            apps[number] = vision.build(
+                seeded(prepared.task), source, homes=SimulatedHomes(identities=home.folder / device_name(number))
+            )
         return apps[number](message, context)
 
     with quiet_flower(), Journal() as journal:
@@ -263,7 +266,7 @@ def test_a_revoked_device_is_struck_off_while_it_is_connected(tmp_path):
         async with hall.service() as service:
             for number in range(DEVICES):
                 hall.join(number)
-            while not hall.told(RoundFinished):  # noqa: ASYNC110 - told by another thread
+            while not hall.told(RoundFinished):
                 await asyncio.sleep(0.02)
             home.mesh.issuer.revoke("device-1", time.time())
             roster, revocations = home.mesh.issuer.lists(time.time())

@@ -10,6 +10,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from fedmesh.client.assignment import Assignment
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.identities import AGGREGATOR, create_identities, device_name, open_identity
 from fedmesh.client.lite import LiteTrainer
 from fedmesh.client.task import Task
@@ -42,7 +43,7 @@ def weights(arrays: ArrayRecord) -> Float32:
 def secure_run(task: Task, folder: Path) -> Float32:
     (folder / "ledgers").mkdir(parents=True)
     roster = create_identities(folder / "identities", DEVICES)
-    app = lite.build(task, heads.examples, ledgers=folder / "ledgers", identities=folder / "identities")
+    app = lite.build(task, heads.examples, homes=SimulatedHomes(folder / "ledgers", folder / "identities"))
     grid, strategy = FleetGrid(InlineFleet(app, DEVICES)), strategy_of(task)
     secure = SecureAggregation(
         strategy,

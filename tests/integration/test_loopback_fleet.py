@@ -77,7 +77,7 @@ def test_every_connection_is_made_with_the_certificate_that_is_there_then(fleet,
             fleet.broker.kill()
             fleet.broker.start()
             refused = fleet.broker.log.read_text().count("OpenSSL Error")
-            while fleet.broker.log.read_text().count("OpenSSL Error") == refused:  # noqa: ASYNC110
+            while fleet.broker.log.read_text().count("OpenSSL Error") == refused:
                 await asyncio.sleep(0.01)
             assert not device.link.is_connected
             path.write_bytes(good)  # as a renewal does

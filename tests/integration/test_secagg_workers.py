@@ -10,6 +10,7 @@ import pytest
 import training
 from secure_flower import SecureServer
 
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.task import Task
 from fedmesh.client.trainer import Trainer
 from fedmesh.flower.secure import STEPS
@@ -32,7 +33,7 @@ def plain_codes(task: Task, workers: int, ledgers: Path) -> dict[int, np.ndarray
     """Device -> what it sends in round 1 without secure aggregation, int64 [P]."""
     layout = Trainer.of(task).layout
     codec = DeltaCodec(layout, 8, np.asarray(RANGES, np.float32))
-    app = vision.build(task, shared().source(), ledgers=ledgers)
+    app = vision.build(task, shared().source(), homes=SimulatedHomes(ledgers))
     found = {}
     with WorkerFleet(app, len(SIZES), workers=workers) as fleet:
         for node_id in fleet.node_ids:
@@ -46,7 +47,7 @@ def plain_codes(task: Task, workers: int, ledgers: Path) -> dict[int, np.ndarray
 
 def secure_round(task: Task, workers: int, folder: Path, lose: dict[str, list[int]]) -> SumResult:
     terms = terms_of(task, Trainer.of(task).layout)
-    app = vision.build(task, shared().source(), ledgers=folder, identities=folder / "identities")
+    app = vision.build(task, shared().source(), homes=SimulatedHomes(folder, folder / "identities"))
     with WorkerFleet(app, len(SIZES), workers=workers) as fleet:
         server = SecureServer(fleet, folder / "identities", terms, RANGES, lose=lose)
         result = server.round(1, training.start())
@@ -92,7 +93,7 @@ def test_fresh_workers_build_the_app_from_the_folder_of_identities(tmp_path: Pat
 def test_a_killed_worker_costs_its_devices_the_session_at_most(tmp_path: Path) -> None:
     """The message is run again on another worker; what had been remembered of it already is refused then."""
     task = training.int8_task(batching="never", secure_aggregation=True)
-    app = vision.build(task, shared().source(), identities=tmp_path)
+    app = vision.build(task, shared().source(), homes=SimulatedHomes(identities=tmp_path))
     codes = plain_codes(training.int8_task(batching="never"), 1, tmp_path)
     with WorkerFleet(app, len(SIZES), workers=3) as fleet:
         server = SecureServer(fleet, tmp_path, terms_of(task, Trainer.of(task).layout), RANGES)

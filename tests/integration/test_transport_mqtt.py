@@ -73,7 +73,7 @@ async def next_from(transport):
 
 async def until(true):
     async with asyncio.timeout(WAIT_S):
-        while not true():  # noqa: ASYNC110
+        while not true():
             await asyncio.sleep(0.01)
 
 

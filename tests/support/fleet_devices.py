@@ -13,6 +13,7 @@ from typing import Any
 from meshes import Mesh
 
 from fedmesh.client.enrolling import pinned_roster
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.task import Task
 from fedmesh.configuration.coordinator import CoordinatorConfig
 from fedmesh.errors import DeliveryError
@@ -112,7 +113,7 @@ class StandIn:
         await self.say(Answer(offer.run, self.accepts, "" if self.accepts else "policy"))
 
     def app(self, task: Task) -> Any:
-        return vision.build(task, lambda _: self.examples, identities=self.membership.folder)
+        return vision.build(task, lambda _: self.examples, homes=SimulatedHomes(identities=self.membership.folder))
 
     async def instructed(self, body: Instruct, packet: Packet) -> None:
         self.asked.append(body)

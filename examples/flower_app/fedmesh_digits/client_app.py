@@ -11,9 +11,10 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedmesh import wire
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.task import Task
 from fedmesh.flower import SecAggMod
-from fedmesh_clients.secure import FolderCredentials
+from fedmesh_clients.secure import HomeCredentials
 from fedmesh_clients.vision import build
 from fedmesh_digits import federation
 
@@ -40,11 +41,12 @@ def steps(message: Message, context: Context) -> Message:
 
 @lru_cache(maxsize=2)
 def secagg(run_id: int) -> SecAggMod:
-    return SecAggMod(FolderCredentials(federation.identities()), federation.terms(run_id))
+    return SecAggMod(HomeCredentials(SimulatedHomes(identities=federation.identities())), federation.terms(run_id))
 
 
 @lru_cache(maxsize=2)
 def trainer(task: bytes, devices: int) -> ClientApp:
     """One resident model a process, whatever the number of devices that it plays."""
     plain = wire.loads(task, max_bytes=1 << 20)
-    return build(Task.from_plain(plain).as_deployed(), lambda partition: federation.data(devices).devices[partition])
+    public = Task.from_plain(plain).as_deployed()
+    return build(public, lambda partition: federation.data(devices).devices[partition], homes=SimulatedHomes())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedmesh.cli import main
-from fedmesh.cli.catalog import shipped
+from fedmesh.federation.scenarios import shipped
 
 HEAVY = {"torch", "flwr", "onnxruntime", "opacus", "matplotlib", "sklearn", "onnx"}
 

@@ -9,12 +9,12 @@ import pytest
 from meshes import NOW, Mesh
 
 from fedmesh.cli import main
-from fedmesh.cli.catalog import shipped
 from fedmesh.cli.config_check import kind_of
 from fedmesh.cli.config_client import _NEEDS, examine_client
 from fedmesh.cli.config_coordinator import examine_coordinator
 from fedmesh.configuration import ClientConfig, CoordinatorConfig
 from fedmesh.errors import ConfigError
+from fedmesh.federation.scenarios import shipped
 
 CLIENT = """
 tier = "lite"

@@ -9,10 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fedmesh.cli import main
-from fedmesh.cli.catalog import load
 from fedmesh.cli.held_out import _shipped_scenario, held_out
 from fedmesh.errors import ConfigError, DataError
 from fedmesh.features import fit, save
+from fedmesh.federation.scenarios import load
 from fedmesh.types import Examples
 
 Capture = pytest.CaptureFixture[str]

@@ -16,6 +16,7 @@ from fedmesh import plugins
 from fedmesh.client.assignment import Assignment
 from fedmesh.client.backbone import MAX_BACKBONE_BYTES
 from fedmesh.client.head_trainer import HeadTrainer
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.lite import LiteTrainer
 from fedmesh.errors import ConfigError
 from fedmesh.flower import InlineFleet
@@ -43,7 +44,7 @@ def test_it_is_found_by_its_entry_point() -> None:
 @pytest.mark.parametrize("changes", [{}, {"codec": "integer"}, {"dp": heads.DP}], ids=["float32", "int8", "private"])
 def test_devices_send_what_their_trainer_makes(tmp_path: Path, changes: dict[str, object]) -> None:
     task = heads.task(**changes)
-    app = lite.build(task, heads.examples, ledgers=tmp_path)
+    app = lite.build(task, heads.examples, homes=SimulatedHomes(tmp_path))
     assert app.cohort_size == 1
     sent = packets(app)
     trainer = LiteTrainer(task)
@@ -56,7 +57,10 @@ def test_devices_send_what_their_trainer_makes(tmp_path: Path, changes: dict[str
 
 def test_the_torch_client_sends_the_same_up_to_rounding() -> None:
     task = heads.task(momentum=0.0)
-    mine, want = packets(lite.build(task, heads.examples)), packets(TrainingApp(task, heads.examples, ledgers=None))
+    mine, want = (
+        packets(lite.build(task, heads.examples, homes=SimulatedHomes())),
+        packets(TrainingApp(task, heads.examples, homes=SimulatedHomes())),
+    )
     for pair in zip(mine, want, strict=True):
         np.testing.assert_allclose(*(np.frombuffer(packet[32:], np.float32) for packet in pair), atol=2e-6)
 
@@ -73,7 +77,7 @@ def test_the_torch_client_sends_the_same_up_to_rounding() -> None:
 )
 def test_what_it_cannot_serve_is_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        lite.build(heads.task(**changes), heads.examples)
+        lite.build(heads.task(**changes), heads.examples, homes=SimulatedHomes())
 
 
 def behind_a_backbone(weights: np.ndarray, data: bytes | None, digest: bytes) -> Message:
@@ -94,7 +98,7 @@ def answer(app: TrainingApp, message: Message) -> Message:
 def test_of_any_other_model_it_trains_the_last_layer(tmp_path: Path, private: bool) -> None:
     made = lite_models.cut()
     task = made.with_task(dp=heads.DP if private else None)
-    app = lite.build(task, lite_models.examples, ledgers=tmp_path)
+    app = lite.build(task, lite_models.examples, homes=SimulatedHomes(tmp_path))
     digest = hashlib.sha256(made.backbone).digest()
     sent = training.packet_of(answer(app, behind_a_backbone(made.weights, made.backbone, digest)))
     asked = Assignment(1, 0, made.weights, [0.5] * 6, backbone=made.backbone)
@@ -114,7 +118,7 @@ def test_a_backbone_that_is_missing_or_is_not_the_rounds_is_refused_unpaid(
     tmp_path: Path, data: bytes | None, digest: bytes, said: str
 ) -> None:
     made = lite_models.cut()
-    app = lite.build(made.with_task(dp=heads.DP), lite_models.examples, ledgers=tmp_path)
+    app = lite.build(made.with_task(dp=heads.DP), lite_models.examples, homes=SimulatedHomes(tmp_path))
     reply = answer(app, behind_a_backbone(made.weights, data, digest))
     assert said in reply.error.reason
     ledger = tmp_path / "device-0.ledger"
@@ -124,7 +128,7 @@ def test_a_backbone_that_is_missing_or_is_not_the_rounds_is_refused_unpaid(
 def test_a_device_that_trains_everything_takes_no_backbone() -> None:
     made = lite_models.cut()
     digest = hashlib.sha256(made.backbone).digest()
-    app = TrainingApp(made.task, lite_models.examples, ledgers=None)
+    app = TrainingApp(made.task, lite_models.examples, homes=SimulatedHomes())
     assert "is no lite device" in answer(app, behind_a_backbone(made.weights, made.backbone, digest)).error.reason
     assert not answer(app, behind_a_backbone(made.weights, None, digest)).has_error()
 
@@ -137,12 +141,13 @@ for name in {(*PRELOADED, *preload_of("lite", private=False))!r}:
     importlib.import_module(name)
 from pathlib import Path
 import heads
+from fedmesh.client.home import SimulatedHomes
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from fedmesh.flower.arrays import vector_record
 from fedmesh.flower.identity import adopt
 from fedmesh_clients.lite import build
 adopt(1)
-app = build(heads.task({changes}), heads.examples, ledgers=Path({str(tmp_path)!r}))
+app = build(heads.task({changes}), heads.examples, homes=SimulatedHomes(Path({str(tmp_path)!r})))
 config = ConfigRecord({{"server-round": 1, "delta-ranges": [0.5]}})
 content = RecordDict({{"arrays": vector_record("model", heads.start()), "config": config}})
 node = {{"partition-id": 0, "num-partitions": 1}}

@@ -11,6 +11,7 @@ from flwr.app import Context, Message, RecordDict
 from secure_flower import SecureServer, overheard
 
 from fedmesh.client.assignment import Assignment
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.task import Task
 from fedmesh.client.trainer import Trainer
 from fedmesh.errors import ConfigError, SecAggError
@@ -23,7 +24,7 @@ from fedmesh.quantization.codec import DeltaCodec
 from fedmesh.secagg import MetricCodec, Policy, SumResult
 from fedmesh.types import Layout, PrivacyEvent
 from fedmesh_clients import vision
-from fedmesh_clients.secure import FolderCredentials, partition_in, terms_of
+from fedmesh_clients.secure import HomeCredentials, partition_in, terms_of
 
 RANGES = [0.5] * 6
 DEVICES = 5
@@ -42,7 +43,7 @@ def serve(
 ) -> SecureServer:
     ledgers = folder / "ledgers"
     ledgers.mkdir(exist_ok=True)
-    app = vision.build(task, source, ledgers=ledgers, identities=folder / "identities")
+    app = vision.build(task, source, homes=SimulatedHomes(ledgers, folder / "identities"))
     terms = terms_of(task, Trainer.of(task).layout)
     return SecureServer(InlineFleet(app, nodes), folder / "identities", terms, RANGES)
 
@@ -301,17 +302,17 @@ def test_a_device_says_its_name(tmp_path: Path) -> None:
 
 def test_what_secure_aggregation_needs_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="identities"):
-        vision.build(secure_task(), examples)
+        vision.build(secure_task(), examples, homes=SimulatedHomes())
     with pytest.raises(ConfigError, match="adds integers"):
-        vision.build(training.task(secure_aggregation=True), examples, identities=tmp_path)
-    app = vision.build(secure_task(), examples, identities=tmp_path / "none")
+        vision.build(training.task(secure_aggregation=True), examples, homes=SimulatedHomes(identities=tmp_path))
+    app = vision.build(secure_task(), examples, homes=SimulatedHomes(identities=tmp_path / "none"))
     asks = Message(hello(), 2, QUERY)
     with pytest.raises(ConfigError, match="cannot read the roster"):
         app(asks, Context(1, 2, {"partition-id": 0}, RecordDict(), {}))
 
 
 def test_a_plain_task_knows_nothing_of_sessions(tmp_path: Path) -> None:
-    app = vision.build(training.int8_task(), examples, identities=tmp_path)
+    app = vision.build(training.int8_task(), examples, homes=SimulatedHomes(identities=tmp_path))
     message = training.train_message(2, training.start())
     message.metadata.__dict__["_message_type"] = "query.secagg"
     with pytest.raises(ValueError, match="No query function"):
@@ -327,7 +328,7 @@ def test_the_local_floor_is_the_policys(tmp_path: Path) -> None:
 
 def test_credentials_are_the_partitions_and_are_read_once(tmp_path: Path) -> None:
     serve(secure_task(), tmp_path)
-    credentials = FolderCredentials(tmp_path / "identities")
+    credentials = HomeCredentials(SimulatedHomes(identities=tmp_path / "identities"))
     where = Context(1, 9, {"partition-id": 4}, RecordDict(), {})
     first = credentials(where)
     assert first.name == "device-4"

@@ -8,6 +8,7 @@ import training
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedmesh.client.assignment import Assignment
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.trainer import Trainer
 from fedmesh.errors import ConfigError, DecodeError, FedMeshError
 from fedmesh.flower import InlineFleet
@@ -18,7 +19,7 @@ from fedmesh_clients.training import TrainingApp
 
 
 def make(**changes: object) -> TrainingApp:
-    return vision.build(training.task(**changes), training.examples, ledgers=None)
+    return vision.build(training.task(**changes), training.examples, homes=SimulatedHomes())
 
 
 def context(device: int) -> Context:
@@ -49,7 +50,7 @@ def test_there_is_no_way_to_ask_for_metrics() -> None:
 
 
 def test_error_feedback_lives_in_the_context() -> None:
-    app = vision.build(training.int8_task(error_feedback=True), training.examples)
+    app = vision.build(training.int8_task(error_feedback=True), training.examples, homes=SimulatedHomes())
     where = context(0)
     app(message(number=1), where)
     residual = where.state["fedmesh.residual"]["residual"].numpy()
@@ -76,7 +77,7 @@ def test_one_bad_member_of_a_cohort_does_not_harm_the_others() -> None:
 
 
 def test_private_devices_are_never_trained_as_a_cohort(tmp_path: Path) -> None:
-    app = vision.build(training.task(dp=training.DP), training.examples, ledgers=tmp_path)
+    app = vision.build(training.task(dp=training.DP), training.examples, homes=SimulatedHomes(tmp_path))
     assert app.cohort_size == 1
     with pytest.raises(ConfigError, match="one at a time"):
         app.train_cohort([message(0)], [context(0)])
@@ -104,7 +105,7 @@ def test_a_fleet_of_devices_trains_through_the_app() -> None:
     ],
 )
 def test_malformed_instructions_are_refused(change: object, wanted: str) -> None:
-    app, bad = vision.build(training.int8_task(), training.examples), message()
+    app, bad = vision.build(training.int8_task(), training.examples, homes=SimulatedHomes()), message()
     change(bad.content)  # type: ignore[operator]
     with pytest.raises((DecodeError, ConfigError), match=wanted):
         app(bad, context(0))
@@ -118,8 +119,8 @@ def test_a_node_must_say_which_partition_it_holds() -> None:
 def test_a_private_task_needs_a_place_for_ledgers(tmp_path: Path) -> None:
     private = training.task(dp=training.DP)
     with pytest.raises(ConfigError, match="ledgers"):
-        vision.build(private, training.examples)
-    vision.build(private, training.examples, ledgers=tmp_path)(message(2), context(2))
+        vision.build(private, training.examples, homes=SimulatedHomes())
+    vision.build(private, training.examples, homes=SimulatedHomes(tmp_path))(message(2), context(2))
     assert (tmp_path / "device-2.ledger").exists()
 
 
@@ -130,13 +131,13 @@ def test_vision_takes_images_and_wearable_takes_windows() -> None:
         rng = np.random.default_rng(device)
         return Examples(rng.standard_normal((5, 9, 128), dtype=np.float32), rng.integers(0, 6, 5))
 
-    app = wearable.build(windows, data)
+    app = wearable.build(windows, data, homes=SimulatedHomes())
     weights = np.full(Trainer.of(windows).layout.size, 0.01, np.float32)
     assert app(training.train_message(2, weights), context(0)).has_content()
     with pytest.raises(ConfigError, match="vision client"):
-        vision.build(windows, data)
+        vision.build(windows, data, homes=SimulatedHomes())
     with pytest.raises(ConfigError, match="wearable client"):
-        wearable.build(training.task(), training.examples)
+        wearable.build(training.task(), training.examples, homes=SimulatedHomes())
 
 
 @pytest.mark.parametrize("private", [True, False])
@@ -145,7 +146,7 @@ def test_an_error_of_a_private_device_says_nothing_of_its_data(private: bool, tm
         raise ValueError(f"row 17 of device {device} says: diabetes")
 
     task = training.task(dp=training.DP if private else None)
-    app = vision.build(task, data, ledgers=tmp_path)
+    app = vision.build(task, data, homes=SimulatedHomes(tmp_path))
     with pytest.raises(FedMeshError if private else ValueError) as caught:
         app(message(), context(0))
     assert ("diabetes" in str(caught.value)) is not private

@@ -9,6 +9,7 @@ from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from secure_flower import SecureServer, overheard
 
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.errors import SecAggError
 from fedmesh.flower import InlineFleet, SecAggMod, Terms
 from fedmesh.flower.arrays import vector_record
@@ -16,7 +17,7 @@ from fedmesh.flower.secure import Order
 from fedmesh.quantization.codec import DeltaCodec
 from fedmesh.secagg import MetricCodec
 from fedmesh.types import Float32
-from fedmesh_clients.secure import FolderCredentials
+from fedmesh_clients.secure import HomeCredentials
 
 RANGES = [0.5, 0.25]
 WEIGHTS: Float32 = np.linspace(-1, 1, LAYOUT.size, dtype=np.float32)
@@ -24,7 +25,7 @@ TERMS = Terms("foreign", LAYOUT)
 
 
 def secured(folder: Path, terms: Terms = TERMS, inner: ClientApp | None = None) -> ClientApp:
-    mod = SecAggMod(FolderCredentials(folder), terms)
+    mod = SecAggMod(HomeCredentials(SimulatedHomes(identities=folder)), terms)
     app = ClientApp(mods=[mod])
     app.query("secagg")(mod.steps)
     plain = delta_app() if inner is None else inner

@@ -12,7 +12,7 @@ import training
 
 from fedmesh.errors import ConfigError, DataError
 from fedmesh.flower.envelope import Envelope
-from fedmesh.simulation.pipes import Pipe, PipeClosedError
+from fedmesh.pipes import Pipe, PipeClosedError
 from fedmesh.simulation.placement import Placement
 from fedmesh.simulation.shared import Block, SharedExamples
 

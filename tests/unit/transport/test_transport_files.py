@@ -139,7 +139,7 @@ def test_a_server_looks_at_names_itself():
         for number, name in enumerate(["../x", "a//b", "é"]):
             await channel.send("coordinator", Request(number, name, 0, 10).to_bytes())
         await channel.send("coordinator", Request(9, "empty", 0, PIECE_BYTES + 1).to_bytes())
-        while len(answers) < 4:  # noqa: ASYNC110
+        while len(answers) < 4:
             await asyncio.sleep(0.01)
         assert {answer.number: answer.code for answer in answers} == {0: "name", 1: "name", 2: "name", 9: "range"}
         assert shelf.reads == 1
@@ -151,7 +151,7 @@ def test_pieces_of_two_versions_are_not_put_together():
     async def test(files, shelf, server, *_):
         original, other = shelf.files["chunks/abc"], LARGE[::-1]
         first = asyncio.create_task(files.fetch("chunks/abc", max_bytes=len(LARGE)))
-        while not server.counts["served"]:  # noqa: ASYNC110
+        while not server.counts["served"]:
             await asyncio.sleep(0)
         shelf.files["chunks/abc"] = other
         server._kept._files.clear()
@@ -184,7 +184,7 @@ def test_a_peer_that_asks_too_much_at_a_time_is_told_so_and_then_not_heard():
         for number in range(1, 10):  # at once
             request = Request(number, "empty", 0, 10).to_bytes()
             coordinator.channel("files").put(Delivered("device", Ident(1, number), request))
-        while server._busy != {"device": 2}:  # two wait for the disk  # noqa: ASYNC110
+        while server._busy != {"device": 2}:  # two wait for the disk
             await asyncio.sleep(0.01)
         assert server.counts == {"busy": 2, "dropped": 6}
         shelf.gate.set()
@@ -226,7 +226,7 @@ def test_what_strangers_and_late_ones_say_is_counted():
             await hostile.channel("files").send("device", Answer(1, "unknown").to_bytes())
             await real.channel("files").send("device", Answer(1, "unknown").to_bytes())
             await real.channel("files").send("device", b"junk")
-            while files.counts.total() < 3:  # noqa: ASYNC110
+            while files.counts.total() < 3:
                 await asyncio.sleep(0.01)
             assert files.counts == {"stranger": 1, "late": 1, "malformed": 1}
 

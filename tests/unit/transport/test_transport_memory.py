@@ -116,7 +116,7 @@ async def test_a_crash_loses_nothing_that_was_in_a_spool(broker, timers, path):
     a = broker.join("a", limits=LIMITS, spool=Spool(path / "a", incarnation=1))
     broker.cut.add("a")
     posted = asyncio.create_task(a.post("b", LARGE))
-    while not posted.done():  # noqa: ASYNC110
+    while not posted.done():
         await asyncio.sleep(0.01)  # the disk is not on the test's time
     a.crash()
     broker.cut.clear()
@@ -161,7 +161,7 @@ async def test_a_post_that_is_cancelled_while_the_disk_is_written_is_sent_all_th
     a = broker.join("a", limits=LIMITS, spool=Spool(path / "a", incarnation=1))
     b = broker.join("b", limits=LIMITS)
     posting = asyncio.create_task(a.post("b", b"data"))
-    while not list((path / "a" / "out").iterdir()) and not posting.done():  # noqa: ASYNC110
+    while not list((path / "a" / "out").iterdir()) and not posting.done():
         await asyncio.sleep(0)
     posting.cancel()
     await asyncio.gather(posting, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""Frames between the engine and its workers: lists of byte strings, with file descriptors beside them, over a socket.
+"""Frames between a process and its workers: lists of byte strings, with file descriptors beside them, over a socket.
 
-Both ends are processes of one run on one machine, started by the engine: the frames are not a format for the network,
-and there is no pickle in them.
+Both ends are processes of one machine, one started by the other: the frames are not a format for the network, and there
+is no pickle in them. Give a bound where the other end works on what came from others.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ _HEAD = struct.Struct("<II")  # parts, descriptors
 _BUFFER_BYTES = 1 << 20  # as far as the system allows: a worker need not wait until the engine has read its reply
 _MAX_BUFFERS = 1000  # of one sendmsg; Linux's IOV_MAX is 1024
 _MAX_DESCRIPTORS = 253  # Linux's SCM_MAX_FD
+_MAX_PARTS = 1 << 16
 
 
 class PipeClosedError(Exception):
@@ -60,11 +61,14 @@ class Pipe:
         except OSError as error:
             raise PipeClosedError(str(error)) from error
 
-    def receive(self) -> tuple[list[bytes], list[int]]:
+    def receive(self, max_bytes: int | None = None) -> tuple[list[bytes], list[int]]:
         """The next frame's parts and descriptors (which the caller owns).
 
+        Args:
+            max_bytes: of all parts together; None: the other end is believed.
+
         Raises:
-            PipeClosedError: the other end is closed; a frame cut short by that is dropped.
+            PipeClosedError: the other end is closed, or sends more; a frame cut short by that is dropped.
         """
         try:
             start, fds, _, _ = socket.recv_fds(self._socket, _HEAD.size, _MAX_DESCRIPTORS)
@@ -73,7 +77,11 @@ class Pipe:
             if not start:
                 raise PipeClosedError("end of file")
             count, _ = _HEAD.unpack(start + self._exactly(_HEAD.size - len(start)))
+            if max_bytes is not None and count > _MAX_PARTS:
+                raise PipeClosedError(f"a frame of {count} parts came")
             lengths = struct.unpack(f"<{count}Q", self._exactly(8 * count))
+            if max_bytes is not None and sum(lengths) > max_bytes:
+                raise PipeClosedError(f"a frame of {sum(lengths)} bytes came, at most {max_bytes} are read")
             return [self._exactly(length) for length in lengths], list(fds)
         except OSError as error:
             raise PipeClosedError(str(error)) from error

@@ -1,0 +1,105 @@
+"""``fedmesh client run``: a device from its configuration, over MQTT, until it is told to stop."""
+
+import asyncio
+import fcntl
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedmesh.client.enrolled_home import EnrolledHome
+from fedmesh.client.journal import DeviceJournal
+from fedmesh.client.policy import budgets_of
+from fedmesh.configuration import ClientConfig
+from fedmesh.configuration.section import read_tables
+from fedmesh.errors import ConfigError
+from fedmesh.events import EventSink, ignore
+from fedmesh.fleet.agent import Agent, Beside, Device
+from fedmesh.fleet.freshness import keep_fresh
+from fedmesh.identity import Membership
+from fedmesh.transport.limits import Limits
+from fedmesh.transport.mqtt import MqttTransport, options_from
+
+__all__ = ["JOURNAL", "LOCK", "load", "run", "state_of"]
+
+JOURNAL = "agent.sqlite3"
+"""Beside ``NAME.sqlite`` of secure aggregation, whatever the device is called."""
+LOCK = "agent.lock"
+_SPOOL = "spool"
+
+_log = logging.getLogger(__name__)
+
+
+def load(path: Path) -> Device:
+    """The device that a configuration file describes.
+
+    Raises:
+        ConfigError: the file says something wrong, or nobody is enrolled in the folder that it names.
+    """
+    tables, folder = read_tables(path), path.absolute().parent
+    config = ClientConfig.parse(tables, source=str(path), folder=folder)
+    return Device(config, tables, folder, Membership(config.identity.folder))
+
+
+async def run(device: Device, *, once: bool = False, beside: Sequence[Beside] = (), events: EventSink = ignore) -> None:
+    """Runs the agent until SIGTERM or SIGINT; with `once`, until the first run that it takes part in is over.
+
+    Args:
+        device: what it is.
+        beside: runs as long as the agent does: delivery, inference, metrics.
+        events: told what happens.
+
+    Raises:
+        ConfigError: another agent has the state folder, or a file in it cannot be used.
+        TrustError: the broker is not the one that was named.
+    """
+    config, membership = device.config, device.membership
+    if membership.expired(time.time()):
+        raise ConfigError(f"the certificate of {membership.name.id!r} has expired: enrol anew with fedmesh enroll")
+    with state_of(config.state.folder) as state:
+        EnrolledHome(config.identity.folder, state, budgets=budgets_of(config)).check_budgets()
+        journal = DeviceJournal(state / JOURNAL)
+        broker = options_from(membership, config.broker.host, config.broker.port, coordinator=False)
+        limits = Limits(message_bytes=config.limits.message_mb << 20)
+        try:
+            async with await MqttTransport.open(broker, limits=limits, spool=state / _SPOOL) as carrier:
+
+                async def upkeep(agent: Agent) -> None:
+                    await keep_fresh(membership, config.issuer.address, changed=agent.changed, events=events)
+
+                async def connection(_: Agent) -> None:
+                    await carrier.wait_connected(math.inf)  # raises what trying again would not help against
+                    _log.info("connected to the broker at %s:%d", config.broker.host, config.broker.port)
+                    await asyncio.Event().wait()
+
+                agent = Agent(device, carrier, journal, beside=(upkeep, connection, *beside), events=events)
+                loop = asyncio.get_running_loop()
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, agent.stop)
+                _log.info("%s runs, tier %s, for %s", membership.name, config.tier, ", ".join(config.coordinators))
+                await agent.run(once=once)
+        finally:
+            journal.close()
+
+
+@contextmanager
+def state_of(folder: Path) -> Iterator[Path]:
+    """The state folder, made if it is not there, for one agent at a time. Raises: ConfigError: another has it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot use the state folder {folder}: {error.strerror}; check its permissions") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"another agent runs with the state folder {folder}: stop it, or name another folder"
+        ) from error
+    finally:
+        os.close(lock)
