@@ -555,6 +555,14 @@ def test_a_slot_that_was_tampered_with(world):
         assert world.running(device) == SECOND
 
 
+def test_a_golden_set_that_was_exchanged_is_not_verified(world):
+    installed(world)
+    slot = world.folder / "device-1" / "slots" / "a"
+    whole = (slot / "golden.cbor").read_bytes()
+    (slot / "golden.cbor").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert code_of(lambda: verify_folder(slot, world.root)) == "hash"
+
+
 def test_a_proof_by_others_shows_nothing(world, tmp_path):
     (tmp_path / "other").mkdir()
     other = World(tmp_path / "other")

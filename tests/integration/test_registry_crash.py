@@ -25,6 +25,7 @@ def world(tmp_path: Path) -> World:
     return made
 
 
+@pytest.mark.slow
 def test_a_device_killed_before_every_change_of_a_file(world):
     """The first model, one that replaces it, and a third, into the slot that the first was in."""
     kills = 0
@@ -106,6 +107,7 @@ def test_a_rollback_killed_before_every_change_of_a_file(world):
     assert number > 2
 
 
+@pytest.mark.slow
 def test_a_repository_killed_before_every_change_of_a_file(world):
     """Whatever it left is what devices had before, or the new version; and the next one is published as ever."""
     with world.device() as device:
