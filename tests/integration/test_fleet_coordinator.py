@@ -37,6 +37,8 @@ from fedmesh.secagg import Identity, Roster
 from fedmesh_clients import vision
 
 DEVICES = 4
+PATIENCE_S = 200
+"""On a machine that does much else besides."""
 
 
 def small(**overrides):
@@ -154,7 +156,7 @@ def test_three_rounds_over_the_transport_are_those_of_a_fleet_in_one_process(tmp
         async with hall.service() as service:
             for number in range(DEVICES):
                 hall.join(number)
-            await asyncio.wait_for(hall.serving, 60)
+            await asyncio.wait_for(hall.serving, PATIENCE_S)
         return hall, service
 
     hall, service = asyncio.run(scene())
@@ -184,7 +186,7 @@ def test_a_device_that_does_not_answer_costs_its_own_place_and_is_told(tmp_path)
         async with hall.service() as service:
             for number in range(DEVICES):
                 hall.join(number, trouble=train_in(1) if number == 2 else lambda name, body: None)
-            await asyncio.wait_for(hall.serving, 90)
+            await asyncio.wait_for(hall.serving, PATIENCE_S)
         return hall, service
 
     hall, service = asyncio.run(scene())
@@ -206,7 +208,7 @@ def test_tasks_side_by_side_one_of_them_stopped_and_gone_on_with_and_a_device_th
         async with hall.service() as service:
             for number in range(DEVICES):
                 hall.join(number)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 while one.name not in service.results or hall.told(WaitingForDevices)[-1].present < 4:
                     await asyncio.sleep(0.05)
         await hall.serving
@@ -226,7 +228,7 @@ def test_tasks_side_by_side_one_of_them_stopped_and_gone_on_with_and_a_device_th
                 hall.join(number)
             await asyncio.sleep(0.5)
             late = hall.join(4, examples_of=0)
-            await asyncio.wait_for(hall.serving, 60)
+            await asyncio.wait_for(hall.serving, PATIENCE_S)
         assert late.offers
         return hall, service
 
@@ -248,7 +250,7 @@ def test_a_model_that_could_not_be_delivered_is_delivered_when_the_run_goes_on(t
         async with hall.service():
             for number in range(DEVICES):
                 hall.join(number)
-            await asyncio.wait_for(hall.serving, 60)
+            await asyncio.wait_for(hall.serving, PATIENCE_S)
         return hall
 
     hall = asyncio.run(scene(refuse, plan))
@@ -273,7 +275,7 @@ def test_a_revoked_device_is_struck_off_while_it_is_connected(tmp_path):
             service.membership.accept(time.time(), roster=roster, revocations=revocations)
             service._housekeeping.take_over_roster()
             await hall.devices["device-1"].here()
-            await asyncio.wait_for(hall.serving, 60)
+            await asyncio.wait_for(hall.serving, PATIENCE_S)
         return hall
 
     hall = asyncio.run(scene())

@@ -69,7 +69,7 @@ class Site:
             return []
         return [json.loads(line) for line in self.events.read_text().splitlines() if line.endswith("}")]
 
-    async def wait_for(self, process: subprocess.Popen[str], wanted: dict, timeout_s: float = 60) -> None:
+    async def wait_for(self, process: subprocess.Popen[str], wanted: dict, timeout_s: float = 200) -> None:
         """Until an event with these fields is told, since the last call."""
         seen, end = len(self.told()), time.monotonic() + timeout_s
         while time.monotonic() < end:
@@ -119,7 +119,7 @@ def site(tmp_path):
     made.fleet.close()
 
 
-async def ended(process: subprocess.Popen[str], timeout_s: float = 90) -> str:
+async def ended(process: subprocess.Popen[str], timeout_s: float = 200) -> str:
     """What it wrote on stderr; its devices go on meanwhile."""
     try:
         _, said = await asyncio.to_thread(process.communicate, timeout=timeout_s)
