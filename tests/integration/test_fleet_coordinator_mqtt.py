@@ -18,7 +18,7 @@ from small_runs import ROOT, small_digits
 from fedmesh.cli import toml
 from fedmesh.client.enrolling import pinned_roster
 from fedmesh.client.identities import device_name
-from fedmesh.coordinator import Journal
+from fedmesh.coordinator import RunStore
 from fedmesh.federation import datasets
 from fedmesh.flower.arrays import vector
 from fedmesh.testing.loopback_fleet import LoopbackFleet
@@ -89,8 +89,11 @@ class Site:
             found.append(StandIn(member, transport, examples[number], number, DEVICES, pool))
         return found
 
+    def store(self) -> RunStore:
+        return RunStore(f"sqlite:///{self.folder}/data/runs.sqlite3", create=False)
+
     def committed(self):
-        with Journal(self.folder / "data" / "runs" / "digits" / "journal.sqlite3") as journal:
+        with self.store() as store, store.journal(store.find("digits").id) as journal:
             last = journal.last()
         return last.record, vector(last.arrays, "model", dtype="float32", max_bytes=1 << 24)
 
@@ -189,8 +192,8 @@ def test_kill_9_before_anything_was_signed_changes_nothing_of_what_comes_out(tmp
 def test_kill_9_once_a_set_was_signed_costs_that_round_and_no_other(site, moment):
     """Devices sign one set of survivors a round, and so refuse another attempt: the difference would be an input."""
     whole_run(site, [moment, {"event": "RoundFinished", "round": 2}])
-    with Journal(site.folder / "data" / "runs" / "digits" / "journal.sqlite3") as journal:
-        records = journal.records()
+    with site.store() as store:
+        records = store.records(store.find("digits").id)
     assert [(record.round, record.survivors, record.failed is None) for record in records[1:]] == [
         (1, 0, False),
         (2, DEVICES, True),
