@@ -88,7 +88,7 @@ def test_a_pause_an_end_and_a_resume_while_it_runs(tmp_path):
         await until(lambda: "digits" in service.results)
         service.stop()
 
-    hall, service, _ = play(home, plan, scene, once=False)
+    hall, _, _ = play(home, plan, scene, once=False)
     assert [event.round for event in hall.told(RoundFinished)] == [1, 2, 3]
     assert state(home).condition == "finished"
     assert hall.told(RunStopped)[0].abandoned is False
@@ -161,7 +161,7 @@ def test_which_run_a_task_goes_on_with(tmp_path):
     plan, other = planned(small(**PLAIN)), planned(small(**PLAIN, rounds=9))
     first = begun(store, plan, folder, 2, RunState.RUNNING)
     assert chosen_run(store, plan, folder).id == first.id
-    with pytest.raises(ConfigError, match="has begun as run.*with another scenario"):
+    with pytest.raises(ConfigError, match=r"has begun as run.*with another scenario"):
         chosen_run(store, other, folder)
     with store.journal(first.id) as journal:
         journal.write_run(state=RunState.FINISHED.value)
