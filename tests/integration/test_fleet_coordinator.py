@@ -209,7 +209,7 @@ def test_tasks_side_by_side_one_of_them_stopped_and_gone_on_with_and_a_device_th
             for number in range(DEVICES):
                 hall.join(number)
             async with asyncio.timeout(PATIENCE_S):
-                while one.name not in service.results or hall.told(WaitingForDevices)[-1].present < 4:  # noqa: ASYNC110
+                while one.name not in service.results or hall.told(WaitingForDevices)[-1].present < 4:
                     await asyncio.sleep(0.05)
         await hall.serving
         return hall, service
