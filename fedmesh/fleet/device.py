@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedmesh.client.enrolled_home import EnrolledHome
 from fedmesh.client.journal import DeviceJournal
@@ -23,6 +24,10 @@ from fedmesh.fleet.freshness import keep_fresh
 from fedmesh.identity import Membership
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.mqtt import MqttTransport, options_from
+
+if TYPE_CHECKING:
+    from fedmesh.observability import Observer
+    from fedmesh.transport.courier import Courier
 
 __all__ = ["JOURNAL", "LOCK", "load", "run", "state_of"]
 
@@ -46,13 +51,23 @@ def load(path: Path) -> Device:
     return Device(config, tables, folder, Membership(config.identity.folder))
 
 
-async def run(device: Device, *, once: bool = False, beside: Sequence[Beside] = (), events: EventSink = ignore) -> None:
+async def run(
+    device: Device,
+    *,
+    once: bool = False,
+    beside: Sequence[Beside] = (),
+    events: EventSink = ignore,
+    observer: "Observer | None" = None,
+) -> None:
     """Runs the agent until SIGTERM or SIGINT; with `once`, until the first run that it takes part in is over.
+
+    With ``[registry]`` the models that are announced are installed, with ``[inference] listen`` they answer.
 
     Args:
         device: what it is.
-        beside: runs as long as the agent does: delivery, inference, metrics.
+        beside: runs as long as the agent does.
         events: told what happens.
+        observer: gets counters and probes of models and inference.
 
     Raises:
         ConfigError: another agent has the state folder, or a file in it cannot be used.
@@ -81,7 +96,10 @@ async def run(device: Device, *, once: bool = False, beside: Sequence[Beside] = 
                     _log.info("connected to the broker at %s:%d", config.broker.host, config.broker.port)
                     await asyncio.Event().wait()
 
-                agent = Agent(device, carrier, journal, beside=(upkeep, connection, *beside), events=events)
+                jobs: list[Beside] = [upkeep, connection, *beside]
+                if config.registry is not None:
+                    jobs.append(_deliveries(device, carrier, events, observer))
+                agent = Agent(device, carrier, journal, beside=jobs, events=events)
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, agent.stop)
@@ -89,6 +107,20 @@ async def run(device: Device, *, once: bool = False, beside: Sequence[Beside] = 
                 await agent.run(once=once)
         finally:
             journal.close()
+
+
+def _deliveries(device: Device, carrier: "Courier", events: EventSink, observer: "Observer | None") -> Beside:
+    from fedmesh.fleet.receiving import Receiver
+
+    registry = None if observer is None else observer.metrics.registry
+    receiver = Receiver(device.config, device.membership, carrier, registry=registry, events=events)
+    if observer is not None:
+        observer.metrics.refusals.watch("registry", lambda: receiver.refused)
+        observer.metrics.refusals.watch("files", lambda: receiver.strange)
+        if device.config.inference is not None and device.config.inference.listen is not None:
+            observer.health.alive["inference"] = receiver.fault
+            observer.health.ready["inference"] = receiver.unready
+    return receiver.run
 
 
 @contextmanager

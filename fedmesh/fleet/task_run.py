@@ -55,6 +55,7 @@ _POLL_S = 0.05
 _SETTLE_S = 1.0
 """A first round waits so long after the last device has joined: those that start with it should be in it."""
 _REPLY_ROOM = 1 << 20
+_EXAMPLES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Handover:
         model: the int8 file; it is overwritten by the next round's.
         epsilon: spent by a device that was in every round so far; None without DP.
         scenario: SHA-256 of the resolved scenario, 32 bytes.
+        examples: public inputs of the model, float32 [N, ...], for its golden set.
+        last: whether no later model of the run follows.
     """
 
     task: str
@@ -75,6 +78,8 @@ class Handover:
     model: Path
     epsilon: float | None
     scenario: bytes
+    examples: Float32
+    last: bool
 
 
 Publish = Callable[[Handover], None]
@@ -207,7 +212,9 @@ class TaskRun:
             committed = journal.records()
             self._events(RunStopped(committed[-1].round if committed else 0, abandoned=True))
             raise
-        return run.records, _weights(prepared, run.arrays)
+        weights = _weights(prepared, run.arrays)
+        self._catch_up(prepared, journal.records(), weights, over=True)
+        return run.records, weights
 
     def _script(
         self, prepared: "Prepared", strategy: Any, grid: FleetGrid, journal: Journal, numbering: Numbering
@@ -278,20 +285,36 @@ class TaskRun:
         rounds = sum(record.failed is None for record in journal.records()[1:]) + (number > 0)
         return {**verdict.as_metrics(), "epsilon": epsilon_after(prepared.task, rounds)}
 
-    def _catch_up(self, prepared: "Prepared", records: Sequence[RoundRecord], weights: Float32) -> None:
-        """Hands the last round's model over, if that was cut off."""
+    def _catch_up(
+        self, prepared: "Prepared", records: Sequence[RoundRecord], weights: Float32, *, over: bool = False
+    ) -> None:
+        """Hands the last model over, if that was cut off, or the run is over with rounds that failed behind it."""
         good = [record for record in records[1:] if record.failed is None]
-        if self._publish is not None and good and good[-1].round > self._handed_over(prepared):
+        if self._publish is None or not good:
+            return
+        trailing = over and good[-1].round < self.plan.scenario.rounds
+        if trailing or good[-1].round > self._handed_over(prepared):
             with prepared.alone():
                 prepared.judge.int8(weights)  # the file may be of a round that was not committed
-            self._hand_over(prepared, good[-1].round, good[-1].survivors, good[-1].evaluation.get("epsilon"))
+            epsilon = good[-1].evaluation.get("epsilon")
+            self._hand_over(prepared, good[-1].round, good[-1].survivors, epsilon, last=over)
 
-    def _hand_over(self, prepared: "Prepared", number: int, survivors: int, epsilon: float | None) -> None:
+    def _hand_over(
+        self, prepared: "Prepared", number: int, survivors: int, epsilon: float | None, *, last: bool = False
+    ) -> None:
         if self._publish is None:
             return
         digest = bytes.fromhex(self.plan.digest)
         handover = Handover(
-            self.plan.name, self.run_id, number, survivors, prepared.directory.int8_model, epsilon, digest
+            self.plan.name,
+            self.run_id,
+            number,
+            survivors,
+            prepared.directory.int8_model,
+            epsilon,
+            digest,
+            prepared.data.public.x[:_EXAMPLES],
+            last=last or number >= self.plan.scenario.rounds,
         )
         try:
             self._publish(handover)
