@@ -31,7 +31,19 @@ def examine_coordinator(config: "CoordinatorConfig", clock: float) -> list[Check
     taken: dict[str, int] = {}
     for number, task in enumerate(config.task):
         checks += _task(f"task.{number}", task, membership, taken)
-    return checks
+    return checks + _delivered(config, list(taken))
+
+
+def _delivered(config: "CoordinatorConfig", tasks: list[str]) -> list[Check]:
+    """Whose models become signed versions, where that is not a matter of course."""
+    named, listed = config.registry.task, ", ".join(tasks)
+    if not config.registry.enabled or (named is None and len(config.task) == 1):
+        return []
+    if named is None:
+        return [Check("models", "note", "of several tasks none are delivered", "name one as [registry] task")]
+    if tasks and named not in tasks:
+        return [Check("models", "failed", f"[registry] task is {named!r}", f"it has to be one of {listed}")]
+    return [Check("models", "ok", f"those of {named} are delivered")]
 
 
 def _journal(url: str) -> Check:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedmesh.cli.log_options import LogLevel, ProgressOrLogFormat, start_logging
-from fedmesh.cli.observing import watch_party
+from fedmesh.cli.observing import refusals_of, watch_party
 from fedmesh.errors import ConfigError
-from fedmesh.events import ignore
+from fedmesh.events import Notice, ignore
 
 if TYPE_CHECKING:
     from fedmesh.configuration import CoordinatorConfig
     from fedmesh.events import Event, EventSink
+    from fedmesh.fleet.delivering import Deliveries
     from fedmesh.fleet.plan import Plan
     from fedmesh.identity import Membership
     from fedmesh.observability import Observer
@@ -86,6 +87,25 @@ def run(
             ) from error
 
 
+def _deliveries(config: "CoordinatorConfig", plans: "list[Plan]", events: "EventSink") -> "Deliveries | None":
+    """What makes signed versions of models; None: nothing does. Raises: ConfigError: the registry cannot be used."""
+    section = config.registry
+    if not section.enabled:
+        return None
+    from fedmesh.fleet.delivering import Deliveries, open_repository
+
+    names = [plan.name for plan in plans]
+    if section.task is None and len(names) > 1:
+        events(
+            Notice(f"no model is delivered: name one of {', '.join(names)} as [registry] task, or set enabled = false")
+        )
+        return None
+    task = section.task or names[0]
+    if task not in names:
+        raise ConfigError(f"[registry] task is {task!r}, which is none of the tasks: {', '.join(names)}")
+    return Deliveries(open_repository(config.registry_folder, events=events), task, every=section.every, events=events)
+
+
 async def _serve(
     config: "CoordinatorConfig",
     plans: "list[Plan]",
@@ -107,7 +127,20 @@ async def _serve(
         observer.ready(f"{len(plans)} tasks")
         return transport
 
-    service = CoordinatorService(config, plans, events=events, once=once, again=again, opener=opened)
+    deliveries = _deliveries(config, plans, events)
+    service = CoordinatorService(
+        config,
+        plans,
+        events=events,
+        publish=None if deliveries is None else deliveries.publish,
+        files=None if deliveries is None else deliveries.files,
+        beside=() if deliveries is None else (deliveries.serve,),
+        once=once,
+        again=again,
+        opener=opened,
+    )
+    observer.metrics.refusals.watch("files", lambda: refusals_of(service.files))
+    observer.metrics.refusals.watch("lists", lambda: refusals_of(service.lists))
     tending = asyncio.ensure_future(observer.tend())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -14,6 +14,7 @@ from fedmesh.configuration.values import PartyName, PathValue, Positive
 __all__ = ["CoordinatorConfig", "DataSection", "JournalSection", "RegistrySection", "RoundSection", "TaskSection"]
 
 _SQLITE_FILE = re.compile(r"^sqlite(?:\+[a-z0-9_]+)?:///(?!/|:memory:)(?P<file>[^?]+)")
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 _URL = re.compile(r"^(?:sqlite|postgresql)(?:\+[a-z0-9_]+)?://")
 
 
@@ -57,6 +58,10 @@ class RegistrySection(Section):
     enabled: bool = True
     folder: PathValue | None = None
     """None: ``registry`` in the data folder."""
+    task: TaskName | None = None
+    """Whose models are delivered; None: those of the only task; of several none are."""
+    every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """Rounds between two versions; the last round's model is one in any case."""
 
 
 class RoundSection(Section):
@@ -102,7 +107,7 @@ class TaskSection(Section):
 
     scenario: Annotated[str, Field(min_length=1), AfterValidator(_scenario)]
     """A path, or the name of one that came with fedmesh."""
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] | None = None
+    name: TaskName | None = None
     """Of the task, for devices, ledgers and logs; None: the scenario's."""
     devices: Annotated[tuple[PartyName, ...], Field(strict=False)] = ()
     """Who is asked; empty: every enrolled device."""

@@ -6,7 +6,7 @@ keeps nothing of what it sends or gets: an instruction of a round that is begun 
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ class CoordinatorService:
         events: gets what it tells: of a task as `OfTask`. Called from several threads, one at a time.
         publish: delivers models, one at a time; None: nobody does.
         files: first part of a name -> where files of such names come from, which are served beside the lists.
+        beside: what runs on the event loop as long as it is served, with its transport.
         once: end when all tasks have ended; otherwise it stays, for those who come late, and for runs that an operator
             has stopped and lets go on.
         again: begin a new run of every task, whatever was there.
@@ -65,6 +66,7 @@ class CoordinatorService:
         events: EventSink = ignore,
         publish: Publish | None = None,
         files: "Mapping[str, Read] | None" = None,
+        beside: "Sequence[Callable[[Courier], Coroutine[Any, Any, None]]]" = (),
         once: bool = False,
         again: bool = False,
         opener: Opener | None = None,
@@ -75,12 +77,16 @@ class CoordinatorService:
         self.membership = Membership(config.identity.folder)
         self.switchboard: Switchboard | None = None
         """There while it is served: its `refused` are counters."""
+        self.files: FileServer | None = None
+        """Likewise: its `counts`."""
+        self.lists: ListsPublisher | None = None
+        """Likewise."""
         self.results: dict[str, Mapping[str, Any]] = {}
         """Task -> content of its result.json, of those that are finished."""
         self._config, self._plans, self._once, self._again = config, plans, once, again
         self._sink, self._deliver, self._opener = events, publish, opener or self._mqtt
         self._telling, self._delivering = threading.Lock(), threading.Lock()
-        self._files = dict(files or {})
+        self._files, self._beside = dict(files or {}), beside
         self._runs: list[TaskRun] = []
         self._stopped = asyncio.Event()
         self._housekeeping: Housekeeping | None = None
@@ -103,16 +109,17 @@ class CoordinatorService:
             transport = await self._opener(self.membership)
             stack.push_async_callback(transport.aclose)
             switchboard = self._connect(transport)
-            publisher = ListsPublisher(transport, self.membership, None)
+            self.lists = publisher = ListsPublisher(transport, self.membership, None)
             keeper = Housekeeping(
                 self.membership, self._config.issuer.address, switchboard, publisher, transport, events=self._tell
             )
             keeper.take_over_roster()
             self._housekeeping = keeper
-            read = routed({"lists": publisher.read, **self._files})
-            await stack.enter_async_context(FileServer(transport.channel("files"), read))
+            self.files = FileServer(transport.channel("files"), routed({"lists": publisher.read, **self._files}))
+            await stack.enter_async_context(self.files)
             await stack.enter_async_context(publisher)
-            tasks = [asyncio.ensure_future(work) for work in (switchboard.serve(), self._tick(), keeper.serve())]
+            works = [switchboard.serve(), self._tick(), keeper.serve(), *(work(transport) for work in self._beside)]
+            tasks = [asyncio.ensure_future(work) for work in works]
             stack.push_async_callback(_cancelled, tasks)
             stack.enter_context(await asyncio.to_thread(_one_thread))
             failed = await self._run_all(store, switchboard, tasks)

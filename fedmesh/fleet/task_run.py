@@ -7,7 +7,6 @@ handed over when the run goes on.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +23,9 @@ from fedmesh.coordinator import (
     RunResult,
     RunState,
     RunStore,
-    ScriptFactory,
     StoredControl,
-    StrategyRound,
     Wish,
 )
-from fedmesh.coordinator.selection import Selection
-from fedmesh.coordinator.stage import Script
 from fedmesh.errors import FedMeshError, StoppedError
 from fedmesh.events import (
     Event,
@@ -43,20 +38,19 @@ from fedmesh.events import (
     StepDone,
 )
 from fedmesh.federation.plan import make_strategy
-from fedmesh.federation.securing import secure_script
 from fedmesh.files import read_bounded, write_atomically
 from fedmesh.fleet.chosen_run import chosen_run, own_folder
 from fedmesh.fleet.numbering import Numbering
 from fedmesh.fleet.offering import Offers
 from fedmesh.fleet.plan import Plan
 from fedmesh.fleet.result import describe, epsilon_after
+from fedmesh.fleet.round_scripts import RoundScripts
 from fedmesh.fleet.switchboard import Switchboard
 from fedmesh.fleet.task_control import TaskControl
 from fedmesh.fleet.transport_fleet import TransportFleet
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.flower.grid import FleetGrid
 from fedmesh.identity import Membership
-from fedmesh.secagg import Identity, Roster
 from fedmesh.types import Float32
 
 if TYPE_CHECKING:
@@ -66,11 +60,10 @@ if TYPE_CHECKING:
 __all__ = ["Handover", "Publish", "TaskRun"]
 
 _POLL_S = 0.25
-_SPREAD_S = 5.0
-"""A new roster counts so long after it came: devices refuse a cohort with somebody whom their own does not have yet."""
 _IN_ROUNDS = {"scenario", "config", "rounds", "failures"}
 """Keys of result.json that the store of runs makes of what was committed."""
 _REPLY_ROOM = 1 << 20
+_EXAMPLES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +75,8 @@ class Handover:
         model: the int8 file; it is overwritten by the next round's.
         epsilon: spent by a device that was in every round so far; None without DP.
         scenario: SHA-256 of the resolved scenario, 32 bytes.
+        examples: public inputs of the model, float32 [N, ...], for its golden set.
+        last: whether no later model of the run follows.
     """
 
     task: str
@@ -91,6 +86,8 @@ class Handover:
     model: Path
     epsilon: float | None
     scenario: bytes
+    examples: Float32
+    last: bool
 
 
 Publish = Callable[[Handover], None]
@@ -252,7 +249,15 @@ class TaskRun:
             events=tell,
             settings=self.plan.settings,
             control=control,
-            script=self._script(prepared, strategy, grid, journal, numbering),
+            script=RoundScripts(
+                prepared,
+                strategy,
+                grid,
+                membership=self._membership,
+                names=self._names,
+                numbering=numbering,
+                attempts=journal.next_attempt,
+            ),
             device_of=device_of,
         )
         last = journal.last()
@@ -260,55 +265,10 @@ class TaskRun:
         self._events(RunStarted(scenario.name, scenario.rounds, first, scenario.partition.clients))
         if last is not None:
             self._catch_up(prepared, journal.records(), _weights(prepared, last.arrays))
-        return coordinator.run(vector_record("model", prepared.start.weights), scenario.rounds)
-
-    def _script(
-        self, prepared: "Prepared", strategy: Any, grid: FleetGrid, journal: "StoredJournal", numbering: Numbering
-    ) -> ScriptFactory:
-        """The logic of a round among the devices that are there then."""
-        settings = self.plan.settings
-        selection = Selection(settings)
-        secured: ScriptFactory | None = None
-        used: tuple[int, int] | None = None
-        newest, since = self._roster_version(), -math.inf  # what a run begins with has been there for long
-
-        def plain(number: int, arrays: ArrayRecord) -> Script:
-            drawn = selection.grid(grid, number)
-            return StrategyRound(strategy, number, arrays, drawn, quorum=settings.quorum, settings=settings)
-
-        def secure(number: int, arrays: ArrayRecord) -> Script:
-            nonlocal secured, used, newest, since
-            if (version := self._roster_version()) != newest:
-                newest, since = version, time.monotonic()
-            if secured is None or (used != newest and time.monotonic() - since >= _SPREAD_S):
-                secured, used = self._secured(prepared, strategy, grid, journal), newest
-            return secured(number, arrays)
-
-        chosen = secure if self.plan.scenario.secure_aggregation.enabled else plain
-
-        def script(number: int, arrays: ArrayRecord) -> Script:
-            for name in sorted(self._names(grid.get_node_ids()).values()):
-                numbering.of(name)
-            return chosen(number, arrays)
-
-        return script
-
-    def _roster_version(self) -> tuple[int, int]:
-        roster = self._membership.roster
-        return roster.issuer.serial_number, roster.header.version
-
-    def _secured(self, prepared: "Prepared", strategy: Any, grid: FleetGrid, journal: "StoredJournal") -> ScriptFactory:
-        return secure_script(
-            self.plan.scenario,
-            prepared.task,
-            strategy,
-            grid,
-            identity=Identity(self._membership.signing_key()),
-            roster=Roster(self._membership.roster.keys),
-            names=self._names,
-            attempts=journal.next_attempt,
-            rounds=self.plan.settings,
-        )
+        run = coordinator.run(vector_record("model", prepared.start.weights), scenario.rounds)
+        if not run.stopped:
+            self._catch_up(prepared, journal.records(), _weights(prepared, run.arrays), over=True)
+        return run
 
     def _is_lite(self, node: int) -> bool:
         with self._switchboard.roll() as roll:
@@ -336,20 +296,36 @@ class TaskRun:
         rounds = sum(record.failed is None for record in journal.records()[1:]) + (number > 0)
         return {**verdict.as_metrics(), "epsilon": epsilon_after(prepared.task, rounds)}
 
-    def _catch_up(self, prepared: "Prepared", records: Sequence[RoundRecord], weights: Float32) -> None:
-        """Hands the last round's model over, if that was cut off."""
+    def _catch_up(
+        self, prepared: "Prepared", records: Sequence[RoundRecord], weights: Float32, *, over: bool = False
+    ) -> None:
+        """Hands the last model over, if that was cut off, or the run is over with rounds that failed behind it."""
         good = [record for record in records[1:] if record.failed is None]
-        if self._publish is not None and good and good[-1].round > self._handed_over(prepared):
+        if self._publish is None or not good:
+            return
+        trailing = over and good[-1].round < self.plan.scenario.rounds
+        if trailing or good[-1].round > self._handed_over(prepared):
             with prepared.alone():
                 prepared.judge.int8(weights)  # the file may be of a round that was not committed
-            self._hand_over(prepared, good[-1].round, good[-1].survivors, good[-1].evaluation.get("epsilon"))
+            epsilon = good[-1].evaluation.get("epsilon")
+            self._hand_over(prepared, good[-1].round, good[-1].survivors, epsilon, last=over)
 
-    def _hand_over(self, prepared: "Prepared", number: int, survivors: int, epsilon: float | None) -> None:
+    def _hand_over(
+        self, prepared: "Prepared", number: int, survivors: int, epsilon: float | None, *, last: bool = False
+    ) -> None:
         if self._publish is None:
             return
         digest = bytes.fromhex(self.plan.digest)
         handover = Handover(
-            self.plan.name, self.run_id, number, survivors, prepared.directory.int8_model, epsilon, digest
+            self.plan.name,
+            self.run_id,
+            number,
+            survivors,
+            prepared.directory.int8_model,
+            epsilon,
+            digest,
+            prepared.data.public.x[:_EXAMPLES],
+            last=last or number >= self.plan.scenario.rounds,
         )
         try:
             self._publish(handover)
