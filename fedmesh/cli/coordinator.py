@@ -117,6 +117,7 @@ async def _serve(
 ) -> None:
     """Serves until it is over, or a signal ends it in good order."""
     from fedmesh.fleet.service import CoordinatorService
+    from fedmesh.identity import Membership
 
     async def opened(membership: "Membership") -> "MqttTransport":
         from fedmesh.transport.mqtt import MqttTransport, options_from
@@ -127,6 +128,7 @@ async def _serve(
         observer.ready(f"{len(plans)} tasks")
         return transport
 
+    Membership(config.identity.folder)  # nothing is made for somebody who is not enrolled
     deliveries = _deliveries(config, plans, events)
     service = CoordinatorService(
         config,

@@ -224,3 +224,51 @@ def test_a_signal_ends_it_in_good_order_and_a_broker_that_is_not_there_is_waited
         assert "stopped behind round 0" in said
 
     site.play(scene)
+
+
+def runs(site: Site, *words: str) -> str:
+    """What ``fedmesh runs`` says about the coordinator's file."""
+    command = [sys.executable, "-m", "fedmesh", "runs", *words, "--config", str(site.config)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def state(site: Site) -> str:
+    return json.loads(runs(site, "list", "--json"))[0]["state"]
+
+
+def test_fedmesh_runs_beside_a_coordinator_that_runs(site):
+    async def told(wanted: dict, process: subprocess.Popen[str]) -> None:
+        end = time.monotonic() + 200
+        while not any(wanted.items() <= event.items() for event in site.told()):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < end, wanted
+            await asyncio.sleep(0.02)
+
+    async def scene():
+        process = site.start()
+        await told({"event": "StageStarted", "round": 1}, process)
+        await asyncio.to_thread(runs, site, "pause", "digits")
+        await told({"event": "RunPaused", "last_round": 1}, process)
+        assert await asyncio.to_thread(state, site) == "paused"
+        await asyncio.to_thread(runs, site, "stop", "digits", "--now")
+        await told({"event": "RunStopped", "last_round": 1}, process)
+        assert await asyncio.to_thread(state, site) == "stopped"
+        process.send_signal(signal.SIGKILL)
+        await ended(process)
+        assert await asyncio.to_thread(state, site) == "stopped"
+        assert "counts as soon as one does" in await asyncio.to_thread(runs, site, "resume", "digits")
+        process = site.start()
+        await told({"event": "StageStarted", "round": 2}, process)
+        assert await asyncio.to_thread(state, site) == "running"
+        process.send_signal(signal.SIGKILL)
+        await ended(process)
+        assert await asyncio.to_thread(state, site) == "interrupted"
+        process = site.start("--once")
+        said = await ended(process)
+        assert process.returncode == 0, said
+
+    site.play(scene)
+    result = json.loads((site.folder / "data/runs/digits/result.json").read_text())
+    shown = json.loads(runs(site, "show", "digits", "--json"))
+    assert shown.pop("run")["state"] == "finished"
+    assert shown == result
