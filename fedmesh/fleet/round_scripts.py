@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["SPREAD_S", "RoundScripts"]
 
 SPREAD_S = 5.0
-"""A new roster counts so long after it came: devices refuse a cohort with somebody whom their own does not have yet."""
+"""A new roster counts so long after a round first found it: devices refuse a cohort with whom their own has not yet."""
 
 
 class RoundScripts:

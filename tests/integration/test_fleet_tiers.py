@@ -1,19 +1,23 @@
 """Real agents, full and lite, with their training processes and ledgers, under one coordinator and one secure sum."""
 
 import asyncio
-from contextlib import asynccontextmanager
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from device_fleet import enrolled
-from fleet_devices import Home
-from fleet_halls import Hall, planned, small
+from fleet_devices import COORDINATOR, Home
+from fleet_halls import Hall, planned, small, store_of
 
 from fedmesh.cli import toml
 from fedmesh.client.journal import DeviceJournal
-from fedmesh.events import RoundFinished
+from fedmesh.coordinator import Wish
+from fedmesh.events import DeviceAnswered, RoundFinished, RunPaused
 from fedmesh.fleet.agent import Agent
 from fedmesh.fleet.device import JOURNAL, load
 from fedmesh.privacy.statement import Statement
+from fedmesh.transport.files import RemoteFiles
+from fedmesh.transport.lists import ListsFollower
 
 FULL, LITE, ROUNDS = 3, 2, 3
 PATIENCE_S = 500
@@ -21,28 +25,33 @@ PRIVATE = {"privacy__enabled": True, "client__batching": "auto", "rounds": ROUND
 
 
 class Street(Home):
-    """A mesh whose devices were enrolled as an operator does it, each with a configuration of its own."""
+    """A mesh whose devices were enrolled as an operator does it, each with a configuration of its own.
 
-    def __init__(self, folder, scenario):
+    The first `full` devices are full ones, the next `lite` lite ones, and all others infer only. The last `late` are
+    not enrolled yet.
+    """
+
+    def __init__(self, folder, scenario, *, full=FULL, lite=LITE, others=1, late=0):
         super().__init__(folder, 0)
-        self.names = tuple(f"device-{number}" for number in range(FULL + LITE + 1))
+        self.full, self.trains = full, full + lite
+        self.names = tuple(f"device-{number}" for number in range(self.trains + others - late))
         for name in self.names:
             enrolled(self.mesh, name)
         self.spread()
         (folder / "small.toml").write_text(toml.dumps(scenario.model_dump(mode="json")))
 
     def device(self, number):
-        tier = "full" if number < FULL else "lite" if number < FULL + LITE else "inference"
+        tier = "full" if number < self.full else "lite" if number < self.trains else "inference"
         tables = {
             "tier": tier,
-            "identity": {"folder": self.names[number]},
+            "identity": {"folder": f"device-{number}"},
             "broker": {"host": "localhost"},
             "state": {"folder": f"state-{number}"},
         }
         if tier != "inference":
-            of = FULL + LITE
-            tables["data"] = {"kind": "dataset", "name": "small.toml", "partition": number, "of": of}
+            tables["data"] = {"kind": "dataset", "name": "small.toml", "partition": number, "of": self.trains}
             tables["secure_aggregation"] = {"smallest_cohort": 4}
+            tables["privacy"] = {"required": False}
         else:
             tables["registry"] = {"trusted_root": "root.json"}
         path = self.folder / f"device-{number}.toml"
@@ -64,7 +73,11 @@ async def living(hall, device):
     agent = Agent(device, carrier, journal)
     running = asyncio.ensure_future(agent.run())
     try:
-        yield agent
+        async with (
+            RemoteFiles(carrier.channel("files"), COORDINATOR) as files,
+            ListsFollower(carrier, device.membership, files, pause_s=0.1),
+        ):
+            yield agent
     finally:
         agent.stop()
         await running
@@ -107,3 +120,45 @@ def test_full_and_lite_devices_in_two_tasks_side_by_side(tmp_path):
     assert sum(charges) == asked == ROUNDS * (FULL + LITE) + service.results["lite"]["rounds"][0]["clients"]
     assert min(charges) >= ROUNDS
     assert street.statement(FULL + LITE) is None, "a device that only infers is never asked"
+
+
+@pytest.mark.slow
+def test_a_device_that_is_enrolled_while_a_run_goes_on_is_in_its_later_rounds(tmp_path):
+    scenario = small(rounds=4, partition__clients=5)
+    plan = planned(scenario, lite_fraction=1.0, round={"deadline_s": 200.0, "min_devices": 4, "pause_s": 3.0})
+    street = Street(tmp_path, plan.scenario, full=0, lite=5, others=0, late=1)
+
+    def ask(wish):
+        with store_of(street) as store:
+            store.ask(store.find("digits").id, wish)
+
+    async def until(holds):
+        while not holds():
+            await asyncio.sleep(0.05)
+
+    async def scene():
+        hall = Hall(street, plan)
+        async with AsyncExitStack() as stack:
+            service = await stack.enter_async_context(hall.service())
+            for number in range(4):
+                await stack.enter_async_context(living(hall, street.device(number)))
+            await until(lambda: hall.told(RoundFinished))
+            ask(Wish.PAUSE)
+            await until(lambda: hall.told(RunPaused))
+            newcomer = enrolled(street.mesh, "device-4")
+            roster, revocations = street.mesh.issuer.lists(time.time())
+            for member in (newcomer, service.membership):
+                member.accept(time.time(), roster=roster, revocations=revocations)
+            service._housekeeping.take_over_roster()
+            await service._housekeeping._announce()
+            await stack.enter_async_context(living(hall, street.device(4)))
+            await until(lambda: ("device-4", True) in [(e.device, e.accepted) for e in hall.told(DeviceAnswered)])
+            ask(Wish.RUN)
+            await asyncio.wait_for(hall.serving, PATIENCE_S)
+        return hall
+
+    hall = asyncio.run(scene())
+    rounds = [(event.survivors, event.failed) for event in hall.told(RoundFinished)]
+    assert rounds[:2] == [(4, None), (4, None)]
+    assert rounds[3] == (5, None)
+    assert rounds[2] in {(4, None), (5, None)}
