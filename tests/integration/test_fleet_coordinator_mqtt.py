@@ -237,35 +237,37 @@ def state(site: Site) -> str:
 
 
 def test_fedmesh_runs_beside_a_coordinator_that_runs(site):
-    async def told(wanted: dict, process: subprocess.Popen[str]) -> None:
-        end = time.monotonic() + 200
-        while not any(wanted.items() <= event.items() for event in site.told()):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < end, wanted
-            await asyncio.sleep(0.02)
+    def asks(*words: str) -> "asyncio.Future[str]":
+        return asyncio.ensure_future(asyncio.to_thread(runs, site, *words))
+
+    async def begins() -> subprocess.Popen[str]:
+        site.held = 1  # the first device advertises, and is silent then: the round takes its deadline
+        process = site.start()
+        await site.wait_for(process, stage("share", 1))
+        return process
 
     async def scene():
-        process = site.start()
-        await told({"event": "StageStarted", "round": 1}, process)
-        await asyncio.to_thread(runs, site, "pause", "digits")
-        await told({"event": "RunPaused", "last_round": 1}, process)
-        assert await asyncio.to_thread(state, site) == "paused"
-        await asyncio.to_thread(runs, site, "stop", "digits", "--now")
-        await told({"event": "RunStopped", "last_round": 1}, process)
-        assert await asyncio.to_thread(state, site) == "stopped"
-        process.send_signal(signal.SIGKILL)
-        await ended(process)
-        assert await asyncio.to_thread(state, site) == "stopped"
-        assert "counts as soon as one does" in await asyncio.to_thread(runs, site, "resume", "digits")
-        process = site.start()
-        await told({"event": "StageStarted", "round": 2}, process)
-        assert await asyncio.to_thread(state, site) == "running"
-        process.send_signal(signal.SIGKILL)
-        await ended(process)
-        assert await asyncio.to_thread(state, site) == "interrupted"
-        process = site.start("--once")
-        said = await ended(process)
-        assert process.returncode == 0, said
+        process = await begins()
+        try:
+            assert await asyncio.to_thread(state, site) == "running"
+            asking = asks("stop", "digits", "--now")
+            await site.wait_for(process, {"event": "RunStopped", "last_round": 0})
+            assert "ends now" in await asking
+            assert await asyncio.to_thread(state, site) == "stopped"
+            process.send_signal(signal.SIGKILL)
+            await ended(process)
+            assert await asyncio.to_thread(state, site) == "stopped"
+            assert "counts as soon as one does" in await asks("resume", "digits")
+            process = await begins()
+            process.send_signal(signal.SIGKILL)
+            await ended(process)
+            assert await asyncio.to_thread(state, site) == "interrupted"
+            site.held = None
+            process = site.start("--once")
+            said = await ended(process)
+            assert process.returncode == 0, said
+        finally:
+            process.kill()
 
     site.play(scene)
     result = json.loads((site.folder / "data/runs/digits/result.json").read_text())

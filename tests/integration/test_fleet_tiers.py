@@ -47,6 +47,7 @@ class Street(Home):
             "identity": {"folder": f"device-{number}"},
             "broker": {"host": "localhost"},
             "state": {"folder": f"state-{number}"},
+            "limits": {"nice": 0},
         }
         if tier != "inference":
             tables["data"] = {"kind": "dataset", "name": "small.toml", "partition": number, "of": self.trains}
