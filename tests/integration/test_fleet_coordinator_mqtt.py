@@ -236,6 +236,7 @@ def state(site: Site) -> str:
     return json.loads(runs(site, "list", "--json"))[0]["state"]
 
 
+@pytest.mark.slow
 def test_fedmesh_runs_beside_a_coordinator_that_runs(site):
     def asks(*words: str) -> "asyncio.Future[str]":
         return asyncio.ensure_future(asyncio.to_thread(runs, site, *words))
