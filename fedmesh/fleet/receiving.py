@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from fedmesh.configuration import ClientConfig
-from fedmesh.errors import FedMeshError, PeerError, RegistryError
+from fedmesh.errors import FedMeshError, MismatchError, PeerError, RegistryError
 from fedmesh.events import Event, EventSink, ModelInstalled, ModelRefused, ModelRolledBack, ignore
+from fedmesh.fleet.probing import probe_apart
 from fedmesh.identity import Membership
 from fedmesh.registry import Source
 from fedmesh.registry.install import Installer
-from fedmesh.registry.manifest import Manifest
 from fedmesh.transport.backoff import Backoff
 from fedmesh.transport.courier import Courier
 from fedmesh.transport.files import RemoteFiles
@@ -145,7 +145,7 @@ class Receiver:
         return Installer(
             self._config.registry_folder,
             source=source,
-            probe=self._probe,
+            probe=lambda path, _manifest: probe_apart(path),
             trusted_root=section.trusted_root,
             device=self._membership.name.id,
             tags={machine, {"aarch64": "arm64", "amd64": "x86_64"}.get(machine, machine), self._config.tier},
@@ -180,19 +180,12 @@ class Receiver:
             events=self._events,
         )
 
-    @staticmethod
-    def _probe(path: Path, _manifest: Manifest) -> None:
-        from fedmesh.inference import Engine
-        from fedmesh.inference.probe import probe
-
-        probe(Engine(path))
-
     def _tried_again(self, installer: Installer) -> None:
         """What is on trial though nothing answers here that could try it: its probe decides."""
         if installer.slots.state.running.state == "trying" and (path := installer.current) is not None:
             try:
-                self._probe(path, Manifest.decode((path.parent / "manifest.cbor").read_bytes()))
-            except Exception as error:  # noqa: BLE001 - whatever a model does, it does not stay
+                probe_apart(path)
+            except MismatchError as error:
                 installer.rollback(f"its probe failed: {error}")
             else:
                 installer.commit()

@@ -256,3 +256,19 @@ main(["client", "run", sys.argv[2]])
     command = [sys.executable, "-c", patched, step, str(device.path), str(device.slots_folder)]
     ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+
+
+@pytest.mark.parametrize("listen", [False, True])
+def test_a_node_that_only_runs_models_loads_no_more_than_it_needs(fleet, tmp_path, listen):
+    async def scene():
+        shop = Shop(fleet)
+        with DeviceProcess(fleet, shop.root, listen=listen) as device:
+            async with shop:
+                await shop.deliver(model(tmp_path / "m.onnx", 0))
+                await until(lambda: device.good(1))
+                loaded = await asyncio.to_thread(device.loaded)
+                assert not loaded & {"torch", "flwr", "opacus", "onnx", "scipy", "sklearn"}
+                served = {"onnxruntime", "fastapi", "uvicorn"}
+                assert loaded & served == (served if listen else set())
+
+    asyncio.run(scene())
