@@ -13,11 +13,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from fedmesh.configuration import ClientConfig
-from fedmesh.errors import FedMeshError, MismatchError, PeerError, RegistryError
+from fedmesh.errors import ConfigError, FedMeshError, MismatchError, PeerError, RegistryError
 from fedmesh.events import Event, EventSink, ModelInstalled, ModelRefused, ModelRolledBack, ignore
 from fedmesh.fleet.probing import probe_apart
 from fedmesh.identity import Membership
@@ -155,6 +156,10 @@ class Receiver:
         )
 
     def _endpoint(self, installer: Installer) -> "Answering":
+        if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+            raise ConfigError(
+                f"[inference] listen needs {' and '.join(missing)}, not installed: pip install 'fedmesh[serve]'"
+            )
         from prometheus_client import CollectorRegistry
 
         from fedmesh.fleet.answering import Answering
