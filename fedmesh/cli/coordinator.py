@@ -43,12 +43,16 @@ def run(
     once: Annotated[
         bool, typer.Option("--once", help="End when all tasks have ended, instead of staying for devices.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Begin a new run of every task, also where one is under way or finished.")
+    ] = False,
     log_format: ProgressOrLogFormat = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Run the tasks of CONFIG with the devices that are enrolled, side by side.
 
-    Ctrl-C or SIGTERM ends it in good order; started again, each task goes on behind its last committed round.
+    Ctrl-C or SIGTERM ends it in good order; started again, each task goes on behind its last committed round, and a
+    finished one is left alone unless it has changed. fedmesh runs lists, pauses, stops and resumes them.
     With [metrics] listen it serves /metrics, /healthz and /readyz; under systemd it tells that it is ready and alive.
     """
     from fedmesh.cli.event_file import event_file
@@ -74,7 +78,7 @@ def run(
             observer.events(event)
 
         try:
-            asyncio.run(_serve(read, plans, tell, observer, once=once))
+            asyncio.run(_serve(read, plans, tell, observer, once=once, again=again))
         except ImportError as error:
             if (error.name or "").partition(".")[0] == "fedmesh":
                 raise
@@ -103,7 +107,13 @@ def _deliveries(config: "CoordinatorConfig", plans: "list[Plan]", events: "Event
 
 
 async def _serve(
-    config: "CoordinatorConfig", plans: "list[Plan]", events: "EventSink", observer: "Observer", *, once: bool
+    config: "CoordinatorConfig",
+    plans: "list[Plan]",
+    events: "EventSink",
+    observer: "Observer",
+    *,
+    once: bool,
+    again: bool,
 ) -> None:
     """Serves until it is over, or a signal ends it in good order."""
     from fedmesh.fleet.service import CoordinatorService
@@ -126,6 +136,7 @@ async def _serve(
         files=None if deliveries is None else deliveries.files,
         beside=() if deliveries is None else (deliveries.serve,),
         once=once,
+        again=again,
         opener=opened,
     )
     observer.metrics.refusals.watch("files", lambda: refusals_of(service.files))

@@ -126,7 +126,7 @@ def test_a_device_that_says_nothing_is_careful():
         ),
         ("[[task]]\nscenario = 'har'\nround.quorum = '3'", "task.1.round.quorum: should be a valid integer (got '3')"),
         ("[[task]]\nscenario = 'digits'", "two tasks are called 'digits'"),
-        ("[[task]]\nscenario = 'har'\nround = {devices = 3, quorum = 4}", "quorum is 4, but only 3 devices are asked"),
+        ("[[task]]\nscenario = 'har'\nround = {wanted = 3, quorum = 4}", "quorum is 4, but a round has 3 devices"),
         (
             "[[task]]\nscenario = 'har'\ndevices = ['a', 'b']\nround.quorum = 3",
             "round.quorum is 3, but devices names 2",
