@@ -264,7 +264,7 @@ class Receiver:
             installed = await self._blocking(installer.update)
         except RegistryError as error:
             _log.warning("a model is refused (%s): %s", error.code, error)
-            return "nothing"
+            return "nothing" if error.code == "probe" else "trouble"  # what was altered on its way may come whole
         except PeerError as error:
             _log.info("%s cannot be asked for models: %s", self._server, error)
             self._outcomes.append((0, "unreachable"))
@@ -272,6 +272,9 @@ class Receiver:
             return "trouble"
         except FedMeshError as error:
             _log.error("models cannot be kept: %s", error)
+            return "trouble"
+        except Exception:  # noqa: BLE001 - whatever was sent, the device goes on with what it has
+            _log.exception("what was delivered could not be dealt with")
             return "trouble"
         if installed is not None and (answering := self.answering) is not None:
             await self._blocking(answering.look)
@@ -281,7 +284,10 @@ class Receiver:
     async def _look(self, answering: "Answering") -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
-            await self._blocking(answering.look)
+            try:
+                await self._blocking(answering.look)
+            except Exception:  # noqa: BLE001 - requests are answered meanwhile, and the next look may do better
+                _log.exception("the slots could not be looked at, which is tried again")
 
     async def _report(self, agent: "Agent", installer: Installer) -> None:
         """Tells the coordinator which version runs, and what became of others; the same word once."""
