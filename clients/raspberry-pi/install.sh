@@ -101,9 +101,9 @@ install_program() {
     [ -x "$root$prefix/bin/python" ] || run python3 -m venv "$root$prefix"
     if grep -q '^tier *= *"full"' "$config"; then
         # The index of CPU builds, or pip may choose a torch with gigabytes of CUDA.
-        set -- --extra-index-url "$torch_index" "${source}[train]"
+        set -- --extra-index-url "$torch_index" "${source}[train,serve]"
     else
-        set -- "$source"
+        set -- "${source}[serve]" # the [inference] of the bundle listens
     fi
     run "$root$prefix/bin/python" -m pip install --disable-pip-version-check --no-cache-dir --upgrade "$@"
 }

@@ -13,16 +13,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from fedmesh.configuration import ClientConfig
-from fedmesh.errors import FedMeshError, PeerError, RegistryError
+from fedmesh.errors import ConfigError, FedMeshError, MismatchError, PeerError, RegistryError
 from fedmesh.events import Event, EventSink, ModelInstalled, ModelRefused, ModelRolledBack, ignore
+from fedmesh.fleet.probing import probe_apart
 from fedmesh.identity import Membership
 from fedmesh.registry import Source
 from fedmesh.registry.install import Installer
-from fedmesh.registry.manifest import Manifest
 from fedmesh.transport.backoff import Backoff
 from fedmesh.transport.courier import Courier
 from fedmesh.transport.files import RemoteFiles
@@ -149,7 +150,7 @@ class Receiver:
         return Installer(
             self._config.registry_folder,
             source=source,
-            probe=self._probe,
+            probe=lambda path, _manifest: probe_apart(path),
             trusted_root=section.trusted_root,
             device=self._membership.name.id,
             tags={machine, {"aarch64": "arm64", "amd64": "x86_64"}.get(machine, machine), self._config.tier},
@@ -159,6 +160,10 @@ class Receiver:
         )
 
     def _endpoint(self, installer: Installer) -> "Answering":
+        if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+            raise ConfigError(
+                f"[inference] listen needs {' and '.join(missing)}, not installed: pip install 'fedmesh[serve]'"
+            )
         from prometheus_client import CollectorRegistry
 
         from fedmesh.fleet.answering import Answering
@@ -184,19 +189,12 @@ class Receiver:
             events=self._events,
         )
 
-    @staticmethod
-    def _probe(path: Path, _manifest: Manifest) -> None:
-        from fedmesh.inference import Engine
-        from fedmesh.inference.probe import probe
-
-        probe(Engine(path))
-
     def _tried_again(self, installer: Installer) -> None:
         """What is on trial though nothing answers here that could try it: its probe decides."""
         if installer.slots.state.running.state == "trying" and (path := installer.current) is not None:
             try:
-                self._probe(path, Manifest.decode((path.parent / "manifest.cbor").read_bytes()))
-            except Exception as error:  # noqa: BLE001 - whatever a model does, it does not stay
+                probe_apart(path)
+            except MismatchError as error:
                 installer.rollback(f"its probe failed: {error}")
             else:
                 installer.commit()
@@ -270,7 +268,7 @@ class Receiver:
             installed = await self._blocking(installer.update)
         except RegistryError as error:
             _log.warning("a model is refused (%s): %s", error.code, error)
-            return "nothing"
+            return "nothing" if error.code == "probe" else "trouble"  # what was altered on its way may come whole
         except PeerError as error:
             _log.info("%s cannot be asked for models: %s", self._server, error)
             self._outcomes.append((0, "unreachable"))
@@ -278,6 +276,9 @@ class Receiver:
             return "trouble"
         except FedMeshError as error:
             _log.error("models cannot be kept: %s", error)
+            return "trouble"
+        except Exception:  # noqa: BLE001 - whatever was sent, the device goes on with what it has
+            _log.exception("what was delivered could not be dealt with")
             return "trouble"
         if installed is not None and (answering := self.answering) is not None:
             await self._blocking(answering.look)
@@ -287,7 +288,10 @@ class Receiver:
     async def _look(self, answering: "Answering") -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
-            await self._blocking(answering.look)
+            try:
+                await self._blocking(answering.look)
+            except Exception:  # noqa: BLE001 - requests are answered meanwhile, and the next look may do better
+                _log.exception("the slots could not be looked at, which is tried again")
 
     async def _report(self, agent: "Agent", installer: Installer) -> None:
         """Tells the coordinator which version runs, and what became of others; the same word once."""

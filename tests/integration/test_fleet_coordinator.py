@@ -141,6 +141,10 @@ def test_tasks_side_by_side_one_of_them_stopped_and_gone_on_with_and_a_device_th
     assert [event.present for event in hall.told(WaitingForDevices)][-1] == 4, "the other task waits for a fifth"
     assert [(h.task, h.round, h.survivors) for h in handed] == [("one", 1, 4), ("one", 2, 4)]
     assert {h.scenario.hex() for h in handed} == {one.digest}
+    assert [(h.last, len(h.examples), h.examples.dtype.name) for h in handed] == [
+        (False, 16, "float32"),
+        (True, 16, "float32"),
+    ]
     assert service.results.keys() == {"one"}
     assert [event.last_round for event in hall.told(RunStopped)] == [0]
 

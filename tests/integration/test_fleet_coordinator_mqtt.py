@@ -21,6 +21,8 @@ from fedmesh.client.identities import device_name
 from fedmesh.coordinator import RunStore
 from fedmesh.federation import datasets
 from fedmesh.flower.arrays import vector
+from fedmesh.inference import Engine
+from fedmesh.registry.repository import Repository
 from fedmesh.testing.loopback_fleet import LoopbackFleet
 from fedmesh.transport.mqtt import MqttTransport
 
@@ -159,6 +161,9 @@ def check_finished(site: Site) -> np.ndarray:
     assert (record.round, record.survivors, record.failed) == (2, DEVICES, None)
     rounds = [event["round"] for event in site.told() if event["event"] == "RoundFinished"]
     assert rounds == [1, 2]
+    versions = Repository.open(site.folder / "data" / "registry").versions()
+    assert [version.manifest.round for version in versions] == [1, 2]
+    assert versions[-1].sha256 == Engine(site.folder / "data/runs/digits/model.int8.onnx").sha256
     result = json.loads((site.folder / "data/runs/digits/result.json").read_text())
     assert [entry["round"] for entry in result["rounds"]] == [1, 2]
     return weights
@@ -214,7 +219,9 @@ def test_a_signal_ends_it_in_good_order_and_a_broker_that_is_not_there_is_waited
 
     async def scene():
         process = site.start()
-        await site.wait_for(process, {"event": "Notice"})
+        while not any("is not there" in event.get("text", "") for event in site.told()):
+            assert process.poll() is None, process.stderr.read()
+            await asyncio.sleep(0.02)
         site.fleet.broker.start()
         await site.wait_for(process, {"event": "StageStarted", "stage": "train", "round": 1})
         process.send_signal(signal.SIGTERM)

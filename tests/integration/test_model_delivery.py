@@ -145,7 +145,7 @@ def test_forged_pointers_unsigned_models_and_old_metadata_are_refused_and_counte
 
     async def scene():
         shop = Shop(fleet)
-        with DeviceProcess(fleet, shop.root) as device:
+        with DeviceProcess(fleet, shop.root, listen=False) as device:
             async with shop:
                 await shop.deliver(good)
                 await until(lambda: device.good(1))
@@ -172,6 +172,9 @@ def test_forged_pointers_unsigned_models_and_old_metadata_are_refused_and_counte
                 await shop.deliver(other)
                 await shop.transport.announce("model", shop.repository.pointer())
                 await until(lambda: device.refused("hash") >= 1)
+                assert device.running == 1
+                shop.read = shop.deliveries.read  # what was altered comes whole, and nobody announces anything
+                await until(lambda: device.good(2))
                 # A repository of somebody else, with keys of its own.
                 stranger = create(tmp_path / "stranger")
                 stranger.publish(other, Facts(task="digits"))
@@ -184,8 +187,7 @@ def test_forged_pointers_unsigned_models_and_old_metadata_are_refused_and_counte
                 shop.read = lambda name, *, max_bytes: old[name]
                 await shop.transport.announce("model", Pointer(101, bytes(32), 9).encode())
                 await until(lambda: device.refused("rollback") >= 1)
-                assert device.running == 1
-                assert device.predict()[0]["model"] == Engine(good).sha256
+                assert device.running == 2
                 # The right one is still taken.
                 shop.read = shop.deliveries.read
                 await shop.deliver(good, round=9)
@@ -256,3 +258,19 @@ main(["client", "run", sys.argv[2]])
     command = [sys.executable, "-c", patched, step, str(device.path), str(device.slots_folder)]
     ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+
+
+@pytest.mark.parametrize("listen", [False, True])
+def test_a_node_that_only_runs_models_loads_no_more_than_it_needs(fleet, tmp_path, listen):
+    async def scene():
+        shop = Shop(fleet)
+        with DeviceProcess(fleet, shop.root, listen=listen) as device:
+            async with shop:
+                await shop.deliver(model(tmp_path / "m.onnx", 0))
+                await until(lambda: device.good(1))
+                loaded = await asyncio.to_thread(device.loaded)
+                assert not loaded & {"torch", "flwr", "opacus", "onnx", "scipy", "sklearn"}
+                served = {"onnxruntime", "fastapi", "uvicorn"}
+                assert loaded & served == (served if listen else set())
+
+    asyncio.run(scene())

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -31,13 +33,15 @@ COORDINATOR, DEVICE = "coordinator", "pi-1"
 X = np.random.default_rng(0).normal(size=(20, FEATURES)).astype(np.float32)
 PATIENCE_S = 60.0
 QUICK = """
-import sys
+import signal, sys
+from pathlib import Path
 from fedmesh.cli import main
 from fedmesh.fleet.receiving import Receiver
 Receiver.__init__.__kwdefaults__.update(pause_s=0.05, longest_s=0.5)
+signal.signal(signal.SIGUSR1, lambda *_: Path("modules").write_text("\\n".join(sys.modules)))
 sys.exit(main(sys.argv[1:]))
 """
-"""`fedmesh`, whose devices look again sooner."""
+"""`fedmesh`, whose devices look again sooner; on SIGUSR1 it writes what it has loaded."""
 
 
 def free_port() -> int:
@@ -168,7 +172,10 @@ class DeviceProcess:
     def start(self) -> Self:
         command = [sys.executable, "-c", QUICK, "client", "run", str(self.path), "--log-level", "info"]
         self.log = (self.folder / "device.log").open("a")
-        self.process = subprocess.Popen(command, stderr=self.log, stdout=self.log, text=True)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        self.process = subprocess.Popen(
+            command, stderr=self.log, stdout=self.log, text=True, cwd=self.folder, env=environment
+        )
         return self
 
     def __enter__(self) -> Self:
@@ -182,6 +189,18 @@ class DeviceProcess:
             self.process.kill()
             self.process.wait(30)
             self.log.close()
+
+    def loaded(self) -> set[str]:
+        """Top-level modules in its process."""
+        assert self.process is not None
+        found = self.folder / "modules"
+        found.unlink(missing_ok=True)
+        self.process.send_signal(signal.SIGUSR1)
+        end = time.monotonic() + PATIENCE_S
+        while not (found.exists() and found.read_text()):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        return {name.partition(".")[0] for name in found.read_text().splitlines()}
 
     def said(self) -> str:
         return (self.folder / "device.log").read_text()

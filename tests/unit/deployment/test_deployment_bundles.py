@@ -86,7 +86,7 @@ def test_a_dry_run_does_nothing(machine, bundle):
     assert [path for path in root.rglob("*") if path.is_file()] == []
     for step in ("useradd", "venv", "pip install", "enroll", "config check", "systemctl restart"):
         assert step in done.stdout
-    assert ("[train]" in done.stdout) is (bundle.name == "raspberry-pi")
+    assert ("[train,serve]" in done.stdout) is (bundle.name == "raspberry-pi")
 
 
 @needs_sh
@@ -97,8 +97,8 @@ def test_it_installs_and_installs_again(machine, bundle, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "useradd --system" in log
     full = bundle.name == "raspberry-pi"
-    assert ("--upgrade --extra-index-url https://download.pytorch.org/whl/cpu fedmesh[train]\n" in log) is full
-    assert ("--upgrade fedmesh\n" in log) is not full
+    assert ("--upgrade --extra-index-url https://download.pytorch.org/whl/cpu fedmesh[train,serve]\n" in log) is full
+    assert ("--upgrade fedmesh[serve]\n" in log) is not full
     assert "runuser -u fedmesh -- /opt/fedmesh/bin/fedmesh enroll --dir /var/lib/fedmesh/identity" in log
     assert "runuser -u fedmesh -- /opt/fedmesh/bin/fedmesh config check /etc/fedmesh/client.toml" in log
     assert log.rstrip().endswith("systemctl restart fedmesh-client.service")
