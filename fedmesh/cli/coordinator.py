@@ -98,6 +98,7 @@ async def _serve(
         return transport
 
     service = CoordinatorService(config, plans, events=events, once=once, opener=opened)
+    observer.metrics.refusals.watch("fleet", lambda: service.refused)
     tending = asyncio.ensure_future(observer.tend())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -21,7 +21,9 @@ from fedmesh.events import EventSink, ignore
 from fedmesh.fleet.agent import Agent, Beside, Device
 from fedmesh.fleet.freshness import keep_fresh
 from fedmesh.identity import Membership
+from fedmesh.transport.files import RemoteFiles
 from fedmesh.transport.limits import Limits
+from fedmesh.transport.lists import ListsFollower
 from fedmesh.transport.mqtt import MqttTransport, options_from
 
 __all__ = ["JOURNAL", "LOCK", "load", "run", "state_of"]
@@ -71,12 +73,20 @@ async def run(device: Device, *, once: bool = False, beside: Sequence[Beside] = 
                 async def upkeep(agent: Agent) -> None:
                     await keep_fresh(membership, config.issuer.address, changed=agent.changed, events=events)
 
+                async def lists(agent: Agent) -> None:
+                    async with (
+                        RemoteFiles(carrier.channel("files"), config.coordinators[0]) as files,
+                        ListsFollower(carrier, membership, files) as follower,
+                    ):
+                        follower.on_change = agent.changed
+                        await asyncio.Event().wait()
+
                 async def connection(_: Agent) -> None:
                     await carrier.wait_connected(math.inf)  # raises what trying again would not help against
                     _log.info("connected to the broker at %s:%d", config.broker.host, config.broker.port)
                     await asyncio.Event().wait()
 
-                agent = Agent(device, carrier, journal, beside=(upkeep, connection, *beside), events=events)
+                agent = Agent(device, carrier, journal, beside=(upkeep, lists, connection, *beside), events=events)
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, agent.stop)
