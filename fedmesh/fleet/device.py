@@ -16,7 +16,7 @@ from fedmesh.client.journal import DeviceJournal
 from fedmesh.client.policy import budgets_of
 from fedmesh.configuration import ClientConfig
 from fedmesh.configuration.section import read_tables
-from fedmesh.errors import ConfigError
+from fedmesh.errors import ConfigError, PeerError
 from fedmesh.events import EventSink, ignore
 from fedmesh.fleet.agent import Agent, Beside, Device
 from fedmesh.fleet.freshness import keep_fresh
@@ -32,6 +32,7 @@ JOURNAL = "agent.sqlite3"
 """Beside ``NAME.sqlite`` of secure aggregation, whatever the device is called."""
 LOCK = "agent.lock"
 _SPOOL = "spool"
+_PATIENCE_S = 3.0
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +83,11 @@ async def run(device: Device, *, once: bool = False, beside: Sequence[Beside] = 
                         await asyncio.Event().wait()
 
                 async def connection(_: Agent) -> None:
-                    await carrier.wait_connected(math.inf)  # raises what trying again would not help against
+                    try:
+                        await carrier.wait_connected(_PATIENCE_S)
+                    except PeerError as error:
+                        _log.warning("%s. Trying again and again", error)
+                        await carrier.wait_connected(math.inf)  # raises what trying again would not help against
                     _log.info("connected to the broker at %s:%d", config.broker.host, config.broker.port)
                     await asyncio.Event().wait()
 
