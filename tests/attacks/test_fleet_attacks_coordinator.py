@@ -59,9 +59,7 @@ class Hall:
 
     @asynccontextmanager
     async def serving(self):
-        service = CoordinatorService(
-            self.home.config(), [self.plan], events=self.tell, opener=self.opener, once=True
-        )
+        service = CoordinatorService(self.home.config(), [self.plan], events=self.tell, opener=self.opener, once=True)
         self.watch.observer.metrics.refusals.watch("fleet", lambda: service.refused)
         self.running = asyncio.ensure_future(service.serve())
         try:
@@ -137,7 +135,12 @@ def forgeries(hall, run, message):
     ]
     for number, (field, value, reason) in enumerate(signed):
         yield f"signed {field} {number}", "device-0", changed(good, key, **{field: value}), reason
-    yield "signed, a field less", "device-0", rebuilt({k: v for k, v in head.items() if k != "to"}, b"", key), "malformed"
+    yield (
+        "signed, a field less",
+        "device-0",
+        rebuilt({k: v for k, v in head.items() if k != "to"}, b"", key),
+        "malformed",
+    )
     yield "signed, nested deeply", "device-0", rebuilt(nested(60_000), b"", key), "malformed"
     yield "signed, no CBOR", "device-0", rebuilt(b"\xff" * 100, b"", key), "malformed"
     yield "signed, more behind it", "device-0", changed(good, key) + b"more", "malformed"
@@ -145,35 +148,51 @@ def forgeries(hall, run, message):
         yield f"cut off at {end}", "device-0", good[:end], "malformed"
     yield "a head as long as can be said", "device-0", b"\xff\xff" + good[2:], "malformed"
     yield "of one member in the name of another", "device-0", hall.sealed(MALLORY, HERE), "proof"
-    yield "of one member as another, under its own key", "device-0", changed(
-        good, key_of(hall.home.membership(MALLORY))
-    ), "proof"
+    yield (
+        "of one member as another, under its own key",
+        "device-0",
+        changed(good, key_of(hall.home.membership(MALLORY))),
+        "proof",
+    )
     yield "of a stranger", "stranger", hall.sealed(MALLORY, HERE, called=Name("home", "stranger")), "name"
     yield "of the coordinator itself", COORDINATOR, hall.sealed(COORDINATOR, HERE), "name"
     yield "for another member", "device-0", hall.sealed("device-0", HERE, to="device-1"), "name"
-    yield "of a mesh of the same names", "device-0", hall.sealed("device-0", HERE, key=Ed25519PrivateKey.generate()), "proof"
+    yield (
+        "of a mesh of the same names",
+        "device-0",
+        hall.sealed("device-0", HERE, key=Ed25519PrivateKey.generate()),
+        "proof",
+    )
     sent = next(data for sender, to, data in hall.broker.heard if (sender, to) == ("device-0", COORDINATOR))
     yield "a second time", "device-0", sent, "replay"
     yield "older than what was said", "device-0", hall.sealed("device-0", HERE, now=time.time() - 30), "stale"
     yield "an answer to no offer", "device-0", hall.sealed("device-0", Answer(99, True, "")), "stale"
-    yield "an answer older than the last", "device-0", hall.sealed(
-        "device-0", Answer(run, False, "policy"), now=time.time() - 30
-    ), "stale"
+    yield (
+        "an answer older than the last",
+        "device-0",
+        hall.sealed("device-0", Answer(run, False, "policy"), now=time.time() - 30),
+        "stale",
+    )
     yield "a reply to nothing", "device-0", hall.sealed("device-0", Reply(run, "nothing", "policy")), "unasked"
     yield "a reply in another run", "device-0", hall.sealed("device-0", Reply(run + 1, message, "policy")), "unasked"
     yield "a reply to another's message", MALLORY, hall.sealed(MALLORY, Reply(run, message, "policy")), "unasked"
     yield "an end of the run", MALLORY, hall.sealed(MALLORY, End(run)), "kind"
     yield "an instruction", MALLORY, hall.sealed(MALLORY, Instruct(run, "m", "train", 1), [b"x"]), "kind"
     yield "an abandonment", MALLORY, hall.sealed(MALLORY, Abandon(run, (message,))), "kind"
-    yield "a report of another word", MALLORY, hall.sealed(
-        MALLORY, HERE, kind="report", fields=Report(1, "installed").plain() | {"outcome": "owned"}
-    ), "fields"
+    yield (
+        "a report of another word",
+        MALLORY,
+        hall.sealed(MALLORY, HERE, kind="report", fields=Report(1, "installed").plain() | {"outcome": "owned"}),
+        "fields",
+    )
 
 
 @pytest.fixture(scope="module")
 def forged(tmp_path_factory):
     """The forgeries, thrown at a round that waits for a reply which the broker holds back; what was counted of each."""
-    scenario = small_digits(privacy__enabled=False, client__batching="never", rounds=2, secure_aggregation__enabled=False)
+    scenario = small_digits(
+        privacy__enabled=False, client__batching="never", rounds=2, secure_aggregation__enabled=False
+    )
     home = Home(tmp_path_factory.mktemp("forged"), HONEST + 2)
     asked = [device_name(number) for number in range(HONEST + 1)]
     held = []

@@ -15,6 +15,7 @@ from hostile import HostileBroker, Watch, changed, head_of, key_of, rebuilt
 from fedmesh.client.journal import MAX_MESSAGES
 from fedmesh.fleet.protocol import Abandon, End, Instruct, Offer
 from fedmesh.flower.arrays import vector_record
+from fedmesh.flower.envelope import fold
 from fedmesh.identity import Name
 from fedmesh.identity.packets import Signet
 from fedmesh.wire import dumps
@@ -76,24 +77,38 @@ def forgeries(site):
     yield "cut off in its head", "coordinator", good[:40], "malformed"
     yield "nested deeply", "coordinator", rebuilt(b"\x81" * 60_000 + b"\x80", b"", key), "malformed"
     yield "of a member that is no coordinator", OTHER, packet(site, body, parts, writer=site.other), "name"
-    yield "of a member in the coordinator's name", "coordinator", packet(
-        site, body, parts, writer=site.other, called=site.coordinator.name
-    ), "proof"
+    yield (
+        "of a member in the coordinator's name",
+        "coordinator",
+        packet(site, body, parts, writer=site.other, called=site.coordinator.name),
+        "proof",
+    )
     yield "of the device itself", site.device_name, packet(site, body, parts, writer=site.membership), "name"
     yield "of a stranger", "stranger", packet(site, body, parts, called=Name("home", "stranger")), "name"
     yield "for another", "coordinator", packet(site, body, parts, to=OTHER), "name"
-    yield "under a key of another mesh", "coordinator", packet(site, body, parts, key=Ed25519PrivateKey.generate()), "proof"
+    yield (
+        "under a key of another mesh",
+        "coordinator",
+        packet(site, body, parts, key=Ed25519PrivateKey.generate()),
+        "proof",
+    )
     yield "expired", "coordinator", packet(site, body, parts, now=time.time() - 120), "expired"
     yield "from the future", "coordinator", packet(site, body, parts, now=time.time() + 600), "early"
-    yield "an instruction of a device", OTHER, packet(
-        site, Instruct(RUN, "m", "train", 1), [b"x"], writer=site.other
-    ), "name"
+    yield (
+        "an instruction of a device",
+        OTHER,
+        packet(site, Instruct(RUN, "m", "train", 1), [b"x"], writer=site.other),
+        "name",
+    )
     yield "an end from a stranger", OTHER, packet(site, End(RUN), writer=site.other), "name"
     yield "a kind that a device does not take", "coordinator", packet(site, body, parts, kind="here"), "malformed"
     yield "other fields", "coordinator", changed(good, key, fields={"run": 1}), "malformed"
-    yield "too many messages to abandon", "coordinator", changed(
-        good, key, kind="abandon", fields={"run": RUN, "messages": ["m"] * 300}
-    ), "malformed"
+    yield (
+        "too many messages to abandon",
+        "coordinator",
+        changed(good, key, kind="abandon", fields={"run": RUN, "messages": ["m"] * 300}),
+        "malformed",
+    )
     yield "an offer without a task", "coordinator", packet(site, body, [b"\xff", b""]), "malformed"
     yield "an offer without parts", "coordinator", packet(site, body, []), "malformed"
 
@@ -116,7 +131,9 @@ def test_each_forgery_is_refused_and_counted_and_the_honest_offer_is_taken(site)
             for _ in ("without a task", "without parts"):
                 assert not (await voice.hear("answer"))[0]["accepted"]
             assert (await voice.offer(private_task()))["accepted"]
-            offered = next(data for sender, to, data in broker.heard if (sender, to) == ("coordinator", site.device_name))
+            offered = next(
+                data for sender, to, data in broker.heard if (sender, to) == ("coordinator", site.device_name)
+            )
             broker.forge("coordinator", site.device_name, offered)
             await broker.settled()
             broker.forge(OTHER, site.device_name, packet(site, End(RUN), writer=site.other))
@@ -274,8 +291,6 @@ def test_an_envelope_that_says_something_else_than_its_packet_is_refused(site):
             assert (await voice.offer(private_task()))["accepted"]
             honest = voice.train(1)
             body = Instruct(RUN, honest.metadata.message_id, "train", 1)
-            from fedmesh.flower.envelope import fold
-
             for message in (
                 stamped(voice, _run_id=99),
                 stamped(voice, _message_id="another"),

@@ -1,9 +1,9 @@
-"""A broker that is an attacker: it reads whole messages, and changes, drops, repeats, delays and forges them at will."""
+"""A broker that is an attacker: it reads whole messages, changes, drops, repeats, delays and forges them at will."""
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from exported import samples
@@ -18,7 +18,7 @@ Message = tuple[str, str, bytes]
 
 
 class HostileBroker(MemoryBroker):
-    """`meddle` says what becomes of each message; `forge` delivers one of the attacker's own. `heard`: all that came."""
+    """`meddle` says what becomes of each message, `forge` delivers one of the attacker's own; `heard`: all that came."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Watch:
         found = {}
         for (name, *labels), value in samples(self.observer.metrics.registry).items():
             if name == "fedmesh_refused_total" and value:
-                said = dict(labels)  # type: ignore[call-overload]  # pairs
+                said = dict(cast("list[tuple[str, str]]", labels))
                 if part in {None, said["part"]}:
                     found[said["part"], said["reason"]] = int(value)
         return found
