@@ -28,15 +28,19 @@ def check_fields(kind: type, values: Mapping[str, Any]) -> None:
 
 
 def _is(value: Any, wanted: Any) -> bool:
+    origin, parts = get_origin(wanted), get_args(wanted)
     if isinstance(wanted, UnionType):
-        return any(_is(value, part) for part in get_args(wanted))
-    origin = get_origin(wanted)
+        return any(_is(value, part) for part in parts)
     if origin is Literal:
-        return isinstance(value, str) and value in get_args(wanted)
+        return isinstance(value, str) and value in parts
     if origin is tuple:
-        return isinstance(value, list | tuple) and all(_is(item, get_args(wanted)[0]) for item in value)
+        return isinstance(value, list | tuple) and all(_is(item, parts[0]) for item in value)
     if origin is not None:  # a mapping, which is checked by who reads it
         return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    return _is_plain(value, wanted)
+
+
+def _is_plain(value: Any, wanted: Any) -> bool:
     if wanted is float:
         return type(value) in {int, float} and math.isfinite(value)
     if wanted is str:

@@ -60,8 +60,8 @@ class Coordinator:
         grid: reaches the nodes; states of nodes are journaled when it is a `FleetGrid`.
         journal: an empty one begins a run, any other continues one.
         evaluate: figures for a round's record; ``accuracy_int8``, ``loss`` and ``epsilon`` also go into RoundFinished.
-        events: gets RoundStarted, StageStarted, UpdateRefused and RoundFinished; RunStopped, and what `Gate` tells, where there is
-            something to tell.
+        events: gets RoundStarted, StageStarted, UpdateRefused and RoundFinished; RunStopped, and what `Gate` tells,
+            where there is something to tell.
         clock: for durations and deadlines.
         deadline_s: longest wait for the answers of a stage; None waits for all.
         quorum: fewest trained replies that make a round.

@@ -94,7 +94,7 @@ def forgeries(hall, run, message):
     """(name, who the broker says it is from, packet, reason) of everything that is no packet of that sender."""
     key = key_of(hall.home.membership("device-0"))
     good = hall.sealed("device-0", HERE)
-    head, signature, _ = head_of(good)
+    head, _, _ = head_of(good)
     now = int(time.time() * 1000)
     other = {
         "format": 2,

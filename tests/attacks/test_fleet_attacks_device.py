@@ -57,7 +57,7 @@ def forgeries(site):
     key = key_of(site.coordinator)
     body, parts = offer_of(private_task())
     good = packet(site, body, parts)
-    head, _, rest = head_of(good)
+    head, _, _ = head_of(good)
     for field, value in {
         "format": 2,
         "mesh": "other",
@@ -347,7 +347,7 @@ def test_replays_after_a_restart_are_answered_by_the_journal_and_paid_once(site)
         broker.append(made)
         async with conversing(site, watch, made) as (voice, _):
             assert (await voice.offer(private_task()))["accepted"]
-            reply, answer = await voice.round(1)
+            _, answer = await voice.round(1)
             assert not answer.has_error()
         return [data for sender, to, data in made.heard if to == site.device_name]
 

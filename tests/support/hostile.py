@@ -18,7 +18,7 @@ Message = tuple[str, str, bytes]
 
 
 class HostileBroker(MemoryBroker):
-    """`meddle` says what becomes of each message, `forge` delivers one of the attacker's own; `heard`: all that came."""
+    """`meddle` says what becomes of a message, `forge` delivers one of the attacker's own; `heard`: all that came."""
 
     def __init__(self) -> None:
         super().__init__()
