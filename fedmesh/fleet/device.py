@@ -8,8 +8,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedmesh.client.enrolled_home import EnrolledHome
 from fedmesh.client.journal import DeviceJournal
@@ -25,6 +26,11 @@ from fedmesh.transport.files import RemoteFiles
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.lists import ListsFollower
 from fedmesh.transport.mqtt import MqttTransport, options_from
+
+if TYPE_CHECKING:
+    from fedmesh.fleet.receiving import Receiver
+    from fedmesh.observability import Observer
+    from fedmesh.transport.courier import Courier
 
 __all__ = ["JOURNAL", "LOCK", "load", "run", "state_of"]
 
@@ -48,13 +54,23 @@ def load(path: Path) -> Device:
     return Device(config, tables, folder, Membership(config.identity.folder))
 
 
-async def run(device: Device, *, once: bool = False, beside: Sequence[Beside] = (), events: EventSink = ignore) -> None:
+async def run(
+    device: Device,
+    *,
+    once: bool = False,
+    beside: Sequence[Beside] = (),
+    events: EventSink = ignore,
+    observer: "Observer | None" = None,
+) -> None:
     """Runs the agent until SIGTERM or SIGINT; with `once`, until the first run that it takes part in is over.
+
+    With ``[registry]`` the models that are announced are installed, with ``[inference] listen`` they answer.
 
     Args:
         device: what it is.
-        beside: runs as long as the agent does: delivery, inference, metrics.
+        beside: runs as long as the agent does.
         events: told what happens.
+        observer: gets counters and probes of models and inference.
 
     Raises:
         ConfigError: another agent has the state folder, or a file in it cannot be used.
@@ -74,11 +90,16 @@ async def run(device: Device, *, once: bool = False, beside: Sequence[Beside] = 
                 async def upkeep(agent: Agent) -> None:
                     await keep_fresh(membership, config.issuer.address, changed=agent.changed, events=events)
 
+                receiver = None if config.registry is None else _receiver(device, carrier, events, observer)
+
                 async def lists(agent: Agent) -> None:
-                    async with (
-                        RemoteFiles(carrier.channel("files"), config.coordinators[0]) as files,
-                        ListsFollower(carrier, membership, files) as follower,
-                    ):
+                    async with AsyncExitStack() as stack:
+                        if receiver is None:
+                            own = RemoteFiles(carrier.channel("files"), config.coordinators[0])
+                            files = await stack.enter_async_context(own)
+                        else:
+                            files = receiver.files  # a channel has one reader
+                        follower = await stack.enter_async_context(ListsFollower(carrier, membership, files))
                         follower.on_change = agent.changed
                         await asyncio.Event().wait()
 
@@ -91,7 +112,12 @@ async def run(device: Device, *, once: bool = False, beside: Sequence[Beside] = 
                     _log.info("connected to the broker at %s:%d", config.broker.host, config.broker.port)
                     await asyncio.Event().wait()
 
-                agent = Agent(device, carrier, journal, beside=(upkeep, lists, connection, *beside), events=events)
+                jobs: list[Beside] = [upkeep, lists, connection, *beside]
+                if receiver is not None:
+                    jobs.append(receiver.run)
+                agent = Agent(device, carrier, journal, beside=jobs, events=events)
+                if observer is not None:
+                    observer.metrics.refusals.watch("fleet", lambda: agent.office.refused)
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, agent.stop)
@@ -99,6 +125,20 @@ async def run(device: Device, *, once: bool = False, beside: Sequence[Beside] = 
                 await agent.run(once=once)
         finally:
             journal.close()
+
+
+def _receiver(device: Device, carrier: "Courier", events: EventSink, observer: "Observer | None") -> "Receiver":
+    from fedmesh.fleet.receiving import Receiver
+
+    registry = None if observer is None else observer.metrics.registry
+    receiver = Receiver(device.config, device.membership, carrier, registry=registry, events=events)
+    if observer is not None:
+        observer.metrics.refusals.watch("registry", lambda: receiver.refused)
+        observer.metrics.refusals.watch("files", lambda: receiver.strange)
+        if device.config.inference is not None and device.config.inference.listen is not None:
+            observer.health.alive["inference"] = receiver.fault
+            observer.health.ready["inference"] = receiver.unready
+    return receiver
 
 
 @contextmanager

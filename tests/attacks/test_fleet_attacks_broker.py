@@ -222,7 +222,7 @@ def test_who_is_revoked_is_cut_off_on_both_sides_by_one_list_while_its_session_l
                 await rogue.send("pi-1", sealed(mesh, "rogue", Abandon(1, ()), to="pi-1"), expires_in_s=1.5)
             with pytest.raises(DeliveryError, match="shunned"):
                 await scene.mail.send("mallory", b"secret")
-            await asyncio.wait([asyncio.ensure_future(waiting.delivered())], timeout=5)
+            await asyncio.gather(waiting.delivered(), return_exceptions=True)  # it was there before, or is dropped
             assert scene.server.count("transport", "shunned") >= 1
             assert scene.client.count("transport", "shunned") >= 1
             assert scene.service.switchboard.refused.get("stale", 0) == 0
