@@ -79,7 +79,7 @@ class Scene:
     async def seized(self, agent):
         refusals = self.client.observer.metrics.refusals
         refusals.watch("fleet", lambda: agent.office.refused)
-        refusals.watch("transport", lambda: agent.office._carrier.counts)
+        refusals.watch("transport", lambda: agent.carrier.counts)
         self.agent = agent
         await asyncio.Event().wait()
 
@@ -138,7 +138,7 @@ def test_members_that_lie_at_the_broker_reach_nobody_or_are_refused(mesh):
     async def main():
         scene, heard = Scene(mesh), []
         async with scene.playing():
-            lost = scene.agent.office._carrier.counts["connection_lost"]
+            lost = scene.agent.carrier.counts["connection_lost"]
             thief = attacker(mesh, "mallory", client_id="pi-1", heard=heard)
             await until(thief.is_connected)
             thief.subscribe([("#", 1), ("fm/up/+/#", 1), ("fm/down/pi-1/#", 1)])
@@ -150,7 +150,7 @@ def test_members_that_lie_at_the_broker_reach_nobody_or_are_refused(mesh):
             await asyncio.sleep(0.5)
             assert scene.told() == before, "its access rules let none of it through"
             assert {topic.split("/")[1] for topic in heard} <= {"all"}, "and it reads nothing that is not for all"
-            assert scene.agent.office._carrier.counts["connection_lost"] == lost, "a stolen client id evicts nobody"
+            assert scene.agent.carrier.counts["connection_lost"] == lost, "a stolen client id evicts nobody"
             own = "fm/up/mallory/msg/coordinator"
             for number, (packet, part, reason) in enumerate(
                 [
