@@ -15,6 +15,7 @@ __all__ = [
     "DeviceSeen",
     "Event",
     "EventSink",
+    "InstructionRefused",
     "ModelChecked",
     "ModelInstalled",
     "ModelProven",
@@ -41,6 +42,7 @@ __all__ = [
     "SwapRefused",
     "SwapUndone",
     "TrainingBegun",
+    "UpdateRefused",
     "WaitingForDevices",
     "ignore",
 ]
@@ -209,6 +211,23 @@ class PacketRefused(Event):
     """A packet came that is not taken; `code` says why, `sender` is who the transport says it is from."""
 
     sender: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRefused(Event):
+    """What a device answered in a round is not in its result, though it was no error; its words are in the record."""
+
+    round: int
+    device: int
+    code: str = "unusable"
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionRefused(Event):
+    """A device does not do what its coordinator asked; `code` is the word that it answers, or why its app refused."""
+
+    run: int
     code: str
 
 

@@ -55,6 +55,8 @@ def refusal(config: ClientConfig, client: str, task: Task) -> str:
     """
     if client not in client_apps(config):
         return "policy" if config.tier == "inference" else "client"
+    if task.head is None and task.model not in plugins.available(plugins.MODELS):  # one with a head brings its backbone
+        return "client"
     if config.tasks is not None and task.name not in config.tasks:
         return "policy"
     try:

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
+from fedmesh.client.task_fields import check_fields
 from fedmesh.errors import ConfigError
 from fedmesh.privacy.settings import Budget, DpSettings, Mode
 from fedmesh.privacy.summed import SumSettings
 from fedmesh.quantization.head import Head
 
 __all__ = ["Task"]
+
+_NESTED = frozenset({"dp", "head", "summed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +103,23 @@ class Task:
         """The inverse of `to_plain`.
 
         Raises:
-            ConfigError: keys are missing or unknown.
+            ConfigError: keys are missing or unknown, or values are of other types, or out of range.
         """
-        values = dict(plain)
         try:
+            values = dict(plain)
+            check_fields(cls, {key: value for key, value in values.items() if key not in _NESTED})
             dp = values.pop("dp", None)
+            if dp is not None:
+                check_fields(DpSettings, dp)
             values["dp"] = None if dp is None else DpSettings(**dp)
             summed = values.pop("summed", None)
+            if summed is not None:
+                check_fields(SumSettings, {key: value for key, value in summed.items() if key != "quantile"})
             values["summed"] = None if summed is None else SumSettings.from_plain(summed)
             head = values.pop("head", None)
             values["head"] = None if head is None else Head.from_plain(head)
             values["ranges"] = {name: (float(s), int(z)) for name, (s, z) in values.get("ranges", {}).items()}
             values["input_shape"] = tuple(values["input_shape"])
             return cls(**values)
-        except (TypeError, KeyError, ValueError) as error:
+        except (AttributeError, TypeError, KeyError, ValueError, OverflowError) as error:
             raise ConfigError(f"this is not a training task: {error}") from error

@@ -30,7 +30,7 @@ from fedmesh.coordinator.snapshot import restore, snapshot
 from fedmesh.coordinator.stage import Outcome, Script
 from fedmesh.coordinator.stagelog import StageLog
 from fedmesh.errors import ConfigError, FedMeshError, NothingLearnedError, RoundError
-from fedmesh.events import EventSink, RoundFinished, RoundStarted, RunStopped, ignore
+from fedmesh.events import EventSink, RoundFinished, RoundStarted, RunStopped, UpdateRefused, ignore
 from fedmesh.flower.grid import FleetGrid, Traffic
 from fedmesh.flower.node import lasting
 
@@ -60,8 +60,8 @@ class Coordinator:
         grid: reaches the nodes; states of nodes are journaled when it is a `FleetGrid`.
         journal: an empty one begins a run, any other continues one.
         evaluate: figures for a round's record; ``accuracy_int8``, ``loss`` and ``epsilon`` also go into RoundFinished.
-        events: gets RoundStarted, StageStarted and RoundFinished; RunStopped, and what `Gate` tells, where there is
-            something to tell.
+        events: gets RoundStarted, StageStarted, UpdateRefused and RoundFinished; RunStopped, and what `Gate` tells,
+            where there is something to tell.
         clock: for durations and deadlines.
         deadline_s: longest wait for the answers of a stage; None waits for all.
         quorum: fewest trained replies that make a round.
@@ -203,6 +203,8 @@ class Coordinator:
             self._events(RunStopped(number - 1, abandoned=machine is not None))
             return None
         error, stages = outcome.failed, log.end()
+        for node in sorted(outcome.refused):
+            self._events(UpdateRefused(number, self._device_of(node)))
         arrays = arrays if outcome.arrays is None else outcome.arrays
         evaluation = self._evaluated(number, arrays)
         traffic = self._traffic(number)

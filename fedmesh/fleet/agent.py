@@ -18,7 +18,7 @@ from fedmesh.client.policy import budgets_of, client_apps, refusal
 from fedmesh.client.task import Task
 from fedmesh.configuration import ClientConfig
 from fedmesh.errors import ConfigError, FedMeshError, PeerError, TrustError
-from fedmesh.events import AvailabilityChanged, EventSink, OfferAnswered, ignore
+from fedmesh.events import AvailabilityChanged, EventSink, InstructionRefused, OfferAnswered, ignore
 from fedmesh.fleet.office import Carrier, Office
 from fedmesh.fleet.protocol import HERE_EVERY_S, Abandon, Answer, End, Here, Instruct, Offer, Reply, Report
 from fedmesh.fleet.readiness import Readiness
@@ -216,6 +216,7 @@ class Agent:
         why = "run" if work is None else "malformed" if not parts else ""
         why = why or ("limits" if sum(map(len, parts)) > most else "")
         if work is None or why:
+            self._events(InstructionRefused(body.run, why))
             left_s = packet.expires - self.office.now()
             await self.office.post(packet.sender, Reply(body.run, body.message, why), expires_in_s=left_s)
             return

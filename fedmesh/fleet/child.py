@@ -6,7 +6,8 @@ is, however that ended. It keeps nothing: the state of the node comes with every
 Frames (`fedmesh.pipes`), all heads deterministic CBOR::
 
     agent -> child    spec, task, feature map; then jobs: head, state of the node, envelope
-    child -> agent    for each job: head, state of the node, envelope; the last two only where there is no error
+    child -> agent    for each job: head, state of the node, envelope; the last two only where there is no error. Beside
+                      an error of the client app, which is an envelope, the head says in a word whether it refused
 
 Of an exception its type and the places it passed are told, to the log of this device; its text could hold data.
 """
@@ -30,7 +31,7 @@ from fedmesh.client.enrolled_home import EnrolledHome
 from fedmesh.client.policy import budgets_of, floor_of, most_steps
 from fedmesh.client.task import Task
 from fedmesh.configuration import ClientConfig
-from fedmesh.errors import ConfigError, DataError, DecodeError, PeerError
+from fedmesh.errors import BudgetError, ConfigError, DataError, DecodeError, PeerError, SecAggError, TrustError
 from fedmesh.features.stored import decode
 from fedmesh.fleet.protocol import node_id_of
 from fedmesh.fleet.sources import Source
@@ -88,8 +89,8 @@ class Bench:
         app: ClientCallable = plugins.load(plugins.CLIENTS, spec["client"])(task, source, homes=home)
         return cls(spec["run"], Name.parse(spec["name"]), app, source, task, config)
 
-    def answer(self, head: Mapping[str, Any], state: bytes, envelope: Envelope) -> tuple[Envelope, bytes]:
-        """The reply to a message, and the state of the node after it.
+    def answer(self, head: Mapping[str, Any], state: bytes, envelope: Envelope) -> tuple[Envelope, bytes, str]:
+        """The reply to a message, the state of the node after it, and why the app refused it, if it did.
 
         Raises:
             DecodeError, PeerError: the message is not what the head says, or not for this node.
@@ -107,7 +108,7 @@ class Bench:
         reply = fold(node.handle(message))
         if outcome and _is_memory(outcome[0]):
             raise Beyond("memory")
-        return reply, node.state()
+        return reply, node.state(), _why_not(outcome[0]) if outcome else ""
 
     def _check_size(self, message: Message) -> None:
         if not message.metadata.message_type.startswith("train"):
@@ -202,12 +203,12 @@ def _within(which: int, wanted: int) -> tuple[int, int]:
 
 def _answered(bench: Bench, head: Mapping[str, Any], parts: Sequence[bytes]) -> list[bytes | memoryview]:
     try:
-        reply, state = bench.answer(head, parts[1], Envelope(parts[2], tuple(parts[3:])))
+        reply, state, refused = bench.answer(head, parts[1], Envelope(parts[2], tuple(parts[3:])))
     except Exception as error:  # noqa: BLE001 - whatever it is, the agent is told one word
         _tell(f"a message of round {head['round']} was not answered", error)
         return [dumps({"error": _refusal(error)})]
     buffers = (memoryview(buffer) for buffer in reply.buffers)
-    return [dumps({"error": ""}), state, reply.meta, *buffers]
+    return [dumps({"error": "", "refused": refused}), state, reply.meta, *buffers]
 
 
 def _refusal(error: BaseException) -> str:
@@ -217,6 +218,14 @@ def _refusal(error: BaseException) -> str:
         if isinstance(error, kind):
             return word
     return "crashed"
+
+
+def _why_not(error: BaseException) -> str:
+    """Why a client app refused, one word; empty where its error is no refusal. For this device's own metrics."""
+    if isinstance(error, SecAggError):
+        return error.code
+    kinds = ((BudgetError, "budget"), (TrustError, "trust"), (PeerError, "malformed"), (ConfigError, "policy"))
+    return next((word for kind, word in kinds if isinstance(error, kind)), "")
 
 
 def _is_memory(error: BaseException | None) -> bool:

@@ -107,6 +107,9 @@ async def run(
                     jobs.append(_deliveries(device, carrier, files, events, observer))
                 agent = Agent(device, carrier, journal, beside=jobs, events=events)
                 lists.on_change = agent.changed
+                if observer is not None:
+                    observer.metrics.refusals.watch("fleet", lambda: agent.office.refused)
+                    observer.metrics.refusals.watch("lists", lambda: lists.refused)
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, agent.stop)

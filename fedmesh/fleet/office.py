@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from fedmesh.errors import FedMeshError, IdentityError, PeerError
@@ -16,6 +17,9 @@ __all__ = ["Carrier", "Office"]
 
 Buffer = bytes | memoryview
 Body = Answer | Here | Reply | Report
+
+_TELL_AGAIN_S, _MOST_TOLD = 60.0, 256
+"""A flood of one kind from one peer is counted packet by packet, and told once a minute."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +66,13 @@ class Office:
         self._clock, self._events = clock, events
         self._signet = Signet(membership.name, membership.signing_key())
         self._gate = Gate(membership.name, self._key_of)
+        self._counts: Counter[str] = Counter()
+        self._told: dict[tuple[str, str], float] = {}
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Every packet that was not taken, by reason: for metrics, from any thread."""
+        return Counter(dict(self._counts)) + Counter(dict(self._gate.counts))  # copies: they grow meanwhile
 
     def now(self) -> float:
         """Unix seconds."""
@@ -88,7 +99,7 @@ class Office:
         try:
             return self._gate.open(data, sender=sender, now=self.now())
         except IdentityError as error:
-            self.refuse(sender, error)
+            self._tell(sender, error.code, error)
             return None
 
     def _key_of(self, member: str) -> bytes | None:
@@ -99,5 +110,14 @@ class Office:
     def refuse(self, sender: str, error: FedMeshError) -> None:
         """Something that `sender` asked for is passed over."""
         code = error.code if isinstance(error, IdentityError) else "malformed"
-        self._events(PacketRefused(sender, code))
+        self._counts[code] += 1
+        self._tell(sender, code, error)
+
+    def _tell(self, sender: str, code: str, error: FedMeshError) -> None:
+        now = self.now()
+        if len(self._told) >= _MOST_TOLD:
+            self._told.clear()
+        if now - self._told.get((sender, code), -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
+            self._told[sender, code] = now
+            self._events(PacketRefused(sender, code))
         _log.debug("refused, from %.80s: %s", sender, error)

@@ -101,6 +101,11 @@ class Receiver:
         return Counter() if self._installer is None else self._installer.refused
 
     @property
+    def files(self) -> RemoteFiles:
+        """Its coordinator's, for who fetches something else from there; there while `run` runs."""
+        return self._files
+
+    @property
     def strange(self) -> Mapping[str, int]:
         """What of files was out of the ordinary, by reason."""
         return self._files.counts

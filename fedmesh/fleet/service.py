@@ -91,6 +91,11 @@ class CoordinatorService:
         self._stopped = asyncio.Event()
         self._housekeeping: Housekeeping | None = None
 
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Every packet that was not taken, by reason: for metrics, from any thread."""
+        return {} if self.switchboard is None else self.switchboard.refused
+
     def stop(self) -> None:
         """Ends it in good order, on the event loop's thread: rounds under way are abandoned."""
         self._stopped.set()

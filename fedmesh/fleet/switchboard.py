@@ -107,8 +107,8 @@ class Switchboard:
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """Everything that was not taken, by reason: for metrics."""
-        return dict(self.counts + self._gate.counts)
+        """Everything that was not taken, by reason: for metrics, from any thread."""
+        return Counter(dict(self.counts)) + Counter(dict(self._gate.counts))  # copies: they grow meanwhile
 
     @contextmanager
     def roll(self) -> Iterator[Roll]:

@@ -24,11 +24,16 @@ _GRACE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a message: a reply and the node's state after it, or an error, one word of the protocol."""
+    """What came of a message: a reply and the node's state after it, or an error, one word of the protocol.
+
+    Attributes:
+        refused: why the client app did not do what it was asked, where the reply is its error; one word.
+    """
 
     error: str
     reply: tuple[Buffer, ...] = ()
     state: bytes | None = None
+    refused: str = ""
 
 
 class Training:
@@ -131,6 +136,6 @@ def _exchanged(pipe: Pipe, parts: Sequence[Buffer], max_bytes: int) -> Outcome:
     match head:
         case {"error": str(error)} if error and len(answer) == 1:
             return Outcome(error)
-        case {"error": ""} if len(answer) >= 3:
-            return Outcome("", tuple(answer[2:]), answer[1])
+        case {"error": "", "refused": str(refused)} if len(answer) >= 3:
+            return Outcome("", tuple(answer[2:]), answer[1], refused)
     raise PipeClosedError("the training process answered what is no answer")

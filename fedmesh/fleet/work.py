@@ -16,7 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from fedmesh.client.journal import Answered, DeviceJournal, KeptRun, Waiting
-from fedmesh.events import EventSink, ReplyKept, ReplyPosted, TrainingBegun
+from fedmesh.events import EventSink, InstructionRefused, ReplyKept, ReplyPosted, TrainingBegun
 from fedmesh.fleet.office import Office
 from fedmesh.fleet.protocol import Reply
 from fedmesh.fleet.readiness import Readiness
@@ -26,6 +26,7 @@ __all__ = ["Shared", "Work"]
 
 REPEATABLE = frozenset({"query.secagg"})
 """Message types that may be run again after a restart: the steps of secure aggregation besides training."""
+_REFUSALS = frozenset({"limits", "malformed", "policy"})
 _OWN_DOING = frozenset({"", "busy"})  # the load of a training that is under way keeps no later one of the run away
 
 _log = logging.getLogger(__name__)
@@ -157,6 +158,8 @@ class Work:
         journal = self._shared.journal
         journal.answer(item.run, item.message, reply=outcome.reply, error=outcome.error, state=outcome.state)
         self._shared.events(ReplyKept(item.run, item.round, item.what, outcome.error))
+        if refused := outcome.refused or (outcome.error if outcome.error in _REFUSALS else ""):
+            self._shared.events(InstructionRefused(item.run, refused))
         if (answered := journal.answered(item.run, item.message)) is not None:
             await self.post(answered)
 

@@ -7,7 +7,17 @@ from types import TracebackType
 from typing import Self
 
 from fedmesh.configuration.values import Address
-from fedmesh.events import Event, EventSink, Notice, OfTask, RoundFinished, RunFinished, WaitingForDevices, ignore
+from fedmesh.events import (
+    Event,
+    EventSink,
+    Notice,
+    OfferAnswered,
+    OfTask,
+    RoundFinished,
+    RunFinished,
+    WaitingForDevices,
+    ignore,
+)
 from fedmesh.observability.exporter import MetricsServer
 from fedmesh.observability.health import Health, Heartbeat
 from fedmesh.observability.logs import LogSink
@@ -24,7 +34,7 @@ class Observer:
 
     Give `events` to whatever tells some, run `tend` on the event loop that has to turn, add probes to `health` and
     counters to ``metrics.refusals``, and say `ready` when it is. An event that is called Something-Refused and has a
-    `code` counts as a refusal too.
+    `code` counts as a refusal too, and so does an offer that this device declines (part ``offer``).
 
     Attributes:
         metrics, health: to be added to. address: where they are served; None: nowhere.
@@ -98,8 +108,10 @@ class Observer:
 
 
 def _refused(event: Event) -> tuple[str, str] | None:
-    """Part and reason of an event called Something-Refused that has a code: ``packet``, ``signature``."""
+    """Part and reason of an event called Something-Refused that has a code, e.g. ``packet``, ``proof``."""
     fact = event.event if isinstance(event, OfTask) else event
+    if isinstance(fact, OfferAnswered):
+        return ("offer", fact.declined) if fact.declined else None
     part, _, rest = event_name(fact).rpartition("_refused")
     code = getattr(fact, "code", None)
     return (part, code) if part and not rest and isinstance(code, str) else None

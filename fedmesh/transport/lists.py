@@ -180,6 +180,11 @@ class ListsFollower:
         self._refused: set[bytes] = set()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def refused(self) -> Counter[str]:
+        """`counts` of what was not taken over, by reason."""
+        return Counter({reason: count for reason, count in self.counts.items() if reason != "accepted"})
+
     async def __aenter__(self) -> Self:
         self.shunning.apply()
         self._transport.subscribe(ANNOUNCED, self._heard)

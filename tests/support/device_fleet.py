@@ -196,8 +196,8 @@ class Voice:
 
 @asynccontextmanager
 async def conversation(site: Site, **options: Any) -> AsyncIterator[tuple[Voice, Agent]]:
-    """A coordinator's voice, and the device's agent that runs meanwhile, over a broker in memory."""
-    broker = MemoryBroker()
+    """A coordinator's voice, and the device's agent that runs meanwhile, over a broker in memory, or over `broker`."""
+    broker = options.pop("broker", None) or MemoryBroker()
     voice = Voice(site, broker.join("coordinator"))
     device = site.device()
     journal = DeviceJournal(site.state / JOURNAL)

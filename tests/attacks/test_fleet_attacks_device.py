@@ -1,0 +1,399 @@
+"""A hostile broker and a hostile coordinator against a real agent: it declines, pays nothing, and counts."""
+
+import asyncio
+import time
+from dataclasses import replace
+
+import heads
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from device_fleet import RUN, Site, conversation, enrolled, private_task
+from flwr.app import Array, ArrayRecord, ConfigRecord
+from hostile import HostileBroker, Watch, changed, head_of, key_of, rebuilt
+
+from fedmesh.client.journal import MAX_MESSAGES
+from fedmesh.fleet.protocol import Abandon, End, Instruct, Offer
+from fedmesh.flower.arrays import vector_record
+from fedmesh.flower.envelope import fold
+from fedmesh.identity import Name
+from fedmesh.identity.packets import Signet
+from fedmesh.wire import dumps
+
+OTHER = "device-2"
+
+
+@pytest.fixture
+def site(tmp_path):
+    made = Site(tmp_path)
+    other = made.other = enrolled(made.mesh, OTHER)
+    roster, revocations = made.mesh.issuer.lists(made.mesh.begun)
+    for member in (made.coordinator, made.membership, other):
+        member.accept(made.mesh.begun, roster=roster, revocations=revocations)
+    made.write(privacy={"required": True})
+    return made
+
+
+def conversing(site, watch, broker=None):
+    return conversation(site, broker=broker or HostileBroker(), events=watch.observer.events)
+
+
+def watching(watch, agent):
+    watch.observer.metrics.refusals.watch("fleet", lambda: agent.office.refused)
+
+
+def packet(site, body, parts=(), *, writer=None, called=None, key=None, **options):
+    member = writer or site.coordinator
+    told = {"to": site.device_name, "kind": body.kind, "now": time.time(), "expires_in_s": 60.0, "fields": body.plain()}
+    return Signet(called or member.name, key or key_of(member)).seal(**{**told, **options}, parts=parts)
+
+
+def offer_of(task, run=RUN, client="lite"):
+    return Offer(run, task.name, "ab" * 32, 3, client), [dumps(task.to_plain()), b""]
+
+
+def forgeries(site):
+    """(name, who the broker says it is from, packet, reason)."""
+    key = key_of(site.coordinator)
+    body, parts = offer_of(private_task())
+    good = packet(site, body, parts)
+    head, _, _ = head_of(good)
+    for field, value in {
+        "format": 2,
+        "mesh": "other",
+        "kind": "end",
+        "from": OTHER,
+        "to": OTHER,
+        "id": bytes(16),
+        "sent": head["sent"] + 1,
+        "expires": head["expires"] + 1,
+        "fields": head["fields"] | {"run": 8},
+        "parts": head["parts"][::-1],
+        "digest": bytes(32),
+    }.items():
+        yield f"altered {field}", "coordinator", changed(good, **{field: value}), "proof"
+    yield "other parts", "coordinator", good[:-20] + bytes(20), "proof"
+    yield "cut off", "coordinator", good[:-1], "malformed"
+    yield "cut off in its head", "coordinator", good[:40], "malformed"
+    yield "nested deeply", "coordinator", rebuilt(b"\x81" * 60_000 + b"\x80", b"", key), "malformed"
+    yield "of a member that is no coordinator", OTHER, packet(site, body, parts, writer=site.other), "name"
+    yield (
+        "of a member in the coordinator's name",
+        "coordinator",
+        packet(site, body, parts, writer=site.other, called=site.coordinator.name),
+        "proof",
+    )
+    yield "of the device itself", site.device_name, packet(site, body, parts, writer=site.membership), "name"
+    yield "of a stranger", "stranger", packet(site, body, parts, called=Name("home", "stranger")), "name"
+    yield "for another", "coordinator", packet(site, body, parts, to=OTHER), "name"
+    yield (
+        "under a key of another mesh",
+        "coordinator",
+        packet(site, body, parts, key=Ed25519PrivateKey.generate()),
+        "proof",
+    )
+    yield "expired", "coordinator", packet(site, body, parts, now=time.time() - 120), "expired"
+    yield "from the future", "coordinator", packet(site, body, parts, now=time.time() + 600), "early"
+    yield (
+        "an instruction of a device",
+        OTHER,
+        packet(site, Instruct(RUN, "m", "train", 1), [b"x"], writer=site.other),
+        "name",
+    )
+    yield "an end from a stranger", OTHER, packet(site, End(RUN), writer=site.other), "name"
+    yield "a kind that a device does not take", "coordinator", packet(site, body, parts, kind="here"), "malformed"
+    yield "other fields", "coordinator", changed(good, key, fields={"run": 1}), "malformed"
+    yield (
+        "too many messages to abandon",
+        "coordinator",
+        changed(good, key, kind="abandon", fields={"run": RUN, "messages": ["m"] * 300}),
+        "malformed",
+    )
+    yield "an offer without a task", "coordinator", packet(site, body, [b"\xff", b""]), "malformed"
+    yield "an offer without parts", "coordinator", packet(site, body, []), "malformed"
+
+
+def test_each_forgery_is_refused_and_counted_and_the_honest_offer_is_taken(site):
+    watch, broker_found = Watch(), {}
+
+    async def main():
+        broker = HostileBroker()
+        async with conversing(site, watch, broker) as (voice, agent):
+            watching(watch, agent)
+            for name, sender, data, reason in forgeries(site):
+                before = watch.refused("fleet")
+                broker.forge(sender, site.device_name, data)
+                await broker.settled()
+                after = watch.refused("fleet")
+                counted = {key[1]: n - before.get(key, 0) for key, n in after.items() if n != before.get(key, 0)}
+                broker_found[name] = reason, counted
+            assert not agent._works
+            for _ in ("without a task", "without parts"):
+                assert not (await voice.hear("answer"))[0]["accepted"]
+            assert (await voice.offer(private_task()))["accepted"]
+            offered = next(
+                data for sender, to, data in broker.heard if (sender, to) == ("coordinator", site.device_name)
+            )
+            broker.forge("coordinator", site.device_name, offered)
+            await broker.settled()
+            broker.forge(OTHER, site.device_name, packet(site, End(RUN), writer=site.other))
+            await broker.settled()
+            assert watch.count("fleet", "replay") == 1
+            assert RUN in agent._works, "nobody but its coordinator ends a run"
+
+    asyncio.run(main())
+    assert {name: counted for name, (reason, counted) in broker_found.items() if counted != {reason: 1}} == {}
+    assert site.charges() == 0
+    assert 0 < watch.count("packet", "proof") <= 2, "told once a minute, counted each time"
+
+
+DP = heads.DP
+DOWNGRADES = {
+    "no privacy": ({"dp": None}, "policy"),
+    "less noise than the device's": ({"dp": replace(DP, noise_multiplier=0.01)}, "policy"),
+    "more epsilon than a task may ask for": ({"dp": replace(DP, epsilon=9.0)}, "budget"),
+    "a larger delta than the device's": ({"dp": replace(DP, delta=0.1)}, "budget"),
+    "another mode": ({"mode": "shared"}, "policy"),
+    "noise that only the sum completes, without the sum": ({"mode": "open sum"}, "policy"),
+    "error feedback past the clip": ({"error_feedback": True}, "policy"),
+    "weights that tell how many examples": ({"weighting": "examples"}, "policy"),
+    "huge work": ({"dp": replace(DP, steps=10**9)}, "limits"),
+    "a task that is not listed": ({"name": "other"}, "policy"),
+    "a task with the name of a ledger's line": ({"name": "head/1"}, "policy"),
+    "a model that is not installed": ({"model": "os.system"}, "client"),
+    "a client app that is not installed": ({"client": "os:system"}, "client"),
+    "a client app that is not allowed": ({"client": "vision"}, "client"),
+    "text for a number": ({"plain": {"batch_size": "many"}}, "policy"),
+    "no number": ({"plain": {"learning_rate": float("nan")}}, "policy"),
+    "a list for a name": ({"plain": {"name": ["head"]}}, "policy"),
+    "ranges that are none": ({"plain": {"ranges": [1]}}, "policy"),
+    "privacy that is none": ({"plain": {"dp": 7}}, "policy"),
+    "keys that there are not": ({"plain": {"command": "rm"}}, "policy"),
+}
+
+
+@pytest.mark.parametrize("name", DOWNGRADES)
+def test_a_downgraded_task_is_declined_and_nothing_is_charged(site, name):
+    changes, why = DOWNGRADES[name]
+    changes, watch = dict(changes), Watch()
+    site.write(
+        privacy={"required": True, "modes": ["local", "client"], "min_noise_multiplier": 1.0, "max_task_epsilon": 8.0},
+    )
+    site.path.write_text('tasks = ["head", "head/1"]\n' + site.path.read_text())
+    client, plain = changes.pop("client", "lite"), changes.pop("plain", {})
+    match changes.pop("mode", ""):
+        case "shared":
+            task = heads.summed_task("example")
+        case "open sum":
+            task = replace(heads.summed_task("client"), secure_aggregation=False)
+        case _:
+            task = replace(private_task(), **changes)
+
+    async def main():
+        async with conversing(site, watch) as (voice, agent):
+            body = Offer(RUN, "head", "ab" * 32, 3, client)
+            await voice.say(body, dumps(task.to_plain() | plain), b"")
+            assert (await voice.hear("answer"))[0] == {"run": RUN, "accepted": False, "why": why}
+            reply, _ = await voice.round(1)
+            assert reply.error == "run", "who has declined a run does nothing of it"
+            assert not agent._works
+            assert (await voice.offer(private_task(), run=8))["accepted"], "the honest offer beside it is taken"
+
+    asyncio.run(main())
+    assert watch.count("offer", why) == 1
+    assert watch.count("instruction", "run") == 1
+    assert site.charges() == 0
+
+
+def test_a_task_outside_of_secure_aggregation_is_declined_where_the_device_insists(site):
+    watch = Watch()
+    site.write(privacy={"required": False}, secure_aggregation={"required": True})
+
+    async def main():
+        async with conversing(site, watch) as (voice, _):
+            assert (await voice.offer(private_task()))["why"] == "policy"
+
+    asyncio.run(main())
+    assert watch.count("offer", "policy") == 1
+
+
+def array(data, dtype="float32", shape=(heads.SIZE,), stype="numpy.ndarray"):
+    made = Array(np.zeros(1, np.float32))
+    made.data, made.dtype, made.shape, made.stype = data, dtype, shape, stype
+    return ArrayRecord({"model": made})
+
+
+def header(count, kind="<f4"):
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({count},), }}"
+    text += " " * (118 - len(text) - 1) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def poisoned(value):
+    weights = heads.start().copy()
+    weights[3] = value
+    return vector_record("model", weights)
+
+
+MODELS = {
+    "NaN": poisoned(float("nan")),
+    "infinity": poisoned(float("inf")),
+    "another type": vector_record("model", heads.start().astype(np.float64)),
+    "a shorter one": vector_record("model", heads.start()[:-1]),
+    "a longer one": vector_record("model", np.zeros(heads.SIZE + 1, np.float32)),
+    "another name": vector_record("other", heads.start()),
+    "a bomb: little that says it is much": array(header(10**14)),
+    "objects, which only pickle reads": array(header(3, "|O8") + b"\x80\x04cos\nsystem\n."),
+    "a compressed file": array(b"PK\x03\x04" + bytes(200)),
+    "nothing": array(b""),
+}
+
+
+def test_models_that_are_none_are_refused_before_anything_is_charged(site):
+    """In one run, so that one process has to refuse them all, and to do the honest round behind them."""
+    watch, errors = Watch(), {}
+
+    async def main():
+        async with conversing(site, watch) as (voice, _):
+            assert (await voice.offer(private_task()))["accepted"]
+            for name, record in MODELS.items():
+                message = voice.train(1)
+                message.content["arrays"] = record
+                await voice.instruct(message)
+                reply, answer = await voice.reply()
+                errors[name] = reply.error or answer.error.reason
+            message = voice.train(1)
+            message.content["config"] = ConfigRecord({"server-round": -1, "delta-ranges": [float("nan")]})
+            await voice.instruct(message)
+            reply, answer = await voice.reply()
+            errors["a config of other values"] = reply.error or answer.error.reason
+            assert site.charges() == 0
+            reply, answer = await voice.round(1)
+            assert not reply.error
+            assert not answer.has_error(), answer.error
+
+    asyncio.run(main())
+    assert set(errors.values()) <= {"DecodeError", "malformed", "ConfigError"}, errors
+    assert watch.count("instruction", "malformed") + watch.count("instruction", "policy") == len(errors)
+    assert site.charges() == 1
+
+
+def test_an_envelope_that_says_something_else_than_its_packet_is_refused(site):
+    watch = Watch()
+
+    def stamped(voice, **metadata):
+        message = voice.train(1)
+        message.metadata.__dict__.update(metadata)
+        return message
+
+    async def main():
+        async with conversing(site, watch) as (voice, _):
+            assert (await voice.offer(private_task()))["accepted"]
+            honest = voice.train(1)
+            body = Instruct(RUN, honest.metadata.message_id, "train", 1)
+            for message in (
+                stamped(voice, _run_id=99),
+                stamped(voice, _message_id="another"),
+                stamped(voice, _message_type="query.secagg"),
+                stamped(voice, _src_node_id=5),
+                stamped(voice, _dst_node_id=5),
+            ):
+                envelope = fold(message)
+                said = Instruct(RUN, f"m-{id(message)}", "train", 1)
+                if message.metadata.message_id != "another" and message.metadata.message_type == "train":
+                    said = Instruct(RUN, message.metadata.message_id, "train", 1)
+                await voice.say(said, envelope.meta, *map(bytes, envelope.buffers))
+                reply, answer = await voice.reply()
+                assert (reply.error, answer) == ("malformed", None)
+            envelope = fold(honest)
+            await voice.say(Instruct(RUN, "cut", "train", 1), envelope.meta[:30])
+            assert (await voice.reply())[0].error == "malformed"
+            await voice.say(Instruct(RUN, "empty", "train", 1))
+            assert (await voice.reply())[0].error == "malformed"
+            await voice.say(Instruct(99, "m", "train", 1), b"x")
+            assert (await voice.reply())[0].error == "run"
+            await voice.say(body, envelope.meta, *map(bytes, envelope.buffers))
+            reply, answer = await voice.reply()
+            assert not reply.error
+            assert not answer.has_error()
+
+    asyncio.run(main())
+    assert watch.count("instruction", "malformed") == 7
+    assert watch.count("instruction", "run") == 1
+    assert site.charges() == 1
+
+
+def test_a_message_longer_than_the_device_takes_is_not_kept(site):
+    watch = Watch()
+    site.write(privacy={"required": True}, limits={"message_mb": 1})
+
+    async def main():
+        async with conversing(site, watch) as (voice, agent):
+            assert (await voice.offer(private_task()))["accepted"]
+            await voice.say(Instruct(RUN, "long", "train", 1), bytes(3 << 19))
+            assert (await voice.reply())[0].error == "limits"
+            assert agent._journal.outstanding(RUN) == []
+
+    asyncio.run(main())
+    assert watch.count("instruction", "limits") == 1
+
+
+def test_replays_after_a_restart_are_answered_by_the_journal_and_paid_once(site):
+    """The gate forgets what it has seen with its process; the journal does not."""
+    watch, broker = Watch(), []
+
+    async def first():
+        made = HostileBroker()
+        broker.append(made)
+        async with conversing(site, watch, made) as (voice, _):
+            assert (await voice.offer(private_task()))["accepted"]
+            _, answer = await voice.round(1)
+            assert not answer.has_error()
+        return [data for sender, to, data in made.heard if to == site.device_name]
+
+    async def second(old):
+        made = HostileBroker()
+        async with conversing(site, watch, made) as (voice, _):
+            for data in old * 2:
+                made.forge("coordinator", site.device_name, data)
+            fields, _ = await voice.hear("reply")
+            assert fields["error"] == ""
+            await made.settled()
+            assert site.charges() == 1
+            watching(watch, voice.agent)
+            assert watch.count("fleet", "replay") == len(old)
+
+    asyncio.run(second(asyncio.run(first())))
+    assert site.charges() == 1
+
+
+def test_a_coordinator_cannot_fill_the_devices_disk_or_time(site):
+    watch = Watch()
+
+    async def main():
+        async with conversing(site, watch) as (voice, agent):
+            watching(watch, agent)
+            for run in range(1, 12):
+                answer = await voice.offer(private_task(name=f"t{run}"), run=run)
+                assert answer["accepted"] is (run <= 8), answer
+            gate = asyncio.Event()
+
+            async def held():
+                await gate.wait()
+                return "battery"
+
+            agent._readiness.why_not = held  # nothing is begun
+            for number in range(MAX_MESSAGES + 10):
+                await voice.say(Instruct(1, f"m{number}", "train", 1), b"x")
+            await asyncio.sleep(0.5)
+            assert len(agent._journal.outstanding(1)) <= MAX_MESSAGES
+            for number in range(MAX_MESSAGES + 10):
+                await voice.say(Abandon(1, (f"m{number}",)))
+            await asyncio.sleep(0.5)
+            assert agent._journal.outstanding(1) == []
+            gate.set()
+
+    asyncio.run(main())
+    assert watch.count("offer", "busy") == 3
+    assert watch.count("fleet", "malformed") == 10
+    assert site.charges() == 0
