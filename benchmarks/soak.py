@@ -114,7 +114,7 @@ def verdict(lives: Sequence[Life], warm_s: float) -> dict[str, Any]:
         "mb_growth": round(growth, 2),
         "files_first": int(np.median(files[:quarter])),
         "files_last": int(np.median(files[-quarter:])),
-        "flat": growth < MOST_GROWTH_MB and more <= MOST_FILES,
+        "flat": bool(growth < MOST_GROWTH_MB and more <= MOST_FILES),
     }
     return told
 
