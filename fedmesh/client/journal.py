@@ -132,6 +132,14 @@ class DeviceJournal:
             ).fetchall()
         return [KeptRun(*row) for row in found]
 
+    def stale(self, before: float) -> list[int]:
+        """Runs that were asked for something, the last of which was of no use any more at `before`; oldest first."""
+        with self._explained():
+            found = self._connection.execute(
+                "SELECT run FROM messages GROUP BY run HAVING max(expires) < ? ORDER BY max(expires)", (before,)
+            ).fetchall()
+        return [run for (run,) in found]
+
     def forget(self, run: int) -> None:
         """The run is over: everything of it goes."""
         with self._transaction() as rows:

@@ -39,6 +39,8 @@ _LOOK_S = 15.0
 STOP_S = 10.0
 """A message that is under way when the agent is asked to stop has so long to be answered."""
 IDLE_S = 120.0
+STALE_S = 86_400.0
+"""A run of which nothing came for so long gives way to a new one: its end is told for a day, and may be missed."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Agent:
         readiness: whether it works now; None: by the configuration's rules.
         office: None: one over `carrier`.
         beside: what runs as long as the agent does: renewals, delivery, metrics.
+        training: makes what a run's messages are answered in: a process of its own.
         idle_s: after so long without a message a run's process is ended.
         chance: jitter. events: told what happens.
 
@@ -85,6 +88,7 @@ class Agent:
         readiness: Readiness | None = None,
         office: Office | None = None,
         beside: Sequence[Beside] = (),
+        training: Callable[..., Training] = Training,
         idle_s: float = IDLE_S,
         chance: random.Random | None = None,
         events: EventSink = ignore,
@@ -94,6 +98,7 @@ class Agent:
         self.office = office or Office(device.membership, config.coordinators, carrier, events=events)
         self._readiness = readiness or Readiness(config.eligibility)
         self._events, self._chance = events, chance or random.Random()  # noqa: S311 - jitter
+        self._training = training
         self._shared = Shared(journal, self.office, self._readiness, events, asyncio.Lock(), idle_s)
         self._works: dict[int, tuple[Work, asyncio.Task[None]]] = {}
         self._news, self._stop = asyncio.Event(), asyncio.Event()
@@ -169,12 +174,8 @@ class Agent:
         task_data, features = (bytes(part) for part in packet.parts) if len(packet.parts) == 2 else (b"", b"")
         kept = KeptRun(offer.run, packet.sender, dumps(offer.plain()), task_data, features)
         why = await self._refusal(offer, kept)
-        if not why:
-            try:
-                self._journal.keep(kept)
-            except PeerError as error:
-                _log.warning("%s", error)
-                why = "busy"
+        if not why and not await self._keep(kept):
+            why = "busy"
         if not why:
             if work := self._work(offer.run, packet.sender):  # its coordinator has started anew: see the protocol
                 work.abandon(self._journal.outstanding(offer.run))
@@ -185,6 +186,21 @@ class Agent:
                 self._works[kept.run][0].warm_up()
         self._events(OfferAnswered(offer.run, offer.name, why))
         await self.office.post(packet.sender, Answer(offer.run, not why, why), expires_in_s=HERE_EVERY_S)
+
+    async def _keep(self, kept: KeptRun) -> bool:
+        """Remembers a run, if there is room; one whose end was missed long ago gives way."""
+        try:
+            self._journal.keep(kept)
+        except PeerError as error:
+            stale = [run for run in self._journal.stale(self.office.now() - STALE_S) if run != kept.run]
+            if not stale:
+                _log.warning("%s", error)
+                return False
+            if stale[0] in self._works:
+                await self._close(stale[0])
+            self._journal.forget(stale[0])
+            return await self._keep(kept)
+        return True
 
     async def _refusal(self, offer: Offer, kept: KeptRun) -> str:
         config = self.device.config
@@ -255,7 +271,7 @@ class Agent:
             "memory_mb": config.limits.memory_mb,
             "nice": config.limits.nice,
         }
-        training = Training(spec, (kept.task, kept.features), max_bytes=config.limits.message_mb << 20)
+        training = self._training(spec, (kept.task, kept.features), max_bytes=config.limits.message_mb << 20)
         work = Work(kept, training, self._shared)
         task = asyncio.create_task(work.run())
         task.add_done_callback(self._ended)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,7 +13,10 @@ import pytest
 from device_fleet import RUN, Site, conversation, is_there, until
 
 from fedmesh import events
+from fedmesh.client import journal as journal_module
 from fedmesh.client.eligibility import Facts
+from fedmesh.client.journal import Waiting
+from fedmesh.fleet import agent as agent_module
 from fedmesh.fleet import readiness
 from fedmesh.fleet.readiness import Readiness
 from fedmesh.flower.records import new_message_id
@@ -361,5 +365,27 @@ def test_the_training_process_is_started_when_a_run_is_accepted_and_only_the_fir
             assert [work.has_process for work, _ in agent._works.values()] == [True]
             await voice.offer(device_fleet.private_task(name="other"), run=8)
             assert [work.has_process for work, _ in agent._works.values()] == [True, False]
+
+    asyncio.run(main())
+
+
+def test_runs_whose_end_was_missed_give_way_to_new_ones_after_a_day(site):
+    """A device that was away when its runs ended would else decline everything as busy from the eighth on."""
+
+    async def main():
+        async with conversation(site) as (voice, agent):
+            for run in range(journal_module.MAX_RUNS):
+                assert (await voice.offer(device_fleet.private_task(), run=100 + run))["accepted"]
+            assert await voice.offer(device_fleet.private_task(), run=200) == {
+                "run": 200,
+                "accepted": False,
+                "why": "busy",
+            }
+            long_ago = time.time() - agent_module.STALE_S - 1
+            agent._journal.receive(Waiting(103, "m", "train", 1, long_ago, (b"",)))
+            agent._journal.receive(Waiting(104, "m", "train", 1, time.time(), (b"",)))
+            assert (await voice.offer(device_fleet.private_task(), run=200))["accepted"]
+            runs = {kept.run for kept in agent._journal.runs()}
+            assert runs == {*range(100, 108), 200} - {103} == set(agent._works)
 
     asyncio.run(main())

@@ -132,6 +132,16 @@ def test_everything_has_a_bound(journal, monkeypatch):
     journal.keep(RUN)
 
 
+def test_runs_whose_last_message_is_long_over_are_found_oldest_first(journal):
+    for run, expires in ((100, 20.0), (101, 10.0), (102, 90.0), (103, None)):
+        journal.keep(KeptRun(run, "coordinator", b"", b"", b""))
+        if expires is not None:
+            journal.receive(message("first", expires=5.0, run=run))
+            journal.receive(message("last", expires=expires, run=run))
+    journal.expire(200.0)
+    assert journal.stale(50.0) == [101, 100]
+
+
 def test_the_file_is_its_owners_alone(journal, path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
