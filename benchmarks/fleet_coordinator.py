@@ -20,17 +20,22 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from benchmarks.fleet_site import memory_mb, processor_s
+from benchmarks.fleet_swarm import TASK, layout
 from fedmesh.client.task import Task
-from fedmesh.coordinator import Coordinator, Journal
+from fedmesh.coordinator import Coordinator, Journal, ScriptFactory, SecureAggregation, SecureSettings
 from fedmesh.fleet.protocol import Offer
 from fedmesh.fleet.roll import Roll
 from fedmesh.fleet.switchboard import Switchboard
 from fedmesh.fleet.transport_fleet import TransportFleet
+from fedmesh.flower.arrays import vector_record
 from fedmesh.flower.grid import FleetGrid
 from fedmesh.identity import Membership
 from fedmesh.identity.packets import Gate, Signet
+from fedmesh.quantization.codec import relative_ranges
+from fedmesh.secagg import Identity, Roster
 from fedmesh.transport.mqtt import MqttTransport, options_from
 from fedmesh.wire import dumps
+from fedmesh_strategies.fedavg import FedAvg
 
 __all__ = ["Told"]
 
@@ -46,6 +51,9 @@ class Told:
     folder: str
     devices: int
     rounds: int
+    parameters: int = 0
+    """Of the model; 0: there is none, and rounds are empty."""
+    secure: bool = False
 
     def argument(self) -> str:
         """For the command line."""
@@ -86,21 +94,21 @@ def held(told: Told, switchboard: Switchboard) -> dict[str, Any]:
     """Offers the run and holds its rounds, on the calling thread."""
     with Journal(Path(told.folder) / "journal.sqlite3") as journal:
         task = dumps(Task("empty", "none", (4,), 2, codec="float32").to_plain())
-        offer = Offer(journal.run_id, "empty", "00" * 32, told.rounds, "noop")
+        offer = Offer(journal.run_id, "empty", "00" * 32, told.rounds, TASK if told.parameters else "noop")
         fleet = TransportFleet(
             journal.run_id,
             switchboard,
             lambda _name, _here: (offer, (task, b"")),
             deadline_s=_DEADLINE_S,
-            max_reply_bytes=1 << 20,
+            max_reply_bytes=(1 << 20) + 16 * told.parameters,
         )
         try:
-            return rounds(told, fleet, journal)
+            return rounds(told, fleet, journal, switchboard)
         finally:
             fleet.close()
 
 
-def rounds(told: Told, fleet: TransportFleet, journal: Journal) -> dict[str, Any]:
+def rounds(told: Told, fleet: TransportFleet, journal: Journal, switchboard: Switchboard) -> dict[str, Any]:
     """Once all devices have accepted: what they took."""
     until = time.monotonic() + _PATIENCE_S
     while len(fleet.node_ids) < told.devices:
@@ -108,9 +116,20 @@ def rounds(told: Told, fleet: TransportFleet, journal: Journal) -> dict[str, Any
             raise SystemExit(f"only {len(fleet.node_ids)} of {told.devices} devices came")
         time.sleep(0.02)
     grid = FleetGrid(fleet, run_id=journal.run_id)
-    coordinator = Coordinator(Nothing(), grid, journal, deadline_s=_DEADLINE_S, quorum=told.devices)
+    strategy: Any = Nothing()
+    if told.parameters:
+        strategy = FedAvg(layout=layout(told.parameters), ranges=relative_ranges(0.5))
+    coordinator = Coordinator(
+        strategy,
+        grid,
+        journal,
+        deadline_s=_DEADLINE_S,
+        quorum=told.devices,
+        script=_script(told, strategy, grid, journal, switchboard) if told.secure else None,
+    )
+    initial = vector_record("model", np.zeros(max(1, told.parameters), np.float32))
     before, began = processor_s([os.getpid()]), time.perf_counter()
-    records = coordinator.run(ArrayRecord([np.zeros(1, np.float32)]), told.rounds).records[1:]
+    records = coordinator.run(initial, told.rounds).records[1:]
     wall_s = time.perf_counter() - began
     if any(record.failed is not None or record.survivors != told.devices for record in records):
         raise SystemExit(f"a round failed: {records}")
@@ -120,6 +139,25 @@ def rounds(told: Told, fleet: TransportFleet, journal: Journal) -> dict[str, Any
         "processor_s_per_round": round((processor_s([os.getpid()]) - before) / told.rounds, 4),
         "memory_mb": memory_mb(os.getpid()),
     }
+
+
+def _script(told: Told, strategy: Any, grid: FleetGrid, journal: Journal, switchboard: Switchboard) -> ScriptFactory:
+    """Rounds of secure aggregation, as a task of the coordinator has them."""
+    membership = Membership(Path(told.identity))
+
+    def names(nodes: Iterable[int]) -> dict[int, str]:
+        with switchboard.roll() as roll:
+            return {node: name for node in nodes if (name := roll.name_of(node)) is not None}
+
+    secure = SecureAggregation(
+        strategy,
+        identity=Identity(membership.signing_key()),
+        roster=Roster(membership.roster.keys),
+        settings=SecureSettings(TASK, 8, rounds=told.rounds, quorum=told.devices),
+        names=names,
+        attempts=journal.next_attempt,
+    )
+    return lambda number, arrays: secure.script(number, arrays, grid)
 
 
 async def serve(told: Told) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet_site import Site, memory_mb
+from fedmesh.registry.founding import create
 from fedmesh.testing.loopback_broker import free_port
 
 __all__ = ["GOALS_MB", "measure"]
@@ -43,12 +44,10 @@ def measure(*, settle_s: float = 5.0) -> dict[str, dict[str, float]]:
 
 def _root(site: Site) -> Path:
     """The first root of a registry."""
-    from fedmesh.registry.repository import Repository
-
     folder = site.folder / "registry"
     if not folder.exists():
-        Repository.create(folder)
-    return folder / "metadata" / "1.root.json"
+        create(folder)
+    return next(folder.rglob("1.root.json"))
 
 
 def main() -> None:

@@ -26,15 +26,13 @@ _FIRST = 2
 """Rounds that are not counted: processes start in them."""
 
 
-def coordinated(site: Site, *, rounds: int) -> dict[str, Any]:
+def coordinated(site: Site, *, rounds: int, parameters: int = 0, secure: bool = False) -> dict[str, Any]:
     """What a coordinator's process says of its rounds with all devices of the site."""
-    place = site.folder / "coordinating"
-    place.mkdir()
-    told = Told(
-        str(site.folder / "coordinator"), site.fleet.broker.port, str(place), len(site.names), rounds
-    )
-    command = [sys.executable, "-m", "benchmarks.fleet_coordinator", told.argument()]
-    done = subprocess.run(command, env=site.environment, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory(dir=site.folder) as place:
+        port, devices = site.fleet.broker.port, len(site.names)
+        told = Told(str(site.folder / "coordinator"), port, place, devices, rounds, parameters, secure=secure)
+        command = [sys.executable, "-m", "benchmarks.fleet_coordinator", told.argument()]
+        done = subprocess.run(command, env=site.environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the coordinator failed:\n{done.stdout}\n{done.stderr[-3000:]}")
     figures: dict[str, Any] = json.loads(done.stdout)
