@@ -67,8 +67,8 @@ class Nothing(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """An empty message to every node."""
-        content = {"config": ConfigRecord({"server-round": server_round})}
-        return [Message(RecordDict(content), dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
+        content = RecordDict({"config": ConfigRecord({"server-round": server_round})})
+        return [Message(content, dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

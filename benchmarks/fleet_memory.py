@@ -2,8 +2,8 @@
 
     python -m benchmarks.fleet_memory [--settle SECONDS]
 
-RSS counts pages that processes share, such as the interpreter and OpenSSL, in each of them; PSS divides them; USS leaves
-them out.
+RSS counts pages that processes share, such as the interpreter and OpenSSL, in each of them; PSS divides them; USS
+leaves them out.
 """
 
 import argparse

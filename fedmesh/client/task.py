@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from fedmesh.errors import ConfigError
 from fedmesh.privacy.settings import Budget, DpSettings, Mode
-from fedmesh.privacy.summed import SumSettings
-from fedmesh.quantization.head import Head
+
+if TYPE_CHECKING:
+    from fedmesh.privacy.summed import SumSettings
+    from fedmesh.quantization.head import Head
 
 __all__ = ["Task"]
 
@@ -50,12 +52,12 @@ class Task:
     momentum: float = 0.0
     batching: Literal["auto", "always", "never"] = "auto"
     dp: DpSettings | None = None
-    summed: SumSettings | None = None
+    summed: "SumSettings | None" = None
     keyed_noise_seed: int | None = None
     secure_aggregation: bool = False
     weight_cap: int = 1
     group_size: int = 128
-    head: Head | None = None
+    head: "Head | None" = None
 
     @property
     def budget(self) -> Budget | None:
@@ -102,6 +104,9 @@ class Task:
         Raises:
             ConfigError: keys are missing or unknown.
         """
+        from fedmesh.privacy.summed import SumSettings
+        from fedmesh.quantization.head import Head
+
         values = dict(plain)
         try:
             dp = values.pop("dp", None)
