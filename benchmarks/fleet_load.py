@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,22 @@ __all__ = ["DEVICES", "PER_PROCESS", "measure"]
 
 DEVICES = (10, 100, 500)
 PER_PROCESS = 250
-"""paho's select takes no descriptor above 1,023, and a device has three."""
-_RAM_DISK = Path("/dev/shm")  # noqa: S108
+"""More only make the processes busy with each other."""
+_RAM_DISK = Path("/dev/shm")
 
 
-def measure(devices: int, *, parameters: int, rounds: int, secure: tuple[bool, ...] = (False, True)) -> dict[str, Any]:
-    """Label -> figures of the coordinator's process."""
+def measure(
+    devices: int, *, parameters: int, rounds: int, secure: Sequence[bool] = (False, True)
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Label and figures of the coordinator's process."""
     place = _RAM_DISK if _RAM_DISK.is_dir() else None
-    figures = {}
     with tempfile.TemporaryDirectory(dir=place) as name, Site(Path(name), devices) as site:
         for is_secure in secure:
             with _swarm(site, devices, parameters, secure=is_secure):
                 label = "secure aggregation" if is_secure else "plain"
                 found = coordinated(site, rounds=rounds, parameters=parameters, secure=is_secure)
                 took = sorted(found.pop("round_s"))
-                figures[label] = {**found, "median_s": took[len(took) // 2]}
-    return figures
+                yield label, {**found, "median_s": took[len(took) // 2]}
 
 
 @contextmanager
@@ -67,15 +67,15 @@ def _swarm(site: Site, devices: int, parameters: int, *, secure: bool) -> Iterat
 
 
 def main() -> None:
-    """Prints a line of JSON for each number of devices."""
+    """Prints a line of JSON for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", type=int, nargs="+", default=list(DEVICES))
     parser.add_argument("--parameters", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=4)
     arguments = parser.parse_args()
     for devices in arguments.devices:
-        figures = measure(devices, parameters=arguments.parameters, rounds=arguments.rounds)
-        print(json.dumps({"devices": devices, "load": os.getloadavg()[0], **figures}), flush=True)
+        for label, row in measure(devices, parameters=arguments.parameters, rounds=arguments.rounds):
+            print(json.dumps({"devices": devices, "kind": label, "load": os.getloadavg()[0], **row}), flush=True)
 
 
 if __name__ == "__main__":
