@@ -60,7 +60,7 @@ def lines(part: str, found: dict[str, Any]) -> list[str]:
             return told if peer is None else [*told, f"Flower: {peer['p50_s']:.1f} s, {found['ratio']}x as long"]
         case "memory":
             return [
-                f"{label}: {mb['rss']} MB RSS (goal {fleet_memory.GOALS_MB[label]}), {mb['pss']} PSS, {mb['uss']} its own"
+                f"{label}: {mb['rss']} MB RSS (goal {fleet_memory.GOALS_MB[label]}), {mb['pss']} PSS, {mb['uss']} USS"
                 for label, mb in found.items()
             ]
     return [

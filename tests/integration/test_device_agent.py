@@ -202,6 +202,20 @@ def test_memory_beyond_the_limit_ends_the_training_alone(site, tmp_path):
         asyncio.run(main())
 
 
+def test_processor_time_beyond_the_limit_ends_the_training(site, tmp_path):
+    site.write(data={"kind": "hook", "function": "busy_data:load"}, limits={"cpu_seconds": 0.5})
+    (tmp_path / "busy_data.py").write_text("def load():\n    while True:\n        pass\n")
+
+    async def main():
+        async with conversation(site) as (voice, _):
+            await voice.offer(device_fleet.private_task())
+            assert (await voice.round(1))[0].error == "limits"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        asyncio.run(main())
+
+
 def test_data_that_is_not_there_is_said_by_one_word(site):
     site.write(data={"kind": "npz", "path": "elsewhere.npz"})
 

@@ -13,7 +13,7 @@ from small_runs import small_digits
 from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.identities import device_name
 from fedmesh.configuration.coordinator import TaskSection
-from fedmesh.coordinator import Coordinator, Journal
+from fedmesh.coordinator import Coordinator, Journal, RunStore
 from fedmesh.errors import ConfigError
 from fedmesh.events import (
     DeviceSeen,
@@ -141,8 +141,12 @@ def inline(home, plan, folder):
     return vector(result.arrays, "model", dtype="float32", max_bytes=1 << 24)
 
 
+def store_of(home):
+    return RunStore(home.config().journal_url, create=False)
+
+
 def committed(home, name):
-    with Journal(home.folder / "data" / "runs" / name / "journal.sqlite3") as journal:
+    with store_of(home) as store, store.journal(store.find(name).id) as journal:
         last = journal.last()
     return last.record, vector(last.arrays, "model", dtype="float32", max_bytes=1 << 24)
 
