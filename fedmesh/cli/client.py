@@ -32,7 +32,7 @@ def run(
 
     May be killed at any time: the next start goes on, with nothing charged twice and no reply lost.
     With [registry] it installs the models that its coordinator announces; with [inference] listen they answer there.
-    With [metrics] listen it serves /metrics, /healthz and /readyz; under systemd it tells that it is ready and alive.
+    With metrics.listen it serves /metrics, /healthz and /readyz; under systemd it tells that it is ready and alive.
     """
     import asyncio
 

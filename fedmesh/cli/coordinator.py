@@ -53,7 +53,7 @@ def run(
 
     Ctrl-C or SIGTERM ends it in good order; started again, each task goes on behind its last committed round, and a
     finished one is left alone unless it has changed. fedmesh runs lists, pauses, stops and resumes them.
-    With [metrics] listen it serves /metrics, /healthz and /readyz; under systemd it tells that it is ready and alive.
+    With metrics.listen it serves /metrics, /healthz and /readyz; under systemd it tells that it is ready and alive.
     """
     from fedmesh.cli.event_file import event_file
     from fedmesh.cli.fleet_progress import fleet_progress

@@ -41,8 +41,8 @@ def test_a_run_from_its_offer_to_its_end(site):
         async with conversation(site, events=told.append) as (voice, agent):
             here, _ = await voice.hear("here")
             assert (here["tier"], here["clients"], here["available"], here["why"]) == ("lite", ["lite"], True, "")
-            assert await voice.offer(device_fleet.private_task()) == {"run": RUN, "accepted": True, "why": ""}
             assert processes(agent) == []
+            assert await voice.offer(device_fleet.private_task()) == {"run": RUN, "accepted": True, "why": ""}
             for number in (1, 2):
                 succeeded(await voice.round(number))
             (pid,) = processes(agent)
@@ -350,5 +350,16 @@ def test_the_training_process_ends_with_the_agent(site):
             succeeded(await voice.round(2))
             assert processes(agent) == [pid]
         assert not is_there(pid)
+
+    asyncio.run(main())
+
+
+def test_the_training_process_is_started_when_a_run_is_accepted_and_only_the_first_one(site):
+    async def main():
+        async with conversation(site) as (voice, agent):
+            await voice.offer(device_fleet.private_task())
+            assert [work.has_process for work, _ in agent._works.values()] == [True]
+            await voice.offer(device_fleet.private_task(name="other"), run=8)
+            assert [work.has_process for work, _ in agent._works.values()] == [True, False]
 
     asyncio.run(main())
