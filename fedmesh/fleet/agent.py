@@ -183,7 +183,7 @@ class Agent:
                 if work.kept != kept:
                     await self._close(offer.run)
             self._begin(kept)
-            if not any(work.has_process for work, _ in self._works.values()):  # one at a time: each is as large as torch
+            if not any(work.has_process for work, _ in self._works.values()):  # one: it is as large as torch
                 self._works[kept.run][0].warm_up()
         self._events(OfferAnswered(offer.run, offer.name, why))
         await self.office.post(packet.sender, Answer(offer.run, not why, why), expires_in_s=HERE_EVERY_S)
