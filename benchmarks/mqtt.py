@@ -1,224 +1,99 @@
-"""Messages over MQTT: latency and throughput on loopback, through a real Mosquitto with mutual TLS 1.3.
+"""A real fleet on loopback: messages, empty rounds, idle memory, and what a coordinator takes, at a real Mosquitto.
 
-    python -m benchmarks.mqtt [--repeats N] [--megabytes N] [--json]
+    python -m benchmarks.mqtt [--only messages rounds memory load] [--json]
 
-Three processes: the broker, a coordinator that echoes, and a device that measures. Against *plain*: paho-mqtt with
-whole messages as its documentation shows it (its thread, QoS 1, no TCP_NODELAY).
+Mutual TLS 1.3 throughout. Each part is a command of its own too: benchmarks.mqtt_messages, fleet_rounds (against
+Flower's SuperLink and SuperNodes in the same run, where they are installed), fleet_memory and fleet_load. It takes ten
+minutes on an idle machine.
 """
 
 import argparse
-import asyncio
 import json
 import os
-import statistics
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from fedmesh.testing.loopback_broker import LoopbackBroker, SmallCa
-from fedmesh.transport.mqtt import MqttOptions, MqttTransport
+from benchmarks import fleet_load, fleet_memory, fleet_rounds, mqtt_messages
 
-SMALL_BYTES = 1024
-REQUESTS = 1000
-PLAIN_REQUESTS = 50
-PATIENCE_S = 60.0
+PARAMETERS, ROUNDS = 10_000, 3
 
 
-async def echo(options: MqttOptions) -> None:
-    """The other process: short messages come back as they are, long ones as one byte."""
-    transport = await MqttTransport.open(options, wait_s=PATIENCE_S)
-    print("ready", flush=True)
-    async for peer, data in transport.receive():
-        await transport.post(peer, data if len(data) == SMALL_BYTES else data[:1])
+def messages() -> dict[str, Any]:
+    """Latency and throughput, against paho alone."""
+    return mqtt_messages.compare(50, 5)
 
 
-def processor_s(pids: Sequence[int]) -> float:
-    """Processor seconds that these processes have used; 0 where there is no /proc."""
-    ticks = 0
-    for pid in pids:
-        stat = Path(f"/proc/{pid}/stat")
-        if stat.exists():
-            ticks += sum(map(int, stat.read_text().rpartition(")")[2].split()[11:13]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+def rounds() -> dict[str, Any]:
+    """Two real agents, against Flower's."""
+    return fleet_rounds.versus_flower()
 
 
-async def measure(options: MqttOptions, megabytes: int, repeats: int, pids: Sequence[int]) -> dict[str, Any]:
-    """Latencies of request and response in ms, and MB/s of long messages until they are acknowledged whole.
+def memory() -> dict[str, Any]:
+    """MiB of an idle agent, by tier."""
+    return fleet_memory.measure()
 
-    Processor time is that of all three processes, which depends less on what else runs.
-    """
-    transport = await MqttTransport.open(options, wait_s=PATIENCE_S)
-    replies = transport.receive()
-    took = []
-    used = processor_s(pids)
-    for _ in range(REQUESTS):
-        began = time.perf_counter()
-        await transport.post("coordinator", bytes(SMALL_BYTES))
-        await anext(replies)
-        took.append((time.perf_counter() - began) * 1e3)
-    request_ms = (processor_s(pids) - used) * 1e3 / REQUESTS
-    large = os.urandom(megabytes * 1_000_000)
-    rates = []
-    used = processor_s(pids)
-    for _ in range(repeats):
-        began = time.perf_counter()
-        await transport.send("coordinator", large)
-        rates.append(megabytes / (time.perf_counter() - began))
-        await anext(replies)
-    megabyte_ms = (processor_s(pids) - used) * 1e3 / (megabytes * repeats)
-    await transport.aclose()
+
+def load() -> dict[str, Any]:
+    """Of the coordinator, by the number of devices."""
     return {
-        "p50_ms": round(statistics.median(took), 3),
-        "p99_ms": round(statistics.quantiles(took, n=100)[98], 3),
-        "mb_per_s": [round(rate, 1) for rate in rates],
-        "processor_ms_per_request": round(request_ms, 2),
-        "processor_ms_per_mb": round(megabyte_ms, 2),
+        str(devices): dict(fleet_load.measure(devices, parameters=PARAMETERS, rounds=ROUNDS))
+        for devices in fleet_load.DEVICES
     }
 
 
-class Plain:
-    """paho as its documentation shows it."""
-
-    def __init__(self, options: MqttOptions, topic: str) -> None:
-        from paho.mqtt.client import Client
-        from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-
-        self.arrived = threading.Event()
-        self.received = b""
-        subscribed = threading.Event()
-        self.client = Client(CallbackAPIVersion.VERSION2, options.name, protocol=MQTTProtocolVersion.MQTTv5)
-        self.client.tls_set(str(options.ca), str(options.certificate), str(options.key))
-        self.client.on_message = self._on_message
-        self.client.on_subscribe = lambda *_: subscribed.set()
-        self.client.connect(options.host, options.port)
-        self.client.loop_start()
-        self.client.subscribe(topic, 1)
-        subscribed.wait(PATIENCE_S)
-
-    def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
-        self.received = message.payload
-        self.arrived.set()
-
-    def close(self) -> None:
-        """Disconnects."""
-        self.client.disconnect()
-        self.client.loop_stop()
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "messages": messages,
+    "rounds": rounds,
+    "memory": memory,
+    "load": load,
+}
 
 
-def echo_plainly(options: MqttOptions) -> None:
-    """The other process."""
-    plain = Plain(options, "fm/up/device/msg/coordinator")
-    print("ready", flush=True)
-    while plain.arrived.wait(PATIENCE_S):
-        plain.arrived.clear()
-        data = plain.received
-        plain.client.publish("fm/down/device/msg/coordinator", data if len(data) == SMALL_BYTES else data[:1], 1)
-    plain.close()
+def lines(part: str, found: dict[str, Any]) -> list[str]:
+    """The figures of a part, for people."""
+    match part:
+        case "messages":
+            return [_message_line(label, found[label], found["megabytes"]) for label in ("fedmesh", "plain")]
+        case "rounds":
+            ours, peer = found["fedmesh"], found.get("flower")
+            told = [f"fedmesh: an empty round of 2 devices {ours['p50_s'] * 1e3:.0f} ms (p50), goal 100 ms"]
+            return told if peer is None else [*told, f"Flower: {peer['p50_s']:.1f} s, {found['ratio']}x as long"]
+        case "memory":
+            return [
+                f"{label}: {mb['rss']} MB RSS (goal {fleet_memory.GOALS_MB[label]}), {mb['pss']} PSS, {mb['uss']} USS"
+                for label, mb in found.items()
+            ]
+    return [
+        f"{devices} devices, {kind}: {row['processor_s_per_round']:.3f} s of processor time a round, "
+        f"{row['median_s']:.2f} s, {row['memory_mb']['rss']} MB RSS"
+        for devices, rows in found.items()
+        for kind, row in rows.items()
+    ]
 
 
-def measure_plainly(options: MqttOptions, megabytes: int, repeats: int, pids: Sequence[int]) -> dict[str, Any]:
-    """As `measure`; a rate is that of a whole message until its one-byte answer, None if none came."""
-    plain = Plain(options, "fm/down/device/msg/coordinator")
-
-    def ask(data: bytes) -> float | None:
-        plain.arrived.clear()
-        began = time.perf_counter()
-        plain.client.publish("fm/up/device/msg/coordinator", data, 1)
-        return time.perf_counter() - began if plain.arrived.wait(PATIENCE_S) else None
-
-    used = processor_s(pids)
-    took = [seconds for _ in range(PLAIN_REQUESTS) if (seconds := ask(bytes(SMALL_BYTES))) is not None]
-    request_ms = (processor_s(pids) - used) * 1e3 / PLAIN_REQUESTS
-    large = os.urandom(megabytes * 1_000_000)
-    used = processor_s(pids)
-    rates = [None if (seconds := ask(large)) is None else round(megabytes / seconds, 1) for _ in range(repeats)]
-    megabyte_ms = (processor_s(pids) - used) * 1e3 / (megabytes * repeats)
-    plain.close()
-    return {
-        "p50_ms": round(statistics.median(took) * 1e3, 3),
-        "p99_ms": None,
-        "mb_per_s": rates,
-        "processor_ms_per_request": round(request_ms, 2),
-        "processor_ms_per_mb": round(megabyte_ms, 2),
-    }
-
-
-def compare(megabytes: int, repeats: int) -> dict[str, Any]:
-    """All figures."""
-    figures: dict[str, Any] = {"load": os.getloadavg()[0], "cores": os.cpu_count(), "megabytes": megabytes}
-    for label, plain in (("fedmesh", False), ("plain", True)):
-        with tempfile.TemporaryDirectory() as folder:
-            ca = SmallCa(Path(folder, "ca"))
-            # Whole messages need a broker that lets them through; ours are at most as long as a chunk.
-            extra = "\nmax_packet_size 268435455\nset_tcp_nodelay false\n" if plain else ""
-            broker = LoopbackBroker(Path(folder, "broker"), ca, extra=extra)
-            other = _start_other(broker.options("coordinator"), plain=plain)
-            pids = [os.getpid(), other.pid, *([broker.pid] if broker.pid else [])]
-            try:
-                options = broker.options("device")
-                if plain:
-                    figures[label] = measure_plainly(options, megabytes, repeats, pids)
-                else:
-                    figures[label] = asyncio.run(measure(options, megabytes, repeats, pids))
-            finally:
-                other.kill()
-                other.wait()
-                broker.kill()
-    return figures
-
-
-def _start_other(options: MqttOptions, *, plain: bool) -> "subprocess.Popen[str]":
-    told = {
-        "ca": str(options.ca),
-        "certificate": str(options.certificate),
-        "key": str(options.key),
-        "port": options.port,
-    }
-    command = [sys.executable, "-m", "benchmarks.mqtt", "--echo", json.dumps({**told, "plain": plain})]
-    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    if other.stdout is None or other.stdout.readline() != "ready\n":
-        raise SystemExit("the echoing process did not start")
-    return other
-
-
-def _echo(told: dict[str, Any]) -> None:
-    plain = told.pop("plain")
-    ca, certificate, key = (Path(told.pop(name)) for name in ("ca", "certificate", "key"))
-    options = MqttOptions("coordinator", "localhost", ca, certificate, key, **told, coordinator=True)
-    if plain:
-        echo_plainly(options)
-    else:
-        asyncio.run(echo(options))
+def _message_line(label: str, row: dict[str, Any], megabytes: int) -> str:
+    rates = ", ".join("stalled" if rate is None else f"{rate:.0f}" for rate in row["mb_per_s"])
+    return (
+        f"{label}: 1 KB there and back {row['p50_ms']:.2f} ms (p50), {row['processor_ms_per_request']} ms of processor "
+        f"time; {megabytes} MB: {rates} MB/s, {row['processor_ms_per_mb']} ms a MB"
+    )
 
 
 def main() -> None:
-    """Prints a table, or JSON."""
+    """Prints what people read, part by part, or JSON at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--megabytes", type=int, default=50)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--echo", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.echo:
-        _echo(json.loads(arguments.echo))
-        return
-    figures = compare(arguments.megabytes, arguments.repeats)
+    figures: dict[str, Any] = {"cores": os.cpu_count()}
+    for part in arguments.only:
+        began = os.getloadavg()[0]
+        found = PARTS[part]()
+        figures[part] = {"load": began, **found}
+        if not arguments.json:
+            print(f"{part}, load {began:.1f} on {figures['cores']} cores", *lines(part, found), sep="\n  ", flush=True)
     if arguments.json:
         print(json.dumps(figures, indent=2))
-        return
-    print(f"load {figures['load']:.1f} on {figures['cores']} cores")
-    for label in ("fedmesh", "plain"):
-        row = figures[label]
-        rates = ", ".join("stalled" if rate is None else f"{rate:.0f}" for rate in row["mb_per_s"])
-        print(
-            f"{label:8} 1 KB there and back {row['p50_ms']:.2f} ms (p50), {row['processor_ms_per_request']} ms of "
-            f"processor time; {figures['megabytes']} MB: {rates} MB/s, {row['processor_ms_per_mb']} ms a MB"
-        )
 
 
 if __name__ == "__main__":

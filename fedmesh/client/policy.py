@@ -4,13 +4,16 @@ Nothing that a coordinator says makes a device do more than this. What can be sa
 read is said here, to the offer; the rest is held against each message where it is run.
 """
 
+from typing import TYPE_CHECKING
+
 from fedmesh import plugins
-from fedmesh.client.assignment import check_promises
-from fedmesh.client.task import Task
 from fedmesh.configuration import ClientConfig
 from fedmesh.errors import ConfigError
 from fedmesh.privacy.settings import Budget, Level
-from fedmesh.secagg import Policy
+
+if TYPE_CHECKING:  # an agent that waits holds nothing of what only a task needs
+    from fedmesh.client.task import Task
+    from fedmesh.secagg import Policy
 
 __all__ = ["budgets_of", "client_apps", "floor_of", "most_steps", "refusal"]
 
@@ -26,8 +29,10 @@ def budgets_of(config: ClientConfig) -> dict[Level, Budget]:
     }
 
 
-def floor_of(config: ClientConfig, coordinator: str) -> Policy:
+def floor_of(config: ClientConfig, coordinator: str) -> "Policy":
     """The least that a session of secure aggregation has to offer, and who may lead one."""
+    from fedmesh.secagg import Policy
+
     secure = config.secure_aggregation
     return Policy(
         smallest_cohort=secure.smallest_cohort,
@@ -47,12 +52,14 @@ def client_apps(config: ClientConfig) -> tuple[str, ...]:
     return _LITE if config.tier == "lite" else tuple(plugins.available(plugins.CLIENTS))
 
 
-def refusal(config: ClientConfig, client: str, task: Task) -> str:
+def refusal(config: ClientConfig, client: str, task: "Task") -> str:
     """Why the device declines a task that is to be run by `client`: one word of the protocol; empty: it does not.
 
     Args:
         task: as it is deployed, see `Task.as_deployed`.
     """
+    from fedmesh.client.assignment import check_promises
+
     if client not in client_apps(config):
         return "policy" if config.tier == "inference" else "client"
     if task.head is None and task.model not in plugins.available(plugins.MODELS):  # one with a head brings its backbone
@@ -68,7 +75,7 @@ def refusal(config: ClientConfig, client: str, task: Task) -> str:
     return _private(config, task) or _large(config, task)
 
 
-def most_steps(task: Task, examples: int) -> int:
+def most_steps(task: "Task", examples: int) -> int:
     """Steps of a round on so many examples."""
     if task.dp is not None:
         return task.dp.steps
@@ -77,7 +84,7 @@ def most_steps(task: Task, examples: int) -> int:
     return task.local_epochs * -(-examples // task.batch_size)
 
 
-def _private(config: ClientConfig, task: Task) -> str:
+def _private(config: ClientConfig, task: "Task") -> str:
     privacy, budget, settings = config.privacy, task.budget, task.summed or task.dp
     if budget is None or settings is None:
         return "policy" if privacy.required else ""
@@ -89,7 +96,7 @@ def _private(config: ClientConfig, task: Task) -> str:
     return "budget" if is_over else ""
 
 
-def _large(config: ClientConfig, task: Task) -> str:
+def _large(config: ClientConfig, task: "Task") -> str:
     limits = config.limits
     size = 0 if task.summed is None else task.summed.size
     return "limits" if size > limits.max_parameters or most_steps(task, 1) > limits.max_steps else ""

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from fedmesh.client.task_fields import check_fields
 from fedmesh.errors import ConfigError
 from fedmesh.privacy.settings import Budget, DpSettings, Mode
-from fedmesh.privacy.summed import SumSettings
-from fedmesh.quantization.head import Head
+
+if TYPE_CHECKING:
+    from fedmesh.privacy.summed import SumSettings
+    from fedmesh.quantization.head import Head
 
 __all__ = ["Task"]
 
@@ -53,12 +55,12 @@ class Task:
     momentum: float = 0.0
     batching: Literal["auto", "always", "never"] = "auto"
     dp: DpSettings | None = None
-    summed: SumSettings | None = None
+    summed: "SumSettings | None" = None
     keyed_noise_seed: int | None = None
     secure_aggregation: bool = False
     weight_cap: int = 1
     group_size: int = 128
-    head: Head | None = None
+    head: "Head | None" = None
 
     @property
     def budget(self) -> Budget | None:
@@ -105,6 +107,9 @@ class Task:
         Raises:
             ConfigError: keys are missing or unknown, or values are of other types, or out of range.
         """
+        from fedmesh.privacy.summed import SumSettings
+        from fedmesh.quantization.head import Head
+
         try:
             values = dict(plain)
             check_fields(cls, {key: value for key, value in values.items() if key not in _NESTED})

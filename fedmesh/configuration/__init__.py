@@ -3,9 +3,32 @@
 `CoordinatorConfig` and `ClientConfig` are the files of ``fedmesh coordinator run`` and ``fedmesh client run``. A
 relative path in one is relative to the folder of the file. Whether what it names is there, is for those who use it to
 find out, and for ``fedmesh config check``.
+
+Each is imported when it is first used: models of pydantic take memory that the other party does not need.
 """
 
-from fedmesh.configuration.client import ClientConfig
-from fedmesh.configuration.coordinator import CoordinatorConfig
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedmesh.configuration.client import ClientConfig
+    from fedmesh.configuration.coordinator import CoordinatorConfig
 
 __all__ = ["ClientConfig", "CoordinatorConfig"]
+
+_HOME = {
+    "ClientConfig": "client",
+    "CoordinatorConfig": "coordinator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,12 +10,11 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fedmesh
 from fedmesh.client.journal import DeviceJournal, KeptRun, Waiting
 from fedmesh.client.policy import budgets_of, client_apps, refusal
-from fedmesh.client.task import Task
 from fedmesh.configuration import ClientConfig
 from fedmesh.errors import ConfigError, FedMeshError, PeerError, TrustError
 from fedmesh.events import AvailabilityChanged, EventSink, InstructionRefused, OfferAnswered, ignore
@@ -27,6 +26,9 @@ from fedmesh.fleet.work import Shared, Work
 from fedmesh.identity import Membership
 from fedmesh.identity.packets import Packet
 from fedmesh.wire import dumps, loads
+
+if TYPE_CHECKING:
+    from fedmesh.client.task import Task
 
 __all__ = ["Agent", "Beside", "Device"]
 
@@ -182,7 +184,7 @@ class Agent:
                 if work.kept != kept:
                     await self._close(offer.run)
             self._begin(kept)
-            if not any(work.has_process for work, _ in self._works.values()):  # one at a time: each holds torch
+            if not any(work.has_process for work, _ in self._works.values()):  # one: it is as large as torch
                 self._works[kept.run][0].warm_up()
         self._events(OfferAnswered(offer.run, offer.name, why))
         await self.office.post(packet.sender, Answer(offer.run, not why, why), expires_in_s=HERE_EVERY_S)
@@ -203,6 +205,8 @@ class Agent:
         return True
 
     async def _refusal(self, offer: Offer, kept: KeptRun) -> str:
+        from fedmesh.client.task import Task
+
         config = self.device.config
         try:
             task = Task.from_plain(loads(kept.task, max_bytes=_TASK_BYTES)).as_deployed()
@@ -213,7 +217,7 @@ class Agent:
             return "limits"
         return refusal(config, offer.client, task) or await self._budget(task)
 
-    async def _budget(self, task: Task) -> str:
+    async def _budget(self, task: "Task") -> str:
         if task.budget is None:
             return ""
         from fedmesh.client.enrolled_home import EnrolledHome

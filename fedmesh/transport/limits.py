@@ -59,7 +59,7 @@ class Limits:
     """
 
     message_bytes: int = 256 << 20
-    chunk_bytes: int = 128 << 10
+    chunk_bytes: int = 256 << 10
     window: int = 16
     transfers: int = 4
     small: int = 32

@@ -1,4 +1,4 @@
-"""paho-mqtt as a link: its thread talks to the broker, and everything else happens on the event loop.
+"""paho-mqtt as a link: the event loop reads and writes its socket, and a thread only makes the connection.
 
 What is worked around here, each seen with paho 2 and Mosquitto 2 (docs/transport.md):
 
@@ -9,7 +9,9 @@ What is worked around here, each seen with paho 2 and Mosquitto 2 (docs/transpor
 - paho reconnects without jitter and at once after an eviction: the loop that connects is our own.
 - paho reads packets of up to 256 MB into memory whatever was agreed: a longer one than agreed ends the connection.
 - paho acknowledges before anybody has seen the message: here an acknowledgement is sent after the frame was handled,
-  so the receive maximum bounds what waits between the two threads.
+  so the receive maximum bounds what waits.
+- paho copies the rest of a packet for every TLS record that it writes, and asks for memory for all of it for every one
+  that it reads, and writes each acknowledgement by itself: `fedmesh.transport.mqtt_client` does better.
 - paho queues without limit: no more is given to it than `_UNDER_WAY_BYTES`, and nothing without a connection.
 """
 
@@ -18,9 +20,7 @@ import collections
 import functools
 import math
 import random
-import socket
 import ssl
-import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ from fedmesh.errors import ConfigError, DecodeError, FedMeshError, TrustError
 from fedmesh.transport.backoff import Backoff
 from fedmesh.transport.endpoint import Carried
 from fedmesh.transport.limits import PACKET_BYTES
+from fedmesh.transport.mqtt_client import Packed, TamedClient
+from fedmesh.transport.mqtt_driver import Driver
 from fedmesh.transport.topics import Topics
 from fedmesh.types import PeerId
 
@@ -51,40 +53,9 @@ _STEADY_S = 10.0
 """A connection that lasted so long was a good one: the next failure is the first."""
 _FAREWELL_S = 2.0
 _PRESENCE_BYTES = 64
-_QOS_2 = 0x04
 _NO_SUBSCRIBERS = 0x10
 _FAILURES = 0x80
 _NOT_AUTHORIZED = 0x87
-
-
-class _BoundedClient(Client):
-    """paho's client, which reads no longer packets than were agreed and leaves no socket open."""
-
-    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
-        assert self._ssl_context is not None
-        tcp_sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        wrapped = self._ssl_context.wrap_socket(tcp_sock, server_hostname=self._host, do_handshake_on_connect=False)
-        try:
-            wrapped.settimeout(self._connect_timeout)
-            wrapped.do_handshake()
-        except BaseException:  # paho's own leaves it to the garbage collector
-            wrapped.close()
-            raise
-        return wrapped
-
-    def _handle_publish(self) -> MQTTErrorCode:
-        if self._in_packet["command"] & _QOS_2:  # never subscribed to, and paho keeps such without limit
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        return super()._handle_publish()
-
-    def release(self) -> None:
-        """Closes what a finished loop leaves open."""
-        self._reset_sockets()
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        if bufsize > PACKET_BYTES:
-            raise ConnectionError(f"the broker announced a packet of {bufsize} bytes, {PACKET_BYTES} were agreed")
-        return super()._sock_recv(bufsize)
 
 
 class MqttLink:
@@ -120,17 +91,17 @@ class MqttLink:
         self._awaited = 0  # announcements under way: somebody waits for each
         self._acknowledged: collections.deque[tuple[int, int]] = collections.deque()
         self._most = _UNDER_WAY
-        self._session = (
-            0  # which connection is the present one; an acknowledgement belongs to one. Set by paho's thread
-        )
-        self._closing = threading.Event()
+        self._session = 0  # which connection is the present one; an acknowledgement belongs to one
+        self._closing = asyncio.Event()
         self._context = context
         self._client = self._make_client(context)
-        self._thread = threading.Thread(target=self._run, name=f"mqtt-{options.name}", daemon=True)
+        every_s = min(5.0, max(0.5, options.keepalive_s / 16))
+        self._driver = Driver(self._client, failed=self._failed, every_s=every_s)
+        self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begins to connect."""
-        self._thread.start()
+        self._running = self._loop.create_task(self._run(), name=f"mqtt-{self._options.name}")
 
     def has_room(self) -> bool:
         """Whether a frame may be carried now."""
@@ -167,11 +138,14 @@ class MqttLink:
             with suppress(TimeoutError):  # the last will says it then
                 async with asyncio.timeout(_FAREWELL_S):
                     await self._acknowledgement(farewell.mid)
+        patience_s = _FAREWELL_S if self.is_connected else self._options.connect_timeout_s + 2
         self.is_connected = False
         self._closing.set()
         self._client.disconnect()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, self._options.connect_timeout_s + 2)
+        if self._running is not None:
+            await asyncio.wait([self._running], timeout=patience_s)
+            self._running.cancel()
+            await asyncio.wait([self._running])
 
     async def _acknowledgement(self, mid: int) -> None:
         """Returns when the broker has acknowledged `mid`, or the connection is lost."""
@@ -179,8 +153,8 @@ class MqttLink:
             self._heard.clear()
             await self._heard.wait()
 
-    def _make_client(self, context: ssl.SSLContext) -> _BoundedClient:
-        client = _BoundedClient(
+    def _make_client(self, context: ssl.SSLContext) -> TamedClient:
+        client = TamedClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._options.name,  # the broker sets it to the certificate's name in any case
             protocol=MQTTProtocolVersion.MQTTv5,
@@ -194,7 +168,6 @@ class MqttLink:
         will = _properties(PacketTypes.WILLMESSAGE)
         will.WillDelayInterval = self._options.will_delay_s
         client.will_set(self._topics.presence, self._presence(there=False), qos=1, retain=True, properties=will)
-        client.on_socket_register_write = _nothing  # or paho would write from whichever thread publishes
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
@@ -205,49 +178,53 @@ class MqttLink:
     def _presence(self, *, there: bool) -> bytes:
         return wire.dumps([there, self._incarnation])
 
-    # On paho's thread.
+    # Connecting.
 
-    def _run(self) -> None:
+    async def _run(self) -> None:
+        """One connection after another, until it is closed."""
+        try:
+            while not self._closing.is_set():
+                began = time.monotonic()
+                self._session += 1
+                try:
+                    await self._driver.connection(self._dial, self._closing)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may succeed
+                    self._failed(error)
+                if time.monotonic() - began > _STEADY_S:
+                    self._backoff.reset()
+                self._lost()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._backoff.next_s()):
+                        await self._closing.wait()
+        finally:
+            self._client.release()
+
+    def _dial(self) -> None:
+        """What blocks, on a thread: the name, the connection, the handshake."""
         properties = _properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = self._options.session_s
         properties.ReceiveMaximum = _UNDER_WAY
         properties.MaximumPacketSize = PACKET_BYTES
-        while not self._closing.is_set():
-            began = time.monotonic()
-            self._session += 1
-            try:
-                self._context.load_cert_chain(self._options.certificate, self._options.key)  # it may have been renewed
-                self._client.connect(
-                    self._options.host,
-                    self._options.port,
-                    keepalive=self._options.keepalive_s,
-                    clean_start=False,
-                    properties=properties,
-                )
-                while self._client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                    if self._closing.is_set() and not self._client.is_connected():
-                        break
-            except Exception as error:  # noqa: BLE001 - no broker's bytes, whatever paho makes of them, end this thread
-                self._on_loop(self._failed, error)
-            if time.monotonic() - began > _STEADY_S:
-                self._backoff.reset()
-            self._on_loop(self._lost)
-            self._closing.wait(self._backoff.next_s())
-        self._client.release()
+        self._context.load_cert_chain(self._options.certificate, self._options.key)  # it may have been renewed
+        self._client.connect(
+            self._options.host,
+            self._options.port,
+            keepalive=self._options.keepalive_s,
+            clean_start=False,
+            properties=properties,
+        )
 
-    def _on_loop(self, call: Any, *arguments: Any) -> None:
-        with suppress(RuntimeError):  # the event loop was closed without `aclose`: there is nobody to tell
-            self._loop.call_soon_threadsafe(call, *arguments)
+    # What paho calls, on the event loop; what it does happens behind paho's back, which is in the middle of something.
 
     def _on_connect(
         self, client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
-            self._on_loop(self._refused, str(reason))
+            self._loop.call_soon(self._refused, str(reason))
             return
         longest = getattr(properties, "MaximumPacketSize", PACKET_BYTES)
         most = getattr(properties, "ReceiveMaximum", _UNDER_WAY)
-        self._on_loop(self._agreed, longest, most)
+        self._loop.call_soon(self._agreed, longest, most)
         if longest < PACKET_BYTES:
             return  # not connected: whatever is sent would end the connection, over and over
         client.subscribe([(topic, 1) for topic in self._topics.subscriptions])
@@ -256,37 +233,37 @@ class MqttLink:
         self, client: Client, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
     ) -> None:
         if any(reason.is_failure for reason in reasons):
-            self._on_loop(self._refused, f"subscriptions: {', '.join(map(str, reasons))}")
+            self._loop.call_soon(self._refused, f"subscriptions: {', '.join(map(str, reasons))}")
             return
         client.publish(self._topics.presence, self._presence(there=True), qos=1, retain=True)
-        self._on_loop(self._connected)
+        self._loop.call_soon(self._connected)
 
     def _on_disconnect(
         self, _client: Client, _data: Any, flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
     ) -> None:
         said = f"the broker ended the connection: {reason}" if flags.is_disconnect_packet_from_server else str(reason)
-        self._on_loop(self._lost, said)
+        self._loop.call_soon(self._lost, said)
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""
-        self._on_loop(self._arrived, self._session, message.mid, topic, bytes(message.payload), message.qos)
+        self._loop.call_soon(self._arrived, self._session, message.mid, topic, bytes(message.payload), message.qos)
 
     def _on_publish(self, _client: Client, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
         self._acknowledged.append((mid, reason.value))
         if self._courier.is_closed:
-            self._on_loop(self._heard.set)
+            self._loop.call_soon(self._heard.set)
         elif (
             reason.is_failure
             or self._awaited
             or len(self._under_way) >= _UNDER_WAY // 4
             or self._under_way_bytes >= _UNDER_WAY_BYTES // 4
         ):
-            self._on_loop(self._courier.pump)  # otherwise there is room, and nobody waits for this
+            self._loop.call_soon(self._courier.pump)  # otherwise there is room, and nobody waits for this
 
-    # On the event loop.
+    # The rest.
 
     def _agreed(self, longest: int, most: int) -> None:
         self._most = max(1, min(_UNDER_WAY, most))
@@ -362,17 +339,10 @@ class MqttLink:
             self._courier.counts["publish_refused"] += 1
 
 
-def _nothing(_client: Client, _data: Any, _opened: Any) -> None:
-    """The loop wakes up by its own pair of sockets."""
-
-
 def _properties(packet: int) -> Properties:
     return Properties(packet)  # type: ignore[no-untyped-call]  # paho's constructor has no annotations
 
 
 @functools.lru_cache(maxsize=256)
-def _expiring_in(seconds: int) -> Properties:
-    properties = _properties(PacketTypes.PUBLISH)
-    properties.MessageExpiryInterval = seconds
-    properties.UserProperty = ("fedmesh", "1")
-    return properties
+def _expiring_in(seconds: int) -> Packed:
+    return Packed(seconds)
