@@ -1,9 +1,16 @@
 """``fedmesh client``: a device's agent, and what it stands at."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+
+from fedmesh.cli.log_options import LogFormat, LogLevel, start_logging
+from fedmesh.cli.observing import watch_party
+
+if TYPE_CHECKING:
+    from fedmesh.fleet.agent import Agent
+    from fedmesh.transport.mqtt import MqttTransport
 
 __all__ = ["client"]
 
@@ -18,19 +25,31 @@ def run(
     once: Annotated[
         bool, typer.Option("--once", help="End when the first run that this device takes part in is over.")
     ] = False,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "info",
 ) -> None:
     """Take part in federations, until Ctrl-C or SIGTERM.
 
     May be killed at any time: the next start goes on, with nothing charged twice and no reply lost.
+    With [registry] it installs the models that its coordinator announces; with [inference] listen they answer there.
+    With metrics.listen it serves /metrics, /healthz and /readyz; under systemd it tells that it is ready and alive.
     """
     import asyncio
-    import logging
 
     from fedmesh.fleet.device import load
     from fedmesh.fleet.device import run as run_device
+    from fedmesh.observability import Observer
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    asyncio.run(run_device(load(config), once=once))
+    start_logging(log_format, log_level)
+    device = load(config)
+    with Observer(device.config.metrics.listen) as observer:
+
+        async def shown(agent: "Agent") -> None:
+            watch_party(observer, device.membership, cast("MqttTransport", agent.carrier))
+            observer.ready(f"tier {device.config.tier}")
+            await observer.tend()
+
+        asyncio.run(run_device(device, once=once, beside=(shown,), events=observer.events, observer=observer))
 
 
 @client.command("status")

@@ -141,7 +141,7 @@ def _root(path: Path) -> Check:
 def _inference(config: "ClientConfig") -> list[Check]:
     section = config.inference
     assert section is not None
-    checks = [examine_folder("slots", config.slots)]
+    checks = [examine_folder("models", config.registry_folder)]
     if section.listen is not None:
         checks.append(examine_listener("inference", section.listen))
     if section.handoff is not None:

@@ -31,7 +31,19 @@ def examine_coordinator(config: "CoordinatorConfig", clock: float) -> list[Check
     taken: dict[str, int] = {}
     for number, task in enumerate(config.task):
         checks += _task(f"task.{number}", task, membership, taken)
-    return checks
+    return checks + _delivered(config, list(taken))
+
+
+def _delivered(config: "CoordinatorConfig", tasks: list[str]) -> list[Check]:
+    """Whose models become signed versions, where that is not a matter of course."""
+    named, listed = config.registry.task, ", ".join(tasks)
+    if not config.registry.enabled or (named is None and len(config.task) == 1):
+        return []
+    if named is None:
+        return [Check("models", "note", "of several tasks none are delivered", "name one as [registry] task")]
+    if tasks and named not in tasks:
+        return [Check("models", "failed", f"[registry] task is {named!r}", f"it has to be one of {listed}")]
+    return [Check("models", "ok", f"those of {named} are delivered")]
 
 
 def _journal(url: str) -> Check:
@@ -44,7 +56,7 @@ def _journal(url: str) -> Check:
             if str(file) == ":memory:"
             else (examine_folder("journal", file.parent))
         )
-    driver = scheme.partition("+")[2] or "psycopg2"
+    driver = scheme.partition("+")[2] or "psycopg"
     if find_spec(driver) is None:
         return Check("journal", "failed", f"{scheme}, whose driver {driver} is not installed", f"pip install {driver}")
     return Check("journal", "ok", f"{scheme}; whether it answers shows when the coordinator starts")
@@ -71,21 +83,10 @@ def _task(place: str, task: "TaskSection", membership: "Membership | None", take
 
 def _faults(task: "TaskSection", scenario: "Scenario") -> list[str]:
     """What of the task does not go with its scenario."""
-    from fedmesh.federation.scenario import SMALLEST_COHORT
+    from fedmesh.fleet.plan import Plan
 
-    faults = []
-    known = task.round.devices or (scenario.asked_of(len(task.devices)) if task.devices else None)
-    quorum = task.round.quorum or scenario.strategy.quorum
-    if known is not None and quorum > known:
-        faults.append(f"the quorum is {quorum}, but {known} devices are wanted in a round: lower round.quorum")
-    if known is not None and scenario.secure_aggregation.enabled and known < SMALLEST_COHORT:
-        faults.append(
-            f"secure aggregation is among at least {SMALLEST_COHORT}, but {known} devices are wanted in a round: name "
-            "more, or turn the scenario's secure_aggregation.enabled off"
-        )
-    if scenario.privacy.enabled and task.rounds is not None and task.rounds > scenario.rounds:
-        faults.append(
-            f"rounds is {task.rounds}, but the scenario's noise is for {scenario.rounds}: devices would be over their "
-            "budget, so change the scenario instead"
-        )
-    return faults
+    try:
+        Plan.of(task, scenario)
+    except ConfigError as error:
+        return [str(error)]
+    return []

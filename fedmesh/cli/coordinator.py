@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedmesh.cli.log_options import LogLevel, ProgressOrLogFormat, start_logging
-from fedmesh.cli.observing import watch_party
+from fedmesh.cli.observing import refusals_of, watch_party
 from fedmesh.errors import ConfigError
-from fedmesh.events import ignore
+from fedmesh.events import Notice, ignore
 
 if TYPE_CHECKING:
     from fedmesh.configuration import CoordinatorConfig
     from fedmesh.events import Event, EventSink
+    from fedmesh.fleet.delivering import Deliveries
     from fedmesh.fleet.plan import Plan
     from fedmesh.identity import Membership
     from fedmesh.observability import Observer
@@ -42,13 +43,17 @@ def run(
     once: Annotated[
         bool, typer.Option("--once", help="End when all tasks have ended, instead of staying for devices.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Begin a new run of every task, also where one is under way or finished.")
+    ] = False,
     log_format: ProgressOrLogFormat = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Run the tasks of CONFIG with the devices that are enrolled, side by side.
 
-    Ctrl-C or SIGTERM ends it in good order; started again, each task goes on behind its last committed round.
-    With [metrics] listen it serves /metrics, /healthz and /readyz; under systemd it tells that it is ready and alive.
+    Ctrl-C or SIGTERM ends it in good order; started again, each task goes on behind its last committed round, and a
+    finished one is left alone unless it has changed. fedmesh runs lists, pauses, stops and resumes them.
+    With metrics.listen it serves /metrics, /healthz and /readyz; under systemd it tells that it is ready and alive.
     """
     from fedmesh.cli.event_file import event_file
     from fedmesh.cli.fleet_progress import fleet_progress
@@ -73,7 +78,7 @@ def run(
             observer.events(event)
 
         try:
-            asyncio.run(_serve(read, plans, tell, observer, once=once))
+            asyncio.run(_serve(read, plans, tell, observer, once=once, again=again))
         except ImportError as error:
             if (error.name or "").partition(".")[0] == "fedmesh":
                 raise
@@ -82,11 +87,37 @@ def run(
             ) from error
 
 
+def _deliveries(config: "CoordinatorConfig", plans: "list[Plan]", events: "EventSink") -> "Deliveries | None":
+    """What makes signed versions of models; None: nothing does. Raises: ConfigError: the registry cannot be used."""
+    section = config.registry
+    if not section.enabled:
+        return None
+    from fedmesh.fleet.delivering import Deliveries, open_repository
+
+    names = [plan.name for plan in plans]
+    if section.task is None and len(names) > 1:
+        events(
+            Notice(f"no model is delivered: name one of {', '.join(names)} as [registry] task, or set enabled = false")
+        )
+        return None
+    task = section.task or names[0]
+    if task not in names:
+        raise ConfigError(f"[registry] task is {task!r}, which is none of the tasks: {', '.join(names)}")
+    return Deliveries(open_repository(config.registry_folder, events=events), task, every=section.every, events=events)
+
+
 async def _serve(
-    config: "CoordinatorConfig", plans: "list[Plan]", events: "EventSink", observer: "Observer", *, once: bool
+    config: "CoordinatorConfig",
+    plans: "list[Plan]",
+    events: "EventSink",
+    observer: "Observer",
+    *,
+    once: bool,
+    again: bool,
 ) -> None:
     """Serves until it is over, or a signal ends it in good order."""
     from fedmesh.fleet.service import CoordinatorService
+    from fedmesh.identity import Membership
 
     async def opened(membership: "Membership") -> "MqttTransport":
         from fedmesh.transport.mqtt import MqttTransport, options_from
@@ -97,7 +128,21 @@ async def _serve(
         observer.ready(f"{len(plans)} tasks")
         return transport
 
-    service = CoordinatorService(config, plans, events=events, once=once, opener=opened)
+    Membership(config.identity.folder)  # nothing is made for somebody who is not enrolled
+    deliveries = _deliveries(config, plans, events)
+    service = CoordinatorService(
+        config,
+        plans,
+        events=events,
+        publish=None if deliveries is None else deliveries.publish,
+        files=None if deliveries is None else deliveries.files,
+        beside=() if deliveries is None else (deliveries.serve,),
+        once=once,
+        again=again,
+        opener=opened,
+    )
+    observer.metrics.refusals.watch("files", lambda: refusals_of(service.files))
+    observer.metrics.refusals.watch("lists", lambda: refusals_of(service.lists))
     tending = asyncio.ensure_future(observer.tend())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

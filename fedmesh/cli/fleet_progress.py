@@ -24,6 +24,8 @@ from fedmesh.events import (
     RoundFinished,
     RoundStarted,
     RunFinished,
+    RunPaused,
+    RunResumed,
     RunStarted,
     RunStopped,
     StageStarted,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["fleet_progress"]
+
+_ENDS: dict[type[Event], str] = {RunFinished: "finished", RunStopped: "stopped", RunPaused: "paused"}
 
 
 @contextmanager
@@ -125,7 +129,16 @@ class Lines:
 
     @handle.register
     def _(self, event: RunStopped) -> None:
-        self._write(f"stopped behind round {event.last_round}; it goes on when the coordinator is started again")
+        given_up = ", the round under way was given up" if event.abandoned else ""
+        self._write(f"stopped behind round {event.last_round}{given_up}")
+
+    @handle.register
+    def _(self, event: RunPaused) -> None:
+        self._write(f"paused behind round {event.last_round}, until fedmesh runs resume")
+
+    @handle.register
+    def _(self, event: RunResumed) -> None:
+        self._write(f"goes on with round {event.round}")
 
     def _write(self, line: str) -> None:
         """`line`, with nothing in it that a terminal would take for a command."""
@@ -193,7 +206,7 @@ class Board:
                 (row.devices.add if event.accepted else row.devices.discard)(event.device)
             case RoundFinished():
                 row.last, row.asked = described(event), 0
-            case RunFinished():
-                row.doing, row.asked = "finished", 0
-            case RunStopped():
-                row.doing, row.asked = "stopped", 0
+            case RunFinished() | RunStopped() | RunPaused():
+                row.doing, row.asked = _ENDS[type(event)], 0
+            case RunResumed():
+                row.doing = "waiting for devices"

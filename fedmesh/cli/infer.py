@@ -43,7 +43,7 @@ def command(  # noqa: PLR0917 - the options of a command line
     slots: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Or slots: what 'current' in DIR leads to, also later.", rich_help_panel=_SERVING
+            metavar="DIR", help="Or what runs by the slots of an agent, also later.", rich_help_panel=_SERVING
         ),
     ] = None,
     threshold: Annotated[

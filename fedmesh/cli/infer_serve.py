@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fedmesh.identity import Membership
-    from fedmesh.inference import Engine, LiveModel
+    from fedmesh.inference import LiveModel
     from fedmesh.inference.serving import Service
     from fedmesh.inference.serving.peers import Guard
     from fedmesh.inference.serving.service import Check
@@ -107,26 +107,18 @@ def _require_extra() -> None:
 
 def _model(options: Options, sinks: "Sequence[EventSink]") -> "tuple[LiveModel, Watch | None]":
     from fedmesh.inference import Engine, LiveModel
-    from fedmesh.inference.watch import FolderSlots, Watch
-
-    def load(path: Path) -> Engine:
-        return Engine(path, threads=options.threads)
+    from fedmesh.inference.probe import probe
+    from fedmesh.inference.watch import Watch, installed, slots_in
 
     def tell(event: Event) -> None:
         for sink in sinks:
             sink(event)
 
-    live = LiveModel(load=load, check=_probe, events=tell)
-    return live, None if options.slots is None else Watch(FolderSlots(options.slots), live)
-
-
-def _probe(engine: "Engine") -> None:
-    from fedmesh.inference.probe import Probe, golden_beside
-
-    engine.warm_up()
-    golden = golden_beside(engine.path)
-    if golden is not None:
-        Probe(golden)(engine)
+    if options.slots is None:
+        return LiveModel(load=partial(Engine, threads=options.threads), check=probe, events=tell), None
+    slots = slots_in(options.slots)
+    live = LiveModel(load=installed(slots, threads=options.threads), check=probe, events=tell)
+    return live, Watch(slots, live)
 
 
 def _service(options: Options, live: "LiveModel", watch: "Watch | None", guard: "Guard | None") -> "Service":

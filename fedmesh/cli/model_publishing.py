@@ -23,7 +23,6 @@ SignerOption = Annotated[
     list[Path] | None, typer.Option("--signer", metavar="FILE.pub", help="Who signs versions; may be repeated.")
 ]
 _FOLDER = Path("models")
-_GOLDEN_EXAMPLES = 16
 
 
 def publishing(app: typer.Typer) -> None:
@@ -154,10 +153,10 @@ def signers(
 
 def _golden(named: str, engine: "Engine", data_dir: Path | None) -> "GoldenSet":
     from fedmesh.cli.held_out import held_out
+    from fedmesh.inference.probe import golden_set
     from fedmesh.registry import GoldenSet
 
     if named.endswith(".cbor"):
         return GoldenSet.load(Path(named))
     examples, _ = held_out(named, engine.path, data_dir)
-    inputs = examples.x[:_GOLDEN_EXAMPLES]
-    return GoldenSet(inputs, engine.run(inputs))
+    return golden_set(engine, examples.x)

@@ -8,9 +8,16 @@ if TYPE_CHECKING:
     from fedmesh.identity import Membership
     from fedmesh.observability import Observer
 
-__all__ = ["watch_party"]
+__all__ = ["refusals_of", "watch_party"]
 
 _DAY_S = 86_400
+
+
+class _Counting(Protocol):
+    """What is asked of a server of files or lists (`fedmesh.transport`)."""
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
 
 
 class _Link(Protocol):
@@ -54,3 +61,9 @@ def watch_party(
         connected=lambda: transport.link.is_connected, present=lambda: len(transport.present), certificate_ends=ends
     )
     observer.health.ready |= {"broker": broker, "certificate": certificate}
+
+
+def refusals_of(part: "_Counting | None") -> Mapping[str, int]:
+    """What `part` refused or failed in, by reason; nothing where it is not there yet."""
+    good = {"served", "published", "accepted"}
+    return {} if part is None else {code: count for code, count in part.counts.items() if code not in good}

@@ -30,7 +30,7 @@ JournalOption = Annotated[
 ]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="A coordinator's TOML file: its [journal] url."),
+    typer.Option("--config", metavar="FILE", help="A coordinator's TOML file: where its runs are."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -114,22 +114,14 @@ def _store(journal: str | None, config: Path | None) -> "RunStore":
         from fedmesh.coordinator.runurl import journal_url
     except ModuleNotFoundError as error:
         raise ConfigError(f"runs are kept by {error.name}, which is missing: pip install 'fedmesh[fleet]'") from error
-    url = journal_url(journal) if config is None else journal_url(_url_in(config), config.parent)
-    return RunStore(url, create=False, patience_s=0.0)
+    return RunStore(journal_url(_url_in(config) if config is not None else journal), create=False, patience_s=0.0)
 
 
-def _url_in(config: Path) -> str | None:
-    """``[journal] url`` of a coordinator's file, if it has one."""
-    import tomllib
+def _url_in(config: Path) -> str:
+    """Where the coordinator of this file keeps its runs."""
+    from fedmesh.configuration import CoordinatorConfig
 
-    try:
-        section = tomllib.loads(config.read_text(encoding="utf-8")).get("journal", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{config} is not a readable TOML file: {error}") from error
-    url = section.get("url") if isinstance(section, dict) else section
-    if url is not None and not isinstance(url, str):
-        raise ConfigError(f'{config}: [journal] url is not a text: write it as url = "sqlite:///FILE"')
-    return url
+    return CoordinatorConfig.load(config).journal_url
 
 
 def _ask(run: str, wish: "Wish", journal: str | None, config: Path | None, *, as_json: bool) -> None:

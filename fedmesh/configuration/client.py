@@ -65,12 +65,12 @@ class HookData(Section):
 class InferenceSection(Section):
     """Models that run here."""
 
-    slots: PathValue | None = None
-    """The A/B slots; None: ``models`` in the state folder."""
     listen: Listen | None = None
-    """Where ``/predict`` is served; None: nowhere."""
+    """Where ``/predict`` is served; None: nowhere. Elsewhere than on the loopback: by mutual TLS."""
     threshold: Share = 0.0
     """Confidence below which an answer is marked as unsure, and handed off where somebody is named."""
+    handoff_peer: PartyName | None = None
+    """Who answers there; needed where the URL begins with https."""
     handoff: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$", max_length=2000)] | None = None
     """URL of a bigger model's ``/predict``. It sees the examples that are handed off."""
 
@@ -78,6 +78,8 @@ class InferenceSection(Section):
     def _agrees(self) -> Self:
         if self.handoff is not None and self.threshold == 0:
             raise ValueError("handoff names a model, and threshold is 0: nothing would be handed off, so raise it")
+        if (self.handoff or "").startswith("https:") and self.handoff_peer is None:
+            raise ValueError("handoff is asked over TLS, and handoff_peer is missing: name who answers there")
         return self
 
 
@@ -87,7 +89,7 @@ class RegistrySection(Section):
     trusted_root: PathValue
     """The root metadata (TUF) that was carried here with the installation; newer ones are signed by it."""
     folder: PathValue | None = None
-    """Metadata that was seen; None: ``registry`` in the state folder."""
+    """Metadata that was seen, and the A/B slots; None: ``registry`` in the state folder."""
 
 
 class ClientConfig(Section):
@@ -125,20 +127,16 @@ class ClientConfig(Section):
             raise ValueError("tier is 'inference', which never trains, and there is [data]: remove one of them")
         if self.tier == "inference" and self.registry is None:
             raise ValueError("tier is 'inference', and [registry] is missing: no model would ever come")
+        if self.inference is not None and self.registry is None:
+            raise ValueError("there is [inference], and [registry] is missing: no model would ever come")
         for name in ("tasks", "clients"):
             if getattr(self, name) == ():
                 raise ValueError(f"{name} is empty, so nothing can be taken: name some, or leave it out for any")
         return self
 
     @property
-    def slots(self) -> Path:
-        """Where models lie."""
-        named = self.inference.slots if self.inference else None
-        return named or self.state.folder / "models"
-
-    @property
     def registry_folder(self) -> Path:
-        """Where the metadata that was seen lies."""
+        """Where the metadata that was seen and the models lie, as `fedmesh model` takes it."""
         named = self.registry.folder if self.registry else None
         return named or self.state.folder / "registry"
 

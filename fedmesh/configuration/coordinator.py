@@ -1,5 +1,6 @@
 """The file of ``fedmesh coordinator run``: where things are, and the tasks that run side by side."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -13,6 +14,7 @@ from fedmesh.configuration.values import PartyName, PathValue, Positive
 __all__ = ["CoordinatorConfig", "DataSection", "JournalSection", "RegistrySection", "RoundSection", "TaskSection"]
 
 _SQLITE_FILE = re.compile(r"^sqlite(?:\+[a-z0-9_]+)?:///(?!/|:memory:)(?P<file>[^?]+)")
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 _URL = re.compile(r"^(?:sqlite|postgresql)(?:\+[a-z0-9_]+)?://")
 
 
@@ -56,40 +58,48 @@ class RegistrySection(Section):
     enabled: bool = True
     folder: PathValue | None = None
     """None: ``registry`` in the data folder."""
+    task: TaskName | None = None
+    """Whose models are delivered; None: those of the only task; of several none are."""
+    every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """Rounds between two versions; the last round's model is one in any case."""
 
 
 class RoundSection(Section):
-    """How a round is held. What is None is as the scenario says."""
+    """How a round is held: `fedmesh.coordinator.RoundSettings` (docs/runs.md). What is None is as the scenario says."""
 
-    devices: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """How many are wanted in a round; None: the scenario's share of those that are enrolled."""
-    over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """How many more are asked, as a share of those wanted: the round ends when enough have answered."""
+    wanted: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Trained devices with which a round goes on; None: all of the scenario's share of those that are there."""
+    over_selection: Annotated[float, Field(ge=1, le=10)] = 1.0
+    """So many times as many as are wanted are asked; the round goes on when enough have trained."""
     deadline_s: Positive = 600.0
     """A step of a round does not wait longer."""
+    train_deadline_s: Positive | None = None
+    """Nor does the step in which devices train; None: `deadline_s`."""
     quorum: Annotated[int, Field(ge=1)] | None = None
     """Fewest updates that make a round."""
     min_devices: Annotated[int, Field(ge=1)] | None = None
-    """A round begins when so many are present and willing; None: the quorum."""
+    """A round begins when so many are present and willing; None: the quorum, or what a secure sum takes."""
     wait_s: Positive = 3600.0
     """How long to wait for them before the round is given up."""
-    pause_s: Annotated[float, Field(ge=0)] = 0.0
+    pause_s: Annotated[float, Field(ge=0, le=31_536_000)] = 0.0
     """Between two rounds."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        if self.devices is None:
+        if self.wanted is None:
+            if self.over_selection > 1:
+                raise ValueError("over_selection is a multiple of wanted, which is missing: add it")
             return self
-        for name in ("quorum", "min_devices"):
+        for name, most in (("quorum", self.wanted), ("min_devices", self.asked)):
             value = getattr(self, name)
-            most = self.devices if name == "quorum" else self.asked(self.devices)
-            if value is not None and value > most:
-                raise ValueError(f"{name} is {value}, but only {most} devices are asked in a round: lower it")
+            if value is not None and most is not None and value > most:
+                raise ValueError(f"{name} is {value}, but a round has {most} devices: lower it")
         return self
 
-    def asked(self, wanted: int) -> int:
-        """How many to ask where `wanted` are wanted."""
-        return wanted + round(self.over_selection * wanted)
+    @property
+    def asked(self) -> int | None:
+        """Devices that a round asks; None: the scenario's share of those that are there."""
+        return None if self.wanted is None else math.ceil(round(self.wanted * self.over_selection, 9))
 
 
 class TaskSection(Section):
@@ -97,19 +107,21 @@ class TaskSection(Section):
 
     scenario: Annotated[str, Field(min_length=1), AfterValidator(_scenario)]
     """A path, or the name of one that came with fedmesh."""
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] | None = None
+    name: TaskName | None = None
     """Of the task, for devices, ledgers and logs; None: the scenario's."""
     devices: Annotated[tuple[PartyName, ...], Field(strict=False)] = ()
     """Who is asked; empty: every enrolled device."""
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """None: the scenario's."""
+    lite_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Above 0 lite devices may take part beside full ones, however many come; None: the scenario's."""
     round: RoundSection = RoundSection()
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         if len(set(self.devices)) != len(self.devices):
             raise ValueError("devices names somebody twice")
-        for name in ("devices", "quorum", "min_devices"):
+        for name in ("wanted", "asked", "quorum", "min_devices"):
             value = getattr(self.round, name)
             if self.devices and value is not None and value > len(self.devices):
                 raise ValueError(

@@ -200,7 +200,7 @@ class Coordinator:
         except RoundError as problem:
             outcome = Outcome(None, failed=problem)
         if outcome is None:
-            self._events(RunStopped(number - 1, abandoned=True))
+            self._events(RunStopped(number - 1, abandoned=machine is not None))
             return None
         error, stages = outcome.failed, log.end()
         arrays = arrays if outcome.arrays is None else outcome.arrays

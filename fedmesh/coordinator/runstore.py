@@ -162,13 +162,13 @@ class RunStore:
         return found[0]
 
     def find(self, text: str) -> RunInfo:
-        """The run of this name, or whose id begins with these hexadecimal digits.
+        """The newest run of this name, or the one whose id begins with these hexadecimal digits.
 
         Raises:
-            ConfigError: there is none, or more than one.
+            ConfigError: there is none, or more than one has such an id.
         """
         runs = self.runs()
-        found = [one for one in runs if one.name == text]
+        found = [one for one in runs if one.name == text][:1]
         if not found and text:
             found = [one for one in runs if one.key.startswith(text.lower())]
         if len(found) == 1:

@@ -27,6 +27,10 @@ class RoundSettings:
         quorum: fewest trained devices that make a round.
         min_devices: a round does not begin before so many are there.
         wait_s: longest wait for them; then the round has failed.
+        pause_s: between two rounds.
+        settle_s: the first round waits until nobody has joined for so long, or all that are `planned` are there: those
+            that were started together begin together.
+        planned: devices beyond which nobody is waited for to settle; None: not known.
 
     Raises:
         ConfigError: a setting is out of range, or the quorum can never be reached.
@@ -39,6 +43,9 @@ class RoundSettings:
     quorum: int = 1
     min_devices: int = 1
     wait_s: float = 600.0
+    pause_s: float = 0.0
+    settle_s: float = 0.0
+    planned: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges, and that the quorum can be reached."""
@@ -49,7 +56,9 @@ class RoundSettings:
             _check(name, value, value is None or 0 < value < math.inf, "a positive number of seconds")
         _check("quorum", self.quorum, self.quorum >= 1, "1 or more")
         _check("min_devices", self.min_devices, self.min_devices >= 1, "1 or more")
-        _check("wait_s", self.wait_s, 0 <= self.wait_s < math.inf, "seconds, 0 or more")
+        for name in ("wait_s", "pause_s", "settle_s"):
+            value = getattr(self, name)
+            _check(name, value, 0 <= value < math.inf, "seconds, 0 or more")
         if self.wanted is None and self.over_selection > 1:
             raise ConfigError(
                 f"[round] over_selection = {self.over_selection:g} is a multiple of wanted, which is missing: say how "

@@ -28,9 +28,11 @@ from fedmesh.files import write_atomically
 from fedmesh.types import Examples, Float32
 from fedmesh.wire import dumps, loads
 
-__all__ = ["START_FILE", "PublicStart", "RunDirectory", "data_digest"]
+__all__ = ["ID_FILE", "START_FILE", "PublicStart", "RunDirectory", "data_digest"]
 
 START_FILE = "start.cbor"
+ID_FILE = "run-id"
+"""Of a fleet's task: which run of the journal the folder is of; it is there before anything else."""
 _MAX_START_BYTES = 1 << 30
 
 
@@ -53,14 +55,16 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, scenario: Scenario, digest: str, *, ledgers: bool = True) -> Self:
-        """A new run in an empty or missing folder; `ledgers`: whether its devices' ledgers are kept there.
+        """A new run in a folder that is missing, or empty but for `ID_FILE`.
+
+        `ledgers`: whether its devices' ledgers are kept there.
 
         Raises:
             ConfigError: the folder has something in it, or cannot be made.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir())
+            occupied = any(entry.name != ID_FILE for entry in path.iterdir())
             if ledgers and not occupied:  # before run.json: a run that can be resumed has its ledgers, or has lost them
                 (path / "ledgers").mkdir()
         except OSError as error:

@@ -16,7 +16,7 @@ from fedmesh.quantization.head import Head
 from fedmesh.secagg import SessionHeader
 from fedmesh.types import Layout
 
-__all__ = ["check_needs", "make_strategy", "make_task"]
+__all__ = ["check_needs", "make_strategy", "make_task", "smallest_sum"]
 
 
 def make_task(
@@ -145,19 +145,29 @@ def _dp_settings(privacy: PrivacySection, rounds: int) -> DpSettings | None:
     )
 
 
-def _sum_settings(scenario: Scenario, size: int) -> SumSettings | None:
-    """The same for noise in the sum: sized for the smallest session, less the devices that it may lose or distrust.
+def smallest_sum(scenario: Scenario) -> int:
+    """Inputs that the noise in a sum is sized for; 0 where there is none.
 
-    A session never takes a sum of fewer than its threshold, so no more than a third of it has to be planned for. As
-    many are distrusted as in the largest session that there can be: where devices are missing, fewer and larger groups
-    may be dealt.
+    A session never takes a sum of fewer than its threshold, so no more than a third of it has to be planned for.
     """
     privacy = scenario.privacy
     if not privacy.enabled or privacy.mode == "local":
+        return 0
+    sizes = group_sizes(scenario.asked_of(scenario.partition.clients), scenario.secure_aggregation.group_size)
+    return max(SessionHeader.threshold_for(max(sizes)), math.ceil(min(sizes) * (1 - privacy.dropouts)))
+
+
+def _sum_settings(scenario: Scenario, size: int) -> SumSettings | None:
+    """The same for noise in the sum: sized for the smallest session, less the devices that it may lose or distrust.
+
+    As many are distrusted as in the largest session that there can be: where devices are missing, fewer and larger
+    groups may be dealt.
+    """
+    privacy, fewest = scenario.privacy, smallest_sum(scenario)
+    if not fewest:
         return None
     asked, group_size = scenario.asked_of(scenario.partition.clients), scenario.secure_aggregation.group_size
-    sizes, members = group_sizes(asked, group_size), largest_group(asked, group_size)
-    fewest = max(SessionHeader.threshold_for(max(sizes)), math.ceil(min(sizes) * (1 - privacy.dropouts)))
+    members = largest_group(asked, group_size)
     colluders = math.ceil(members * privacy.colluders)
     on_examples = privacy.mode == "shared"
     quantile = None

@@ -9,7 +9,7 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from fedmesh.client.task import Task
-from fedmesh.coordinator import RoundRecord, ScriptFactory
+from fedmesh.coordinator import RoundRecord, RoundSettings, ScriptFactory
 from fedmesh.coordinator.registry import Names
 from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
 from fedmesh.federation.rounds import describe_sessions
@@ -32,6 +32,7 @@ def secure_script(
     names: Names,
     attempts: Callable[[int], int],
     seed: int | None = None,
+    rounds: RoundSettings | None = None,
 ) -> ScriptFactory:
     """The logic of every round under secure aggregation.
 
@@ -41,6 +42,7 @@ def secure_script(
         names: node ids -> names on the roster.
         attempts: round -> number of its next attempt, durable.
         seed: makes the dealing of groups a function of the round; None: by the operating system's randomness.
+        rounds: over-selection, the deadline of the training, and quorum; None: all that the strategy draws.
 
     Raises:
         ConfigError: the strategy needs more than a sum, or the aggregator is not on the roster.
@@ -60,7 +62,13 @@ def secure_script(
         seed=seed,
     )
     secure = SecureAggregation(
-        strategy, identity=identity, roster=roster, settings=settings, names=names, attempts=attempts
+        strategy,
+        identity=identity,
+        roster=roster,
+        settings=settings,
+        names=names,
+        attempts=attempts,
+        rounds=rounds,
     )
     return lambda number, arrays: secure.script(number, arrays, grid)
 

@@ -75,6 +75,7 @@ class Agent:
         chance: jitter. events: told what happens.
 
     Attributes:
+        carrier: what it was given.
         model: version of the model that runs here; 0 for none. Set by who installs one; `changed` tells it.
     """
 
@@ -93,7 +94,7 @@ class Agent:
         events: EventSink = ignore,
     ) -> None:
         config = device.config
-        self.device, self._carrier, self._journal, self._beside = device, carrier, journal, beside
+        self.device, self.carrier, self._journal, self._beside = device, carrier, journal, beside
         self.office = office or Office(device.membership, config.coordinators, carrier, events=events)
         self._readiness = readiness or Readiness(config.eligibility)
         self._events, self._chance = events, chance or random.Random()  # noqa: S311 - jitter
@@ -116,7 +117,7 @@ class Agent:
         self._journal.expire(self.office.now())
         for kept in self._journal.runs():
             self._begin(kept)
-        self._carrier.on_presence = self._noticed
+        self.carrier.on_presence = self._noticed
         loops = [self._receive(), self._tell(), self._resend(), *(job(self) for job in self._beside)]
         tasks = [asyncio.ensure_future(loop) for loop in loops]
         stopping = asyncio.ensure_future(self._stop.wait())
@@ -145,14 +146,14 @@ class Agent:
     # What arrives.
 
     async def _receive(self) -> None:
-        async for sender, data in self._carrier.receive():
+        async for sender, data in self.carrier.receive():
             packet = self.office.opened(sender, data)
             if packet is not None:
                 try:
                     await self._take(packet)
                 except PeerError as error:
                     self.office.refuse(sender, error)
-            self._carrier.done()  # it is in the journal, or nothing is to be remembered
+            self.carrier.done()  # it is in the journal, or nothing is to be remembered
 
     async def _take(self, packet: Packet) -> None:
         match packet.kind:
@@ -181,6 +182,10 @@ class Agent:
                 if work.kept != kept:
                     await self._close(offer.run)
             self._begin(kept)
+            if not any(
+                work.has_process for work, _ in self._works.values()
+            ):  # one at a time: each is as large as torch
+                self._works[kept.run][0].warm_up()
         self._events(OfferAnswered(offer.run, offer.name, why))
         await self.office.post(packet.sender, Answer(offer.run, not why, why), expires_in_s=HERE_EVERY_S)
 

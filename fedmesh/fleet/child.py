@@ -156,7 +156,8 @@ def confined(memory_mb: int | None, nice: int) -> None:
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold data and keys
     if memory_mb is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
+        soft, _ = _within(resource.RLIMIT_DATA, memory_mb << 20)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, soft))
     os.nice(nice)
     if sys.platform == "linux":  # where memory runs out, the kernel takes this process before any other
         Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
@@ -189,8 +190,14 @@ class _processor_time:  # noqa: N801 - reads as a verb
             self._set(resource.RLIM_INFINITY)
 
     def _set(self, seconds: int) -> None:
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
+        resource.setrlimit(resource.RLIMIT_CPU, _within(resource.RLIMIT_CPU, seconds))
+
+
+def _within(which: int, wanted: int) -> tuple[int, int]:
+    """The soft limit that is wanted, or the hard one there is, which stays."""
+    _, hard = resource.getrlimit(which)
+    is_over = hard != resource.RLIM_INFINITY and (wanted == resource.RLIM_INFINITY or wanted > hard)
+    return (hard if is_over else wanted), hard
 
 
 def _answered(bench: Bench, head: Mapping[str, Any], parts: Sequence[bytes]) -> list[bytes | memoryview]:

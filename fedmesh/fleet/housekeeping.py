@@ -57,6 +57,12 @@ class Housekeeping:
     def look_now(self) -> None:
         """Asks for fresh lists before it is time: somebody came whom the roster does not know."""
         self._wanted.set()
+        if self._address is None:
+            self._say(
+                "strangers",
+                "somebody sends packets who is not on our roster, and no issuer is known that has a newer one: name it "
+                "in [issuer] address",
+            )
 
     def take_over_roster(self) -> None:
         """The roll becomes the newest roster's, and who is revoked is shunned: to be called when lists have come."""

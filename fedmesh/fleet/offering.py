@@ -15,11 +15,20 @@ __all__ = ["Offers", "client_for"]
 LITE = "lite"
 
 
-def client_for(wanted: str, here: Here) -> str | None:
-    """The client app for a device that is so, where the scenario names `wanted`; None: it has none that could do it."""
+def client_for(wanted: str, here: Here, *, lite: bool) -> str | None:
+    """The client app for a device that is so; None: it has none that could do it.
+
+    Args:
+        wanted: by the scenario. here: the device's word.
+        lite: whether lite devices take part in what full ones do with another app.
+    """
     if here.tier == "full":
-        return wanted if wanted in here.clients else None
-    return LITE if here.tier == "lite" and LITE in here.clients else None
+        client = wanted
+    elif here.tier == "lite" and (lite or wanted == LITE):
+        client = LITE
+    else:
+        return None
+    return client if client in here.clients else None
 
 
 class Offers:
@@ -33,12 +42,12 @@ class Offers:
         self._run, self._plan = run, plan
         path = folder / featuring.FILE
         self._parts = (dumps(task.to_plain()), path.read_bytes() if plan.scenario.features.name else b"")
-        self._digest = plan.digest
+        self._digest, self._lite = plan.digest, task.head is not None
 
     def __call__(self, name: str, here: Here) -> tuple[Offer, Sequence[Buffer]] | None:
         """What to offer to the device `name`; None: it is not asked, or has no client app for the run."""
         scenario = self._plan.scenario
-        client = client_for(scenario.client.name, here) if self._plan.asks(name) else None
+        client = client_for(scenario.client.name, here, lite=self._lite) if self._plan.asks(name) else None
         if client is None:
             return None
         return Offer(self._run, scenario.name, self._digest, scenario.rounds, client), self._parts

@@ -4,11 +4,16 @@ A run that goes on is the one that its folder holds: a scenario or data set that
 """
 
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord
 
 from fedmesh.client.task import Task
+from fedmesh.coordinator.tiers import Tiered
 from fedmesh.errors import ConfigError
 from fedmesh.federation import datasets
 from fedmesh.federation.datasets import FederatedData
@@ -19,8 +24,9 @@ from fedmesh.federation.judge import Judge
 from fedmesh.federation.plan import make_task
 from fedmesh.federation.preflight import check_fit, check_plugins
 from fedmesh.federation.start import make_start, restore
+from fedmesh.federation.tiers import Backbones
 from fedmesh.fleet.plan import Plan
-from fedmesh.quantization import arrays_of
+from fedmesh.quantization import arrays_of, head_of
 from fedmesh.types import Layout
 
 __all__ = ["ONE_AT_A_TIME", "Prepared", "prepare"]
@@ -41,6 +47,20 @@ class Prepared:
     task: Task
     layout: Layout
     judge: Judge
+    backbones: Backbones | None
+    """Of lite devices; None: none may take part."""
+
+    def tiered(self, strategy: Any, is_lite: Callable[[int], bool]) -> Any:
+        """`strategy`, which sends lite devices the backbone of the round where they may take part."""
+        if self.backbones is None:
+            return strategy
+        backbones = self.backbones
+
+        def backbone_of(arrays: ArrayRecord) -> bytes:
+            with ONE_AT_A_TIME:
+                return backbones.of(arrays)
+
+        return Tiered(strategy, is_lite=is_lite, backbone_of=backbone_of)
 
     @staticmethod
     def alone() -> AbstractContextManager[bool]:
@@ -67,9 +87,11 @@ def prepare(plan: Plan, folder: Path, *, datasets_folder: Path | None = None) ->
             directory.save_start(start)
         else:
             model = restore(scenario, start, data.public, classes)
-    layout = Layout.of(arrays_of(model))
-    task = make_task(scenario, start, data.public.x.shape[1:], classes).as_deployed()
-    return Prepared(plan, directory, data, start, task, layout, Judge(model, layout, data, directory))
+        layout, lite = Layout.of(arrays_of(model)), scenario.client.lite_fraction > 0
+        head = head_of(model) if lite else None
+    task = make_task(scenario, start, data.public.x.shape[1:], classes, head=head).as_deployed()
+    backbones = Backbones(model, layout, data.public.x) if lite else None
+    return Prepared(plan, directory, data, start, task, layout, Judge(model, layout, data, directory), backbones)
 
 
 def _directory(plan: Plan, folder: Path, digest: str) -> RunDirectory:

@@ -1,6 +1,6 @@
 """result.json of a run over a fleet: the shape of a simulation's, with null for what only a device knows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedmesh.client.release import events_of
@@ -32,9 +32,13 @@ def epsilon_after(task: Task, rounds: int) -> float | None:
 
 
 def describe(
-    prepared: "Prepared", records: Sequence[RoundRecord], weights: Float32, names: Sequence[str]
+    prepared: "Prepared",
+    records: Sequence[RoundRecord],
+    weights: Float32,
+    names: Sequence[str],
+    tier: Callable[[str], str | None],
 ) -> dict[str, Any]:
-    """The content of result.json; `names` are the devices', by their numbers."""
+    """The content of result.json; `names` are the devices', by their numbers, `tier` what they last said they are."""
     scenario, task, data = prepared.plan.scenario, prepared.task, prepared.data
     judge, directory = prepared.judge, prepared.directory
     start_float = judge.float32(prepared.start.weights).accuracy  # its file is overwritten by the next line's
@@ -52,7 +56,7 @@ def describe(
             "loss": begun["loss"],
         },
         "final": outcome.describe_final(directory, verdict, float32, epsilon_after(task, good), task),
-        "devices": [_device(number, name) for number, name in enumerate(names)],
+        "devices": [_device(number, name, tier(name)) for number, name in enumerate(names)],
         "classes": list(data.classes),
         "held_out": len(data.held_out),
         "privacy": outcome.describe_privacy(task, records),
@@ -67,6 +71,6 @@ def describe(
     return plain
 
 
-def _device(number: int, name: str) -> dict[str, Any]:
+def _device(number: int, name: str, tier: str | None) -> dict[str, Any]:
     unknown = dict.fromkeys(("examples", "labels", "accuracy_int8", "epsilon"))
-    return {"device": number, "id": name, **unknown}
+    return {"device": number, "id": name, "tier": tier, **unknown}

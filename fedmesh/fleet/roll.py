@@ -93,6 +93,8 @@ class Roll:
         device = self._devices.get(name)
         if device is None or sent <= device.said:
             return False
+        if device.here is not None and (device.here.tier, device.here.clients) != (here.tier, here.clients):
+            device.runs.clear()  # what it was offered was for what it was
         device.here, device.said = here, sent
         return True
 

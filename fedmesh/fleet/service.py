@@ -6,12 +6,13 @@ keeps nothing of what it sends or gets: an instruction of a round that is begun 
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from fedmesh.configuration.coordinator import CoordinatorConfig
+from fedmesh.coordinator import RunStore, journal_url
 from fedmesh.errors import ConfigError, FedMeshError, StoppedError
 from fedmesh.events import Event, EventSink, Notice, OfTask, PacketRefused, ignore
 from fedmesh.fleet.housekeeping import Housekeeping
@@ -47,7 +48,10 @@ class CoordinatorService:
         events: gets what it tells: of a task as `OfTask`. Called from several threads, one at a time.
         publish: delivers models, one at a time; None: nobody does.
         files: first part of a name -> where files of such names come from, which are served beside the lists.
-        once: end when all tasks have ended; otherwise it stays, for those who come late.
+        beside: what runs on the event loop as long as it is served, with its transport.
+        once: end when all tasks have ended; otherwise it stays, for those who come late, and for runs that an operator
+            has stopped and lets go on.
+        again: begin a new run of every task, whatever was there.
         opener: of the transport; None: MQTT, by the config.
 
     Raises:
@@ -62,7 +66,9 @@ class CoordinatorService:
         events: EventSink = ignore,
         publish: Publish | None = None,
         files: "Mapping[str, Read] | None" = None,
+        beside: "Sequence[Callable[[Courier], Coroutine[Any, Any, None]]]" = (),
         once: bool = False,
+        again: bool = False,
         opener: Opener | None = None,
     ) -> None:
         names = [plan.name for plan in plans]
@@ -71,12 +77,16 @@ class CoordinatorService:
         self.membership = Membership(config.identity.folder)
         self.switchboard: Switchboard | None = None
         """There while it is served: its `refused` are counters."""
+        self.files: FileServer | None = None
+        """Likewise: its `counts`."""
+        self.lists: ListsPublisher | None = None
+        """Likewise."""
         self.results: dict[str, Mapping[str, Any]] = {}
         """Task -> content of its result.json, of those that are finished."""
-        self._config, self._plans, self._once = config, plans, once
+        self._config, self._plans, self._once, self._again = config, plans, once, again
         self._sink, self._deliver, self._opener = events, publish, opener or self._mqtt
         self._telling, self._delivering = threading.Lock(), threading.Lock()
-        self._files = dict(files or {})
+        self._files, self._beside = dict(files or {}), beside
         self._runs: list[TaskRun] = []
         self._stopped = asyncio.Event()
         self._housekeeping: Housekeeping | None = None
@@ -95,22 +105,24 @@ class CoordinatorService:
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(quiet_flower())
+            store = stack.enter_context(await asyncio.to_thread(self._open_store))
             transport = await self._opener(self.membership)
             stack.push_async_callback(transport.aclose)
             switchboard = self._connect(transport)
-            publisher = ListsPublisher(transport, self.membership, None)
+            self.lists = publisher = ListsPublisher(transport, self.membership, None)
             keeper = Housekeeping(
                 self.membership, self._config.issuer.address, switchboard, publisher, transport, events=self._tell
             )
             keeper.take_over_roster()
             self._housekeeping = keeper
-            read = routed({"lists": publisher.read, **self._files})
-            await stack.enter_async_context(FileServer(transport.channel("files"), read))
+            self.files = FileServer(transport.channel("files"), routed({"lists": publisher.read, **self._files}))
+            await stack.enter_async_context(self.files)
             await stack.enter_async_context(publisher)
-            tasks = [asyncio.ensure_future(work) for work in (switchboard.serve(), self._tick(), keeper.serve())]
+            works = [switchboard.serve(), self._tick(), keeper.serve(), *(work(transport) for work in self._beside)]
+            tasks = [asyncio.ensure_future(work) for work in works]
             stack.push_async_callback(_cancelled, tasks)
             stack.enter_context(await asyncio.to_thread(_one_thread))
-            failed = await self._run_all(switchboard, tasks)
+            failed = await self._run_all(store, switchboard, tasks)
             await switchboard.drain(_FAREWELL_S)
         if failed and not self._stopped.is_set():
             raise failed[0]
@@ -124,13 +136,19 @@ class CoordinatorService:
         self.switchboard = switchboard
         return switchboard
 
-    async def _run_all(self, switchboard: Switchboard, helpers: Sequence["asyncio.Future[Any]"]) -> list[FedMeshError]:
+    def _open_store(self) -> RunStore:
+        self._config.data.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return RunStore(journal_url(self._config.journal_url))
+
+    async def _run_all(
+        self, store: RunStore, switchboard: Switchboard, helpers: Sequence["asyncio.Future[Any]"]
+    ) -> list[FedMeshError]:
         """Until all tasks have ended, and where it is to stay until it is stopped: what ended those that failed.
 
         Raises:
             FedMeshError: what a helper ended with; nothing goes on without it.
         """
-        self._runs = [self._made(plan, switchboard) for plan in self._plans]
+        self._runs = [self._made(plan, store, switchboard) for plan in self._plans]
         if self._stopped.is_set():
             return []
         loop = asyncio.get_running_loop()
@@ -151,18 +169,21 @@ class CoordinatorService:
                 helper.result()
         return failed
 
-    def _made(self, plan: Plan, switchboard: Switchboard) -> TaskRun:
+    def _made(self, plan: Plan, store: RunStore, switchboard: Switchboard) -> TaskRun:
         def tell(event: Event) -> None:
             self._tell(OfTask(plan.name, run.run_id, event))
 
         run = TaskRun(
             plan,
             self._config.data.folder / "runs" / plan.name,
+            store=store,
             switchboard=switchboard,
             membership=self.membership,
             datasets=self._config.data.datasets,
             events=tell,
             publish=None if self._deliver is None else self._publish,
+            again=self._again,
+            once=self._once,
         )
         return run
 
@@ -170,7 +191,9 @@ class CoordinatorService:
         """A task, in its thread; an error that is nobody's fault but ours is raised."""
         try:
             self.results[run.plan.name] = run.run()
-        except StoppedError:
+        except StoppedError as stopped:
+            if not self._stopped.is_set():
+                self._tell(OfTask(run.plan.name, run.run_id, Notice(str(stopped))))
             return None
         except FedMeshError as error:
             if len(self._plans) > 1 or not self._once:

@@ -76,6 +76,10 @@ class Training:
             self.close()  # what it holds is not given back otherwise
         return outcome
 
+    def warm_up(self) -> None:
+        """Starts the process before it is asked anything: importing torch takes a Pi longer than a step of a round."""
+        self._started()
+
     def close(self) -> None:
         """Ends the process, and waits for that; idempotent."""
         process, self._process = self._process, None

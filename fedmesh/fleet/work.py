@@ -74,6 +74,15 @@ class Work:
         finally:
             self._training.close()
 
+    @property
+    def has_process(self) -> bool:
+        """Whether the process that trains is there."""
+        return self._training.pid is not None
+
+    def warm_up(self) -> None:
+        """A message will come soon: the process that deals with it is started now."""
+        self._training.warm_up()
+
     def wake(self) -> None:
         """A message has come."""
         self._news.set()

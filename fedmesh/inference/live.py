@@ -100,6 +100,11 @@ class LiveModel:
         return None if state is None else state.engine
 
     @property
+    def sha256(self) -> str:
+        """Of the model that answers now; empty: there is none."""
+        return "" if self.current is None else self.current.sha256
+
+    @property
     def on_trial(self) -> bool:
         """Whether the current model has still to prove itself."""
         state = self._state

@@ -9,48 +9,24 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
-from fedmesh.errors import ConfigError, FedMeshError, TrustError
+from fedmesh.errors import ConfigError, FedMeshError, MismatchError, TrustError
 from fedmesh.events import SwapRefused
-from fedmesh.files import read_bounded
+from fedmesh.inference.engine import Engine
 from fedmesh.inference.live import LiveModel
+from fedmesh.registry import Slots as InstalledSlots
 
-__all__ = ["FolderSlots", "Slots", "Watch"]
+__all__ = ["Slots", "Watch", "installed", "slots_in"]
 
-_CURRENT, _MODEL = "current", "model.int8.onnx"
 _Seen = tuple[Path, int, int, int, int]
 
 
 class Slots(Protocol):
-    """Where models are put."""
+    """Where models are put: `fedmesh.registry.Slots`, as a rule."""
 
+    @property
     def current(self) -> Path | None:
         """The model that is meant to run; None: there is none. Raises: ConfigError: that cannot be said."""
         ...
-
-
-class FolderSlots:
-    """Slots in a folder, ``current`` in it says which: a symbolic link, or a text file with a name.
-
-    It leads to a model, or to a folder that holds a ``model.int8.onnx``, inside the folder of the slots.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise ConfigError(f"{folder} is not a folder of slots: make it, or name another one")
-        self._folder = folder
-
-    def current(self) -> Path | None:
-        """As `Slots` says. Raises: ConfigError: ``current`` leads out of the folder."""
-        pointer = self._folder / _CURRENT
-        if not pointer.is_symlink() and pointer.is_file():
-            name = read_bounded(pointer, 255).decode("utf-8", "replace").strip()
-            pointer = self._folder / name if "\0" not in name else self._folder / ".."
-        target = pointer.resolve()
-        if target == self._folder.resolve() or not target.is_relative_to(self._folder.resolve()):
-            raise ConfigError(f"{self._folder / _CURRENT} leads to {target}, which is not inside {self._folder}")
-        if target.is_dir():
-            target /= _MODEL
-        return target if target.is_file() else None
 
 
 class Watch:
@@ -93,7 +69,7 @@ class Watch:
             self.look()
 
     def _followed(self) -> bool:
-        path = self._slots.current()
+        path = self._slots.current
         seen = None if path is None else _seen(path)
         if path is None or seen == self._seen:
             return False
@@ -109,6 +85,33 @@ class Watch:
                 self._on_refused(path, str(error))
             return False
         return True
+
+
+def slots_in(folder: Path) -> InstalledSlots:
+    """The slots in `folder`, or in ``slots`` of it, where a device's models are installed; there may be none in them.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    inner = folder / "slots"
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder of slots: make it, or name another one")
+    return InstalledSlots(inner if inner.is_dir() and not InstalledSlots.is_one(folder) else folder)
+
+
+def installed(slots: InstalledSlots, *, threads: int = 1) -> Callable[[Path], Engine]:
+    """For `LiveModel`: loads a model out of `slots`.
+
+    What it gives raises MismatchError where the file is not the one that was installed.
+    """
+
+    def load(path: Path) -> Engine:
+        engine = Engine(path, threads=threads)
+        if engine.sha256 != slots.state[path.parent.name].sha256.hex():
+            raise MismatchError(f"{path} is not what was installed: its SHA-256 differs")
+        return engine
+
+    return load
 
 
 def _seen(path: Path) -> _Seen:

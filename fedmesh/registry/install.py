@@ -113,6 +113,11 @@ class Installer:
         """The model that runs; None: none does."""
         return self.slots.current
 
+    @property
+    def seen(self) -> int:
+        """The number of the newest timestamp that was verified here; 0: none was."""
+        return self._trust.timestamp
+
     def is_news(self, announced: bytes) -> bool:
         """Whether a pointer that was announced may say something new: a reason to `update`, and no more.
 

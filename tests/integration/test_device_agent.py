@@ -45,8 +45,8 @@ def test_a_run_from_its_offer_to_its_end(site):
         async with conversation(site, events=told.append) as (voice, agent):
             here, _ = await voice.hear("here")
             assert (here["tier"], here["clients"], here["available"], here["why"]) == ("lite", ["lite"], True, "")
-            assert await voice.offer(device_fleet.private_task()) == {"run": RUN, "accepted": True, "why": ""}
             assert processes(agent) == []
+            assert await voice.offer(device_fleet.private_task()) == {"run": RUN, "accepted": True, "why": ""}
             for number in (1, 2):
                 succeeded(await voice.round(number))
             (pid,) = processes(agent)
@@ -200,6 +200,20 @@ def test_memory_beyond_the_limit_ends_the_training_alone(site, tmp_path):
             await voice.offer(device_fleet.private_task())
             assert (await voice.round(1))[0].error == "limits"
             assert processes(agent) == []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        asyncio.run(main())
+
+
+def test_processor_time_beyond_the_limit_ends_the_training(site, tmp_path):
+    site.write(data={"kind": "hook", "function": "busy_data:load"}, limits={"cpu_seconds": 0.5})
+    (tmp_path / "busy_data.py").write_text("def load():\n    while True:\n        pass\n")
+
+    async def main():
+        async with conversation(site) as (voice, _):
+            await voice.offer(device_fleet.private_task())
+            assert (await voice.round(1))[0].error == "limits"
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
@@ -362,5 +376,14 @@ def test_runs_whose_end_was_missed_give_way_to_new_ones_after_a_day(site):
             assert (await voice.offer(device_fleet.private_task(), run=200))["accepted"]
             runs = {kept.run for kept in agent._journal.runs()}
             assert runs == {*range(100, 108), 200} - {103} == set(agent._works)
+
+
+def test_the_training_process_is_started_when_a_run_is_accepted_and_only_the_first_one(site):
+    async def main():
+        async with conversation(site) as (voice, agent):
+            await voice.offer(device_fleet.private_task())
+            assert [work.has_process for work, _ in agent._works.values()] == [True]
+            await voice.offer(device_fleet.private_task(name="other"), run=8)
+            assert [work.has_process for work, _ in agent._works.values()] == [True, False]
 
     asyncio.run(main())

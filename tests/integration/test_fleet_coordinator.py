@@ -2,108 +2,31 @@
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from fleet_devices import COORDINATOR, Home, StandIn, memory_broker, seeded
-from small_runs import small_digits
+from fleet_devices import COORDINATOR, Home, seeded
+from fleet_halls import DEVICES, PATIENCE_S, Hall, examples, planned, small, store_of
 
 from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.identities import device_name
-from fedmesh.configuration.coordinator import TaskSection
 from fedmesh.coordinator import Coordinator, Journal
 from fedmesh.errors import ConfigError
 from fedmesh.events import (
     DeviceSeen,
-    Event,
     Notice,
-    OfTask,
     PacketRefused,
     RoundFinished,
     RunStopped,
     WaitingForDevices,
 )
-from fedmesh.federation import datasets
 from fedmesh.federation.plan import make_strategy
 from fedmesh.federation.securing import secure_script
-from fedmesh.fleet.plan import Plan
 from fedmesh.fleet.prepared import prepare
-from fedmesh.fleet.service import CoordinatorService
 from fedmesh.flower import FleetGrid, InlineFleet, partition_of, quiet_flower
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.secagg import Identity, Roster
 from fedmesh_clients import vision
-
-DEVICES = 4
-PATIENCE_S = 200
-"""On a machine that does much else besides."""
-
-
-def small(**overrides):
-    return small_digits(**{"privacy__enabled": False, "client__batching": "never", "rounds": 3, **overrides})
-
-
-def planned(scenario, **tables):
-    section = TaskSection.model_validate({"scenario": "small", "round": {"deadline_s": 20.0}, **tables})
-    return Plan.of(section, scenario)
-
-
-def examples(scenario):
-    return datasets.split_as(datasets.load("digits"), scenario).devices
-
-
-class Hall:
-    """A coordinator and its devices on one event loop."""
-
-    def __init__(self, home, *plans, broker=None, **options):
-        self.home, self.plans, self.events = home, plans, list[Event]()
-        self.broker = broker or memory_broker()
-        self.pool = ThreadPoolExecutor(1)
-        self.devices: dict[str, StandIn] = {}
-        self.options = {"once": True, **options}
-        self.tasks = []
-
-    async def opener(self, membership):
-        self.mail = self.broker.join(membership.name.id, coordinator=True)
-        return self.mail
-
-    def join(self, number, *, examples_of=None, **options):
-        name = device_name(number)
-        scenario = self.plans[0].scenario
-        device = StandIn(
-            self.home.membership(name),
-            self.broker.join(name),
-            examples(scenario)[number if examples_of is None else examples_of],
-            number,
-            DEVICES,
-            self.pool,
-            **options,
-        )
-        self.devices[name] = device
-        self.tasks.append(asyncio.ensure_future(device.serve()))
-        return device
-
-    @asynccontextmanager
-    async def service(self):
-        service = CoordinatorService(
-            self.home.config(), self.plans, events=self.events.append, opener=self.opener, **self.options
-        )
-        self.serving = asyncio.ensure_future(service.serve())
-        try:
-            yield service
-        finally:
-            service.stop()
-            await asyncio.wait([self.serving], timeout=30)
-            for device in self.devices.values():
-                await device.mail.aclose()
-            await asyncio.gather(*self.tasks)
-            self.pool.shutdown()
-
-    def told(self, kind):
-        events = (event.event if isinstance(event, OfTask) else event for event in self.events)
-        return [event for event in events if isinstance(event, kind)]
 
 
 def inline(home, plan, folder):
@@ -142,7 +65,7 @@ def inline(home, plan, folder):
 
 
 def committed(home, name):
-    with Journal(home.folder / "data" / "runs" / name / "journal.sqlite3") as journal:
+    with store_of(home) as store, store.journal(store.find(name).id) as journal:
         last = journal.last()
     return last.record, vector(last.arrays, "model", dtype="float32", max_bytes=1 << 24)
 

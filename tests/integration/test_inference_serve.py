@@ -13,10 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from installed import install
 from served_models import FEATURES, digits, write_constant, write_digits_int8
-from serving import Served, point, predict
+from serving import Served, predict
 
 from fedmesh.inference import Engine
+from fedmesh.inference.probe import golden_set
+from fedmesh.registry import Slots
 from fedmesh.wire import dumps
 
 X = np.zeros((2, FEATURES), np.float32)
@@ -59,11 +62,10 @@ def test_real_digits_over_http_are_those_of_the_engine(models: dict[str, Path]) 
 
 
 def test_swaps_under_load_drop_nothing(tmp_path: Path) -> None:
-    for slot in ("a", "b"):
-        (tmp_path / slot).mkdir()
-    digests = {write_constant(tmp_path / "a" / "model.int8.onnx", 0): 0}
-    point(tmp_path, "a")
-    with Served("--slots", str(tmp_path)) as served:
+    slots = Slots(tmp_path / "models" / "slots")
+    digests = {write_constant(tmp_path / "new", 0): 0}
+    install(slots, (tmp_path / "new").read_bytes())
+    with Served("--slots", str(tmp_path / "models")) as served:
         stop, counts, seen = threading.Event(), [0, 0, 0], set()
 
         def hammer(index: int) -> None:
@@ -77,11 +79,8 @@ def test_swaps_under_load_drop_nothing(tmp_path: Path) -> None:
         with ThreadPoolExecutor(3) as pool:
             running = [pool.submit(hammer, index) for index in range(3)]
             for number in range(1, 6):
-                slot = "ab"[number % 2]
-                path = tmp_path / slot / "model.int8.onnx"
                 digests[write_constant(tmp_path / "new", number % 5)] = number % 5
-                (tmp_path / "new").replace(path)
-                point(tmp_path, slot)
+                install(slots, (tmp_path / "new").read_bytes())
                 wait_until(
                     lambda number=number: served.metric('fedmesh_inference_swaps_total{result="swapped"}') > number
                 )
@@ -98,22 +97,20 @@ def test_swaps_under_load_drop_nothing(tmp_path: Path) -> None:
 
 def test_bad_models_never_stay(tmp_path: Path) -> None:
     good = write_constant(tmp_path / "good.onnx", 3)
-    (tmp_path / "junk.onnx").write_bytes(b"junk" * 100)
     nan = write_constant(tmp_path / "nan.onnx", 1, logit=float("nan"))
-    (tmp_path / "probed").mkdir()
-    write_constant(tmp_path / "probed" / "model.int8.onnx", 2)
-    golden = {"x": X, "logits": Engine(tmp_path / "good.onnx").run(X)}
-    (tmp_path / "probed" / "golden.cbor").write_bytes(dumps(golden))
-    with Served("--slots", str(tmp_path)) as served:
+    write_constant(tmp_path / "other.onnx", 2)
+    golden = golden_set(Engine(tmp_path / "good.onnx"), X)
+    slots = Slots(tmp_path / "slots")
+    with Served("--slots", str(slots.folder)) as served:
         assert served.get("/healthz")[0] == 200
         assert served.get("/readyz")[0] == 503
-        point(tmp_path, "good.onnx")
+        install(slots, (tmp_path / "good.onnx").read_bytes())
         wait_until(lambda: served.get("/readyz")[0] == 200)
-        for number, name in enumerate(["junk.onnx", "probed"], 1):
-            point(tmp_path, name)
+        for number, data in enumerate([b"junk" * 100, (tmp_path / "other.onnx").read_bytes()], 1):
+            install(slots, data, golden=golden)
             wait_until(lambda number=number: served.metric('fedmesh_inference_swaps_total{result="refused"}') == number)
             assert served.predict(X)[0]["model"] == good
-        point(tmp_path, "nan.onnx")
+        install(slots, (tmp_path / "nan.onnx").read_bytes())
         wait_until(lambda: served.metric('fedmesh_inference_swaps_total{result="swapped"}') == 2)
         assert served.metric(f'fedmesh_inference_model_info{{sha256="{nan}"}}') == 1
         assert [one["model"] for one in served.predict(X)] == [good, good]

@@ -40,6 +40,24 @@ def write_linear(path: Path, weights: np.ndarray) -> str:
     return _saved(graph, path)
 
 
+def write_adding(path: Path) -> Path:
+    """A model of [batch, 4] that adds its input to itself in ONNX Runtime's QLinearAdd."""
+    scale, zero = numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["input", "s", "z"], ["q"]),
+            helper.make_node("QLinearAdd", ["q", "s", "z", "q", "s", "z", "s", "z"], ["sum"], domain="com.microsoft"),
+            helper.make_node("DequantizeLinear", ["sum", "s", "z"], ["logits"]),
+        ],
+        "adds",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", FEATURES])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", FEATURES])],
+        [scale, zero],
+    )
+    _saved(graph, path)
+    return path
+
+
 def write_failing(path: Path, *, at_most: int) -> str:
     """A model of [batch, 4] that fails on batches of another size than `at_most`; returns its SHA-256."""
     graph = helper.make_graph(

@@ -5,7 +5,6 @@ import json
 import signal
 import ssl
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,10 +91,3 @@ def predict(connection: http.client.HTTPConnection, x: np.ndarray) -> list[dict[
     assert answer.status == 200, content
     found: list[dict[str, Any]] = content["predictions"]
     return found
-
-
-def point(folder: Path, name: str) -> None:
-    """Lets ``current`` lead to another slot, at once."""
-    temporary = folder / "next"
-    temporary.symlink_to(name)
-    temporary.replace(folder / "current")

@@ -5,7 +5,7 @@
 
 from fedmesh.inference.serving.app import build
 from fedmesh.inference.serving.limits import Limits
-from fedmesh.inference.serving.server import listener, serve
+from fedmesh.inference.serving.server import answer, listener, serve
 from fedmesh.inference.serving.service import Service
 
-__all__ = ["Limits", "Service", "build", "listener", "serve"]
+__all__ = ["Limits", "Service", "answer", "build", "listener", "serve"]

@@ -24,7 +24,7 @@ from fedmesh.inference.watch import Watch
 if TYPE_CHECKING:
     from fedmesh.inference.serving.peers import Guard
 
-__all__ = ["listener", "serve"]
+__all__ = ["answer", "listener", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +65,44 @@ def serve(
         watch: what swaps models meanwhile.
         started: called once requests are taken.
     """
+    server = _Server(_config(app, service, guard), started)
+    stop = Event()
+    watcher = Thread(target=_watched, args=(watch, stop), name="fedmesh-watch")
+    watcher.start()
+    try:
+        asyncio.run(_until_ended(server, bound, guard, service.limits.lists_s))
+    finally:
+        stop.set()
+        watcher.join()
+        service.close()
+
+
+async def answer(
+    app: FastAPI,
+    service: Service,
+    bound: socket.socket,
+    *,
+    guard: "Guard | None" = None,
+    started: Callable[[], None] = lambda: None,
+) -> None:
+    """Answers at `bound` on the running event loop until it is cancelled; closes `service`. Signals are the caller's.
+
+    Cancelled, it ends when the requests that began are answered, or `Limits.drain_s` are over.
+    """
+    server = _Server(_config(app, service, guard), started, signals=False)
+    serving = asyncio.ensure_future(_until_ended(server, bound, guard, service.limits.lists_s))
+    try:
+        await asyncio.shield(serving)
+    finally:
+        server.should_exit = True
+        await asyncio.wait([serving])
+        bound.close()
+        await asyncio.to_thread(service.close)
+
+
+def _config(app: FastAPI, service: Service, guard: "Guard | None") -> uvicorn.Config:
     limits = service.limits
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         loop="asyncio",
         http=connections(guard, limits.head_s),
@@ -82,24 +118,17 @@ def serve(
         timeout_graceful_shutdown=limits.drain_s,
         ssl_context_factory=None if guard is None else lambda _config, _default: guard.context,
     )
-    server = _Server(config, started)
-    stop = Event()
-    watcher = Thread(target=_watched, args=(watch, stop), name="fedmesh-watch")
-    watcher.start()
-    try:
-        asyncio.run(_until_signal(server, bound, guard, limits.lists_s))
-    finally:
-        stop.set()
-        watcher.join()
-        service.close()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which leaves the process to its caller: it does not raise the signal that stopped it again."""
+    """uvicorn's server, which leaves the process to its caller: it does not raise the signal that stopped it again.
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    `signals`: whether SIGTERM and Ctrl-C stop it.
+    """
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None], *, signals: bool = True) -> None:
         super().__init__(config)
-        self._tell_started = started
+        self._tell_started, self._signals = started, signals
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -107,7 +136,8 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        stopping = (signal.SIGINT, signal.SIGTERM) if self._signals else ()
+        before = {number: signal.signal(number, self.handle_exit) for number in stopping}
         try:
             yield
         finally:
@@ -115,7 +145,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-async def _until_signal(server: _Server, bound: socket.socket, guard: "Guard | None", lists_s: float) -> None:
+async def _until_ended(server: _Server, bound: socket.socket, guard: "Guard | None", lists_s: float) -> None:
     guarding = None if guard is None else asyncio.create_task(_guarded(guard, lists_s))
     try:
         await server.serve(sockets=[bound])

@@ -1,6 +1,9 @@
 """The commands of a device that need no broker."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 from device_fleet import Site, private_task
@@ -76,6 +79,20 @@ def test_what_the_operator_got_wrong(site, capsys, command):
     assert "enroll" in capsys.readouterr().err
     assert main(["client", command]) == 2
     assert "CONFIG" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_broker_that_is_not_there_is_said_and_waited_for(site, number):
+    command = [sys.executable, "-m", "fedmesh", "client", "run", str(site.path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = []
+        while "Trying again and again" not in "".join(lines):
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+        process.send_signal(number)
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 0
 
 
 def test_one_agent_at_a_time(site, capsys):

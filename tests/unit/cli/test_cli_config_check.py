@@ -105,10 +105,15 @@ def test_what_is_wrong_with_a_device_is_named(place, capsys, change, check, said
         ('[privacy]\nmodes = ["central"]', "privacy", "the server sees updates without noise"),
         ("[secure_aggregation]\nrequired = false", "secure aggregation", "the server may see"),
         ('[metrics]\nlisten = "0.0.0.0:9464"', "metrics", "anyone who reaches that address"),
-        ('[inference]\nthreshold = 0.5\nhandoff = "http://big/predict"', "hand-off", "use https"),
+        (
+            '[inference]\nthreshold = 0.5\nhandoff = "http://big/predict"\n[registry]\ntrusted_root = "root.json"',
+            "hand-off",
+            "use https",
+        ),
     ],
 )
 def test_what_is_allowed_and_careless_is_a_note(place, capsys, more, check, said):
+    (place / "root.json").write_text('{"signed": {"_type": "root", "version": 1, "expires": "2030-01-01T00:00:00Z"}}')
     code, told = checked(written(place, CLIENT + more), capsys)
     assert code == 0
     assert told[check][0] == "note"
@@ -194,7 +199,11 @@ def test_a_coordinator_with_several_tasks(place, capsys):
     code, told = checked(written(place, text), capsys)
     assert code == 2
     assert told["task.0"] == ("ok", "digits: 20 rounds, epsilon 8 (local), secure aggregation ")
-    assert "among at least 4, but 1 devices are wanted" in told["task.1"][1]
+    assert "but only 1 of 1 devices are asked" in told["task.1"][1]
+    assert told["models"] == ("note", "of several tasks none are delivered name one as [registry] task")
+    for named, status in (("digits", "ok"), ("digitz", "failed")):
+        _, told = checked(written(place, f'{text}\n[registry]\ntask = "{named}"'), capsys)
+        assert told["models"][0] == status
 
 
 @pytest.mark.parametrize(
@@ -203,8 +212,8 @@ def test_a_coordinator_with_several_tasks(place, capsys):
         ('scenario = "digitz"', "did you mean digits?"),
         ('scenario = "none.toml"', "there is no scenario file"),
         ('scenario = "digits"\ndevices = ["a", "b", "c", "d"]', "not on the roster: a, b, c, d"),
-        ('scenario = "digits"\nrounds = 21', "the scenario's noise is for 20"),
-        ('scenario = "digits"\nround.devices = 3', "among at least 4, but 3"),
+        ('scenario = "digits"\nround.wanted = 3', "among at least 4, but only 3"),
+        ('scenario = "digits"\nround = { wanted = 4, over_selection = 1.5 }', "lower over_selection"),
         ('scenario = "digits"\n[[task]]\nscenario = "copy.toml"', "another task is called 'digits'"),
     ],
 )

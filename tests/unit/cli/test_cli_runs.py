@@ -158,7 +158,8 @@ def test_where_the_runs_are(
     run: int, url: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "coordinator.toml"
-    config.write_text('[journal]\nurl = "sqlite:///runs.sqlite3"\n')  # beside the file, wherever one is
+    tables = '[identity]\nfolder = "i"\n[broker]\nhost = "b"\n[data]\nfolder = "state"\n[[task]]\nscenario = "digits"\n'
+    config.write_text(f'{tables}[journal]\nurl = "sqlite:///runs.sqlite3"\n')  # beside the file, wherever one is
     assert main(["runs", "list", "--config", str(config)]) == 0
     assert "digits" in capsys.readouterr().out
     monkeypatch.setenv("FEDMESH_JOURNAL", url)
@@ -168,7 +169,7 @@ def test_where_the_runs_are(
     for arguments, said in (
         (["list"], "there is no journal of runs at .*fedmesh-runs.sqlite3.*--journal"),
         (["list", "--journal", url, "--config", str(config)], "give one of them"),
-        (["list", "--config", str(tmp_path / "none.toml")], "not a readable TOML"),
+        (["list", "--config", str(tmp_path / "none.toml")], "none.toml"),
         (["show", "nope", "--journal", url], r"there is no run 'nope'.*digits"),
         (["list", "--journal", "mysql://me:hunter2@host/d"], "wanted sqlite:///FILE or postgresql"),
     ):
@@ -176,7 +177,11 @@ def test_where_the_runs_are(
         found = capsys.readouterr().err
         assert re.search(said, found), found
         assert "hunter2" not in found
-    config.write_text("[journal]\nurl = 5\n")
+    config.write_text(f"{tables}[journal]\nurl = 5\n")
     assert main(["runs", "list", "--config", str(config)]) == 2
+    capsys.readouterr()
+    config.write_text(tables)  # where the coordinator keeps them by itself
+    assert main(["runs", "list", "--config", str(config)]) == 2
+    assert "state/runs.sqlite3" in capsys.readouterr().err
     assert not (tmp_path / "fedmesh-runs.sqlite3").exists()
     assert main(["runs", "show"]) == 2

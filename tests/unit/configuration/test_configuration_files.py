@@ -54,7 +54,7 @@ def test_relative_paths_are_relative_to_the_file():
     assert coordinator().registry_folder == Path("/etc/fm/state/registry")
     assert client().state.folder == Path("/var/lib/fedmesh")
     assert client().data == NpzData(kind="npz", path=Path("/etc/fm/examples.npz"))
-    assert client().slots == Path("/var/lib/fedmesh/models")
+    assert client().registry_folder == Path("/var/lib/fedmesh/registry")
 
 
 def test_a_file_is_read_from_its_folder(tmp_path):
@@ -65,9 +65,8 @@ def test_a_file_is_read_from_its_folder(tmp_path):
 
 
 def test_folders_that_are_named_are_taken():
-    text = '[registry]\ntrusted_root = "root.json"\nfolder = "seen"\n[inference]\nslots = "/srv/slots"'
+    text = '[registry]\ntrusted_root = "root.json"\nfolder = "seen"'
     assert client(text).registry_folder == Path("/etc/fm/seen")
-    assert client(text).slots == Path("/srv/slots")
     assert coordinator('[registry]\nfolder = "models"').registry_folder == Path("/etc/fm/models")
 
 
@@ -127,7 +126,7 @@ def test_a_device_that_says_nothing_is_careful():
         ),
         ("[[task]]\nscenario = 'har'\nround.quorum = '3'", "task.1.round.quorum: should be a valid integer (got '3')"),
         ("[[task]]\nscenario = 'digits'", "two tasks are called 'digits'"),
-        ("[[task]]\nscenario = 'har'\nround = {devices = 3, quorum = 4}", "quorum is 4, but only 3 devices are asked"),
+        ("[[task]]\nscenario = 'har'\nround = {wanted = 3, quorum = 4}", "quorum is 4, but a round has 3 devices"),
         (
             "[[task]]\nscenario = 'har'\ndevices = ['a', 'b']\nround.quorum = 3",
             "round.quorum is 3, but devices names 2",
@@ -157,8 +156,10 @@ def test_a_mistake_in_a_coordinators_file_names_its_key(text, said):
         ("[privacy]\nmodes = ['lokal']", "privacy.modes.0: should be 'local', 'shared', 'client' or 'central'"),
         ("[inference]\nhandoff = 'http://pi/predict'", "threshold is 0: nothing would be handed off"),
         ("[inference]\nhandoff = 'ftp://pi/predict'\nthreshold = 0.5", "inference.handoff: "),
-        ("[inference]\nslots = ''", "inference.slots: wanted a path, got an empty one"),
-        ('[inference]\nslots = "a\\u0000b"', "inference.slots: a path has no NUL in it"),
+        ("[inference]\nhandoff = 'https://pi:1'\nthreshold = 0.5", "handoff_peer is missing"),
+        ("[inference]", "there is [inference], and [registry] is missing"),
+        ("[registry]\ntrusted_root = ''", "registry.trusted_root: wanted a path, got an empty one"),
+        ('[registry]\ntrusted_root = "a\\u0000b"', "registry.trusted_root: a path has no NUL in it"),
         ("[limits]\nnice = -5", "limits.nice: should be greater than or equal to 0 (got -5)"),
         ("[metrics]\nlisten = 'a b:9'", "metrics.listen: 'a b:9' is not HOST:PORT"),
     ],

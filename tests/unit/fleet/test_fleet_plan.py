@@ -34,7 +34,18 @@ def test_a_task_says_over_its_scenario_what_it_names():
     assert not plan.asks("f")
     assert planned().asks("anybody")
     assert planned().min_devices == 4, "no secure sum is of fewer"
-    assert planned(round={"devices": 9}).scenario.partition.clients == 9
+    half = small_digits(strategy__fraction=0.5, partition__clients=8)
+    wanting = planned(half, round={"wanted": 8, "over_selection": 1.2})
+    assert (wanting.scenario.partition.clients, wanting.scenario.strategy.fraction) == (10, 1.0)
+    assert planned(lite_fraction=0.25).scenario.client.lite_fraction == 0.25
+
+
+def test_the_settings_of_a_round_are_the_configurations():
+    section = {"wanted": 6, "over_selection": 1.2, "deadline_s": 9.0, "train_deadline_s": 5.0, "min_devices": 7}
+    settings = planned(round={**section, "quorum": 5, "wait_s": 8.0, "pause_s": 2.0}).settings
+    assert (settings.wanted, settings.asked, settings.quorum, settings.min_devices, settings.planned) == (6, 8, 5, 7, 8)
+    assert (settings.deadline_s, settings.train_deadline_s, settings.wait_s, settings.pause_s) == (9, 5, 8, 2)
+    assert planned(small_digits(secure_aggregation__enabled=False), round={"quorum": 2}).settings.min_devices == 2
 
 
 def test_what_cannot_be_is_refused_before_anything_begins():
@@ -44,6 +55,22 @@ def test_what_cannot_be_is_refused_before_anything_begins():
         planned(round={"quorum": 50})
     with pytest.raises(ConfigError, match="secure aggregation is among"):
         planned(devices=["a", "b"])
+    with pytest.raises(ConfigError, match="goes on with 4 of a session of 6; 5 are needed"):
+        planned(round={"wanted": 4, "over_selection": 1.5})
+    with pytest.raises(ConfigError, match="min_devices is 3, and a secure sum is of 4"):
+        planned(round={"min_devices": 3})
+    with pytest.raises(ConfigError, match="min_devices is 4, the quorum 5"):
+        planned(devices=list("abcdef"), round={"min_devices": 4, "quorum": 5})
+
+
+def test_noise_in_the_sum_says_how_many_devices_a_round_takes():
+    private = {"privacy__enabled": True, "privacy__mode": "shared", "privacy__dropouts": 0.1}
+    plan = planned(small_digits(**private), round={"wanted": 12})
+    assert plan.min_devices == 11
+    with pytest.raises(ConfigError, match="min_devices is 10, and a secure sum is of 11"):
+        planned(small_digits(**private), round={"wanted": 12, "min_devices": 10})
+    with pytest.raises(ConfigError, match="wanted is 12, and a secure sum is of 15"):
+        planned(small_digits(**private), round={"wanted": 12, "over_selection": 1.3})
 
 
 def test_the_digest_is_of_every_key_of_the_resolved_scenario():
@@ -63,7 +90,9 @@ def test_the_digest_is_of_every_key_of_the_resolved_scenario():
     ],
 )
 def test_a_device_is_offered_the_client_that_it_has(device, client):
-    assert client_for("vision", device) == client
+    assert client_for("vision", device, lite=True) == client
+    assert client_for("vision", device, lite=False) == (None if device.tier == "lite" else client)
+    assert client_for("lite", here(tier="lite"), lite=False) == "lite", "where all devices are lite"
 
 
 def test_an_offer_holds_the_task_as_devices_take_it(tmp_path):

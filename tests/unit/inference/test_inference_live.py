@@ -13,7 +13,7 @@ from served_models import FEATURES, write_constant, write_failing
 from fedmesh.errors import ConfigError, DataError, MismatchError, NotFiniteError
 from fedmesh.events import Event, ModelProven, ModelSwapped, SwapUndone
 from fedmesh.inference import Engine, HealthLimits, LiveModel, Verdict
-from fedmesh.inference.probe import Golden, Probe
+from fedmesh.inference.probe import Probe, golden_set
 
 X = np.zeros((3, FEATURES), np.float32)
 ONE = X[:1]
@@ -233,7 +233,7 @@ def test_time_ends_a_trial(paths: list[Path]) -> None:
 
 
 def test_a_probe_that_fails_keeps_the_old_one(paths: list[Path]) -> None:
-    golden = Golden(X, Engine(paths[0]).run(X))
+    golden = golden_set(Engine(paths[0]), X)
     live = LiveModel(check=Probe(golden))
     live.swap(paths[0])
     with pytest.raises(MismatchError, match="golden"):

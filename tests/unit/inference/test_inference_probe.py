@@ -1,15 +1,15 @@
-"""The probe takes the model that was meant and no other; a golden file that is none is refused."""
+"""The probe takes the model that was meant and no other; what lies beside a model and is no golden set is refused."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from served_models import write_linear
+from served_models import write_adding, write_linear
 
 from fedmesh.errors import ConfigError, MismatchError
 from fedmesh.inference import Engine
-from fedmesh.inference.probe import ARM64_RESIDUAL, Golden, Probe, golden_beside, tolerance_for
-from fedmesh.wire import dumps
+from fedmesh.inference.probe import ARM64_RESIDUAL, Probe, golden_set, probe
+from fedmesh.registry import GoldenSet
 
 
 class Fixed:
@@ -21,7 +21,7 @@ class Fixed:
 
 
 LOGITS = np.array([[1.5, -2], [0, 3]], np.float32)
-GOLDEN = Golden(np.zeros((2, 4), np.float32), LOGITS)
+GOLDEN = GoldenSet(np.zeros((2, 4), np.float32), LOGITS)
 
 
 def test_the_same_bits_pass() -> None:
@@ -43,12 +43,12 @@ def test_one_bit_is_another_model() -> None:
 def test_a_stated_tolerance(off: float, passes: bool) -> None:
     other = LOGITS.copy()
     other[0, 0] += off
-    probe = Probe(GOLDEN, tolerance=0.001)
+    tried = Probe(GoldenSet(GOLDEN.inputs, LOGITS, 0.001))
     if passes:
-        probe(Fixed(other))
+        tried(Fixed(other))
         return
     with pytest.raises(MismatchError, match=r"tolerance 0\.001"):
-        probe(Fixed(other))
+        tried(Fixed(other))
 
 
 def test_another_number_of_classes() -> None:
@@ -56,39 +56,33 @@ def test_another_number_of_classes() -> None:
         Probe(GOLDEN)(Fixed(np.zeros((2, 3), np.float32)))
 
 
-def test_only_integer_additions_on_arm64_are_let_off() -> None:
-    assert tolerance_for("aarch64", integer_additions=True) == ARM64_RESIDUAL
-    assert tolerance_for("aarch64", integer_additions=False) == 0
-    assert tolerance_for("x86_64", integer_additions=True) == 0
-
-
-def test_a_golden_file_beside_a_model(tmp_path: Path) -> None:
-    model = tmp_path / "m.onnx"
-    write_linear(model, np.eye(4)[:, :2])
-    assert golden_beside(model) is None
-    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
-    engine = Engine(model)
-    (tmp_path / "golden.cbor").write_bytes(dumps({"x": x, "logits": engine.run(x)}))
-    golden = golden_beside(model)
-    assert golden is not None
+def test_a_golden_set_is_of_the_first_examples(tmp_path: Path) -> None:
+    write_linear(tmp_path / "m.onnx", np.eye(4)[:, :2])
+    engine = Engine(tmp_path / "m.onnx")
+    golden = golden_set(engine, np.random.default_rng(0).normal(size=(20, 4)))
+    assert golden.inputs.shape == (16, 4)
+    assert golden.inputs.dtype == np.float32
+    assert golden.tolerance == 0
     Probe(golden)(engine)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"junk",
-        dumps([1]),
-        dumps({"x": np.zeros((2, 4), np.float32)}),
-        dumps({"x": np.zeros((2, 4), np.float32), "logits": np.zeros((3, 2), np.float32)}),
-        dumps({"x": np.zeros((2, 4)), "logits": np.zeros((2, 2))}),
-        dumps({"x": np.zeros((2, 4), np.float32), "logits": np.zeros((2, 2), np.float32), "integer_additions": 1}),
-        dumps({"x": np.zeros((2, 4), np.float32), "logits": np.zeros((2, 2), np.float32), "more": 1}),
-        dumps({"x": np.zeros((0, 4), np.float32), "logits": np.zeros((0, 2), np.float32)}),
-    ],
-)
-def test_a_golden_file_that_is_none(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "golden.cbor").write_bytes(content)
+def test_only_integer_additions_are_let_off(tmp_path: Path) -> None:
+    engine = Engine(write_adding(tmp_path / "m.onnx"))
+    assert golden_set(engine, np.zeros((2, 4), np.float32)).tolerance == ARM64_RESIDUAL
+
+
+def test_the_golden_set_beside_a_model(tmp_path: Path) -> None:
+    for name, weights in (("m", np.eye(4)[:, :2]), ("n", 2 * np.eye(4)[:, :2])):
+        (tmp_path / name).mkdir()
+        write_linear(tmp_path / name / "model.onnx", weights)
+    engine, other = (Engine(tmp_path / name / "model.onnx") for name in "mn")
+    probe(engine)
+    golden = golden_set(engine, np.ones((3, 4), np.float32)).encode()
+    for name in "mn":
+        (tmp_path / name / "golden.cbor").write_bytes(golden)
+    probe(engine)
+    with pytest.raises(MismatchError, match="3 of 3 golden examples"):
+        probe(other)
+    (tmp_path / "m" / "golden.cbor").write_bytes(b"junk")
     with pytest.raises(ConfigError, match="not a golden set"):
-        golden_beside(tmp_path / "m.onnx")
+        probe(engine)

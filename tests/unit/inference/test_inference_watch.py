@@ -2,105 +2,76 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from installed import install
 from served_models import FEATURES, write_constant
 
 from fedmesh.errors import ConfigError
-from fedmesh.events import Event, SwapRefused
+from fedmesh.events import Event, SwapRefused, ignore
 from fedmesh.inference import HealthLimits, LiveModel
 from fedmesh.inference.serving.server import _watched
-from fedmesh.inference.watch import FolderSlots, Watch
+from fedmesh.inference.watch import Watch, installed, slots_in
+from fedmesh.registry import Slots
 
 ONE = np.zeros((1, FEATURES), np.float32)
 
 
-def fill(slot: Path, label: int) -> None:
-    slot.mkdir(exist_ok=True)
-    write_constant(slot / "new", label)
-    (slot / "new").replace(slot / "model.int8.onnx")
+def constant(folder: Path, label: int) -> bytes:
+    write_constant(folder / "new.onnx", label)
+    return (folder / "new.onnx").read_bytes()
 
 
-def point(folder: Path, name: str) -> None:
-    temporary = folder / "next"
-    temporary.symlink_to(name)
-    temporary.replace(folder / "current")
+def followed(folder: Path, **options: Any) -> tuple[Slots, LiveModel, Watch]:
+    slots = Slots(folder / "slots")
+    live = LiveModel(load=installed(slots), limits=HealthLimits(window=1), events=options.pop("events", ignore))
+    return slots, live, Watch(slots, live, **options)
 
 
 def test_follows_the_slots(tmp_path: Path) -> None:
-    live = LiveModel(limits=HealthLimits(window=1))
-    watch = Watch(FolderSlots(tmp_path), live)
+    slots, live, watch = followed(tmp_path)
     assert not watch.look()
     assert live.current is None
-    fill(tmp_path / "a", 1)
-    point(tmp_path, "a")
-    assert watch.look()
-    assert not watch.look()
-    fill(tmp_path / "b", 2)
-    assert not watch.look()  # the other slot is being filled
-    point(tmp_path, "b")
-    assert watch.look()
-    assert live.predict(ONE)[0].label == 2
-    fill(tmp_path / "a", 3)
-    point(tmp_path, "a")
-    assert watch.look()  # the same name, another file
-    assert live.predict(ONE)[0].label == 3
+    for label in (1, 2, 3):  # the third is in the slot of the first: the same name, another file
+        install(slots, constant(tmp_path, label))
+        assert watch.look()
+        assert not watch.look()
+        assert live.predict(ONE)[0].label == label
 
 
 def test_what_is_refused_is_told_once(tmp_path: Path) -> None:
     told: list[Event] = []
     refused: list[tuple[Path, str]] = []
-    live = LiveModel(events=told.append)
-    watch = Watch(FolderSlots(tmp_path), live, on_refused=lambda path, reason: refused.append((path, reason)))
-    fill(tmp_path / "a", 1)
-    point(tmp_path, "a")
+    slots, live, watch = followed(
+        tmp_path, events=told.append, on_refused=lambda path, reason: refused.append((path, reason))
+    )
+    install(slots, constant(tmp_path, 1))
     watch.look()
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "model.int8.onnx").write_bytes(b"junk" * 100)
-    point(tmp_path, "b")
+    bad = install(slots, b"junk" * 100)
     for _ in range(3):
         assert not watch.look()
     assert live.predict(ONE)[0].label == 1
-    assert [path for path, _ in refused] == [tmp_path / "b" / "model.int8.onnx"]
+    assert [path for path, _ in refused] == [bad]
     assert [type(event) for event in told].count(SwapRefused) == 1
-    fill(tmp_path / "b", 2)
+    install(slots, constant(tmp_path, 2))
     assert watch.look()
 
 
-def test_a_file_that_names_the_slot(tmp_path: Path) -> None:
-    fill(tmp_path / "a", 1)
-    (tmp_path / "current").write_text("a\n")
-    assert FolderSlots(tmp_path).current() == tmp_path / "a" / "model.int8.onnx"
-    (tmp_path / "current").write_text("a/model.int8.onnx")
-    assert FolderSlots(tmp_path).current() == tmp_path / "a" / "model.int8.onnx"
-    (tmp_path / "current").write_text("nothing")
-    assert FolderSlots(tmp_path).current() is None
-
-
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "..", ".", "a/../..", "a\0b"])
-def test_nothing_outside_the_folder_is_run(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "slots"
-    folder.mkdir()
-    fill(tmp_path / "outside", 1)
-    (folder / "current").write_text(name)
-    live = LiveModel()
-    watch = Watch(FolderSlots(folder), live)
+def test_a_file_that_was_not_installed_does_not_answer(tmp_path: Path) -> None:
+    slots, live, watch = followed(tmp_path)
+    write_constant(install(slots, constant(tmp_path, 1)), 2)
     assert not watch.look()
-    assert "not inside" in watch.trouble
-    if "\0" not in name:
-        (folder / "current").unlink()
-        point(folder, name)
-        assert not watch.look()
-        assert "not inside" in watch.trouble
+    assert live.current is None
 
 
 def test_trouble_is_over_when_it_is_over(tmp_path: Path) -> None:
-    watch = Watch(FolderSlots(tmp_path), LiveModel())
-    (tmp_path / "current").write_text("x" * 300)
+    slots, _, watch = followed(tmp_path)
+    (slots.folder / "slots.cbor").write_bytes(b"junk")
     watch.look()
-    assert "larger than 255" in watch.trouble
-    (tmp_path / "current").unlink()
+    assert "damaged" in watch.trouble
+    (slots.folder / "slots.cbor").unlink()
     watch.look()
     assert watch.trouble == ""
 
@@ -109,16 +80,20 @@ def test_who_is_told_may_fail(tmp_path: Path) -> None:
     def fails(_path: Path, _reason: str) -> None:
         raise ConfigError("the disk is full")
 
-    (tmp_path / "current").write_text("m.onnx")
-    (tmp_path / "m.onnx").write_bytes(b"junk")
-    watch = Watch(FolderSlots(tmp_path), LiveModel(), on_refused=fails)
+    slots, _, watch = followed(tmp_path, on_refused=fails)
+    install(slots, b"junk")
     assert not watch.look()
     assert watch.trouble == "the disk is full"
 
 
-def test_no_folder() -> None:
+def test_slots_are_found_in_a_folder_of_a_device(tmp_path: Path) -> None:
+    assert slots_in(tmp_path).folder == tmp_path
+    install(Slots(tmp_path / "device" / "slots"), constant(tmp_path, 1))
+    for named in (tmp_path / "device", tmp_path / "device" / "slots"):
+        assert slots_in(named).current == tmp_path / "device" / "slots" / "a" / "model.onnx"
     with pytest.raises(ConfigError, match="not a folder of slots"):
-        FolderSlots(Path("/nonexistent"))
+        slots_in(Path("/nonexistent"))
+    assert not Path("/nonexistent").exists()
 
 
 def test_an_endpoint_looks_again_whatever_happened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -130,6 +105,7 @@ def test_an_endpoint_looks_again_whatever_happened(tmp_path: Path, caplog: pytes
 
         failed = False
 
+        @property
         def current(self) -> Path:
             if not self.failed:
                 self.failed = True
@@ -147,11 +123,10 @@ def test_an_endpoint_looks_again_whatever_happened(tmp_path: Path, caplog: pytes
 
 
 def test_runs_until_it_is_stopped(tmp_path: Path) -> None:
-    fill(tmp_path / "a", 1)
-    point(tmp_path, "a")
     swapped, stop = threading.Event(), threading.Event()
-    live = LiveModel(events=lambda _event: swapped.set())
-    thread = threading.Thread(target=Watch(FolderSlots(tmp_path), live, poll_s=0.01).run, args=(stop,))
+    slots, live, _ = followed(tmp_path, events=lambda _event: swapped.set())
+    install(slots, constant(tmp_path, 1))
+    thread = threading.Thread(target=Watch(slots, live, poll_s=0.01).run, args=(stop,))
     thread.start()
     assert swapped.wait(10)
     stop.set()

@@ -1,0 +1,93 @@
+"""A coordinator over the memory carrier in the test's own process, with stand-ins for devices."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fleet_devices import Home, StandIn, memory_broker
+from small_runs import small_digits
+
+from fedmesh.client.identities import device_name
+from fedmesh.configuration.coordinator import TaskSection
+from fedmesh.coordinator import RunStore
+from fedmesh.events import Event, OfTask
+from fedmesh.federation import datasets
+from fedmesh.fleet.plan import Plan
+from fedmesh.fleet.service import CoordinatorService
+
+__all__ = ["DEVICES", "PATIENCE_S", "Hall", "examples", "planned", "small", "store_of"]
+
+DEVICES = 4
+PATIENCE_S = 200
+"""On a machine that does much else besides."""
+
+
+def small(**overrides):
+    return small_digits(**{"privacy__enabled": False, "client__batching": "never", "rounds": 3, **overrides})
+
+
+def planned(scenario, **tables):
+    section = TaskSection.model_validate({"scenario": "small", "round": {"deadline_s": 20.0}, **tables})
+    return Plan.of(section, scenario)
+
+
+def examples(scenario):
+    return datasets.split_as(datasets.load("digits"), scenario).devices
+
+
+class Hall:
+    """A coordinator and its devices on one event loop."""
+
+    def __init__(self, home, *plans, broker=None, **options):
+        self.home: Home = home
+        self.plans, self.events = plans, list[Event]()
+        self.broker = broker or memory_broker()
+        self.pool = ThreadPoolExecutor(1)
+        self.devices: dict[str, StandIn] = {}
+        self.options = {"once": True, **options}
+        self.tasks = []
+
+    async def opener(self, membership):
+        self.mail = self.broker.join(membership.name.id, coordinator=True)
+        return self.mail
+
+    def join(self, number, *, examples_of=None, **options):
+        name = device_name(number)
+        scenario = self.plans[0].scenario
+        device = StandIn(
+            self.home.membership(name),
+            self.broker.join(name),
+            examples(scenario)[number if examples_of is None else examples_of],
+            number,
+            DEVICES,
+            self.pool,
+            **options,
+        )
+        self.devices[name] = device
+        self.tasks.append(asyncio.ensure_future(device.serve()))
+        return device
+
+    @asynccontextmanager
+    async def service(self):
+        service = CoordinatorService(
+            self.home.config(), self.plans, events=self.events.append, opener=self.opener, **self.options
+        )
+        self.serving = asyncio.ensure_future(service.serve())
+        try:
+            yield service
+        finally:
+            service.stop()
+            await asyncio.wait([self.serving], timeout=30)
+            for device in self.devices.values():
+                await device.mail.aclose()
+            await asyncio.gather(*self.tasks)
+            self.pool.shutdown()
+
+    def told(self, kind):
+        events = (event.event if isinstance(event, OfTask) else event for event in self.events)
+        return [event for event in events if isinstance(event, kind)]
+
+
+def store_of(home):
+    """The store of runs of its coordinator."""
+    return RunStore(home.config().journal_url, create=False)
