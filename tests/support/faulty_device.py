@@ -209,6 +209,9 @@ class _Thread:
         told = loads(parts[0], max_bytes=_HEAD)
         return Outcome(told["error"]) if told["error"] else Outcome("", tuple(parts[2:]), bytes(parts[1]))
 
+    def warm_up(self) -> None:
+        """A thread is there."""
+
     def close(self) -> None:
         self._bench = None  # a training process that was ended begins anew
 
