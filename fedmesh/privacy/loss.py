@@ -90,10 +90,24 @@ def _distribution(rate: float, multiplier: float, interval: float) -> Any:
 
 
 @functools.lru_cache(maxsize=48)
+def _newest(rate: float, multiplier: float, interval: float) -> dict[int, Any]:
+    """Count -> distribution of so many steps, for the count that was asked for last: a run never asks for less again."""
+    del rate, multiplier, interval
+    return {}
+
+
 def _composed(rate: float, multiplier: float, count: int, interval: float) -> Any:
     """Of `count` steps: a ledger that grows adds to one of its pairs at a time."""
     one = _distribution(rate, multiplier, interval)
-    return one.self_compose(count) if count > 1 else one
+    if count == 1:
+        return one
+    kept = _newest(rate, multiplier, interval)
+    composed = kept.get(count)
+    if composed is None:
+        composed = one.self_compose(count)
+        kept.clear()  # each holds megabytes
+        kept[count] = composed
+    return composed
 
 
 @functools.lru_cache(maxsize=65536)

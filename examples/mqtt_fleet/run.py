@@ -1,0 +1,55 @@
+"""A whole fleet on this machine: python examples/mqtt_fleet/run.py [FOLDER]
+
+A broker, a coordinator and six devices, each a process with its own key, over mutual TLS. Three rounds on real digits
+under secure aggregation and a privacy budget; a device and the coordinator are killed on the way.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import checks
+import files
+import mesh
+from stage import Stage
+
+HERE = Path(__file__).parent
+
+
+def main(folder: Path) -> None:
+    """The story."""
+    stage = Stage(folder)
+    try:
+        print("enrolling six devices ...", flush=True)
+        (port, issuer), serving = mesh.found(stage), mesh.free_port()
+        files.write(folder, HERE / "digits.toml", port=port, issuer=issuer, serving=serving)
+        stage.fedmesh("model", "init", "repository")
+        for name in ("coordinator", *mesh.TIERS):
+            stage.fedmesh("config", "check", f"{name}.toml")
+        coordinator = ["coordinator", "run", "coordinator.toml", "--json-events", "events.jsonl"]
+        stage.start("coordinator", *coordinator)
+        for name in mesh.TIERS:
+            stage.start(name, "client", "run", f"{name}.toml")
+        stage.until("StageStarted", round=2, stage="train")
+        print("round 2: pi-3 is killed while it trains", flush=True)
+        stage.kill("pi-3")
+        print(checks.round_line(stage.until("RoundFinished", round=2)))
+        stage.until("StageStarted", round=3)
+        print("round 3: the coordinator is killed, and started again", flush=True)
+        stage.kill("coordinator")
+        stage.start("coordinator", *coordinator)
+        print(checks.round_line(stage.until("RoundFinished", round=3)))
+        stage.until("RunFinished")
+        stage.start("pi-3", "client", "run", "pi-3.toml")
+        checks.show(stage, serving)
+    finally:
+        stage.end()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).mkdir(parents=True)
+        main(Path(sys.argv[1]).resolve())
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            main(Path(made))
