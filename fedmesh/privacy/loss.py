@@ -91,7 +91,7 @@ def _distribution(rate: float, multiplier: float, interval: float) -> Any:
 
 @functools.lru_cache(maxsize=48)
 def _newest(rate: float, multiplier: float, interval: float) -> dict[int, Any]:
-    """Count -> distribution of so many steps, for the count that was asked for last: a run never asks for less again."""
+    """Count -> distribution of so many steps, for the count that was asked for last: a run asks for more each time."""
     del rate, multiplier, interval
     return {}
 
