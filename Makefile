@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # More arguments for pip, e.g. an index with CPU builds of torch.
 PIP_EXTRA ?=
 
-.PHONY: demo test quick check lint format clean
+.PHONY: demo test quick faults check lint format clean
 
 demo: $(VENV)/.simulation
 	$(BIN)/fedmesh simulate digits
@@ -16,6 +16,9 @@ test: $(VENV)/.dev
 
 quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto -m "not slow" $(PYTEST_ARGS)
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto -m exhaustive $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

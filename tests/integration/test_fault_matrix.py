@@ -31,7 +31,7 @@ OF_A_ROUND = [
 ]
 KINDS = ("kill", "restart", "cut", "slow")
 QUICK = {("train", "charged"), ("sign", "hearing"), ("unmask", "ran"), (OFFER, "answering"), ("commit", "before")}
-"""Run everywhere; the others are marked slow."""
+"""Run everywhere; the others by `make faults`."""
 
 LOST = {("advertise", "ran"), *(("train", point) for point in ("asked", "charging", "charged", "trained", "ran"))}
 """A device that is killed there is missing in the round's sum: it may have said, or paid for, what it cannot repeat."""
@@ -45,7 +45,7 @@ def moments():
             number = 0 if step == OFFER else STRUCK.get(step, 2)
             for kind in KINDS:
                 fault = Fault(actor, kind, step, point, number, lasts_s=3.0 if kind == "slow" else 0.2)
-                marks = [] if (step, point) in QUICK and kind != "slow" else [pytest.mark.slow]
+                marks = [] if (step, point) in QUICK and kind != "slow" else [pytest.mark.slow, pytest.mark.exhaustive]
                 yield pytest.param(fault, id=f"{actor}-{kind}-{step}-{point}", marks=marks)
 
 
