@@ -36,7 +36,8 @@ def test_every_kind_of_event_is_counted():
 
 
 def test_the_list_of_events_is_whole():
-    assert {type(event).__name__ for event in EVERY_EVENT} == {kind.__name__ for kind in Event.__subclasses__()}
+    told = {kind.__name__ for kind in Event.__subclasses__() if kind.__module__ == Event.__module__}
+    assert {type(event).__name__ for event in EVERY_EVENT} == told
 
 
 def test_a_round_in_numbers():
