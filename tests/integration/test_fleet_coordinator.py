@@ -132,13 +132,15 @@ def test_tasks_side_by_side_one_of_them_stopped_and_gone_on_with_and_a_device_th
             for number in range(DEVICES):
                 hall.join(number)
             async with asyncio.timeout(PATIENCE_S):
-                while one.name not in service.results or hall.told(WaitingForDevices)[-1].present < 4:
+                while one.name not in service.results or hall.told(WaitingForDevices, other.name)[-1].present < 4:
                     await asyncio.sleep(0.05)
         await hall.serving
         return hall, service
 
     hall, service = asyncio.run(first())
-    assert [event.present for event in hall.told(WaitingForDevices)][-1] == 4, "the other task waits for a fifth"
+    assert [event.present for event in hall.told(WaitingForDevices, other.name)][-1] == 4, (
+        "the other task waits for a fifth"
+    )
     assert [(h.task, h.round, h.survivors) for h in handed] == [("one", 1, 4), ("one", 2, 4)]
     assert {h.scenario.hex() for h in handed} == {one.digest}
     assert [(h.last, len(h.examples), h.examples.dtype.name) for h in handed] == [

@@ -83,8 +83,10 @@ class Hall:
             await asyncio.gather(*self.tasks)
             self.pool.shutdown()
 
-    def told(self, kind):
-        events = (event.event if isinstance(event, OfTask) else event for event in self.events)
+    def told(self, kind, task=None):
+        """Of all tasks, or of one."""
+        mine = [event for event in self.events if task is None or (isinstance(event, OfTask) and event.task == task)]
+        events = (event.event if isinstance(event, OfTask) else event for event in mine)
         return [event for event in events if isinstance(event, kind)]
 
 
