@@ -25,7 +25,9 @@ def show(stage: Stage, serving: int) -> None:
         wait_for_model(stage, name, final["sha256"])
         told = json.loads(stage.fedmesh("client", "status", f"{name}.toml", "--json"))["privacy"]["example"]
         if name in trained:
-            stage.fedmesh("ledger", "verify", f"{name}/state/ledgers", "--anchor", f"{name}/{name}.anchor")
+            stage.fedmesh(
+                "ledger", "verify", f"{name}/state/ledgers/{name}.ledger", "--anchor", f"{name}/{name}.anchor"
+            )
             assert 0 < told["charges"] <= len(result["rounds"]), name
             assert told["spent"] <= told["budget"], name
         print(f"  {name:9} {tier:9} has the last model; {told['charges']} rounds paid, epsilon {told['spent']:.2f}")
