@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from fedmesh.configuration.device import EligibilitySection, LimitsSection, PrivacyPolicy, SecurePolicy
 from fedmesh.configuration.section import Section, parsed, read_tables
 from fedmesh.configuration.shared import BrokerSection, IdentitySection, IssuerSection, MetricsSection
-from fedmesh.configuration.values import Function, Listen, PartyName, PathValue, Share
+from fedmesh.configuration.values import Function, Listen, PartyName, PathValue, ScenarioValue, Share
 
 __all__ = [
     "ClientConfig",
@@ -42,7 +42,7 @@ class DataSetData(Section):
     """A part of a data set, for demonstrations: as a simulation would deal it to device `partition` of `of`."""
 
     kind: Literal["dataset"] = "dataset"
-    name: Annotated[str, Field(min_length=1)]
+    name: ScenarioValue
     partition: Annotated[int, Field(ge=0)]
     of: Annotated[int, Field(ge=1, le=1_000_000)]
     folder: PathValue | None = None

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from fedmesh.configuration.section import Section, parsed, read_tables
 from fedmesh.configuration.shared import BrokerSection, IdentitySection, IssuerSection, MetricsSection
-from fedmesh.configuration.values import PartyName, PathValue, Positive
+from fedmesh.configuration.values import PartyName, PathValue, Positive, ScenarioValue
 
 __all__ = ["CoordinatorConfig", "DataSection", "JournalSection", "RegistrySection", "RoundSection", "TaskSection"]
 
@@ -29,12 +29,6 @@ def _journal(url: Any, info: ValidationInfo) -> Any:
     if folder is None or match is None:
         return url
     return f"{url[: match.start('file')]}{(folder / match['file']).absolute()}{url[match.end('file') :]}"
-
-
-def _scenario(value: str, info: ValidationInfo) -> str:
-    folder = (info.context or {}).get("folder")
-    is_file = value.endswith(".toml") or len(Path(value).parts) > 1
-    return str(folder / Path(value).expanduser()) if is_file and folder is not None else value
 
 
 class JournalSection(Section):
@@ -105,7 +99,7 @@ class RoundSection(Section):
 class TaskSection(Section):
     """One federation; several run side by side."""
 
-    scenario: Annotated[str, Field(min_length=1), AfterValidator(_scenario)]
+    scenario: ScenarioValue
     """A path, or the name of one that came with fedmesh."""
     name: TaskName | None = None
     """Of the task, for devices, ledgers and logs; None: the scenario's."""

@@ -6,11 +6,22 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from fedmesh.errors import ConfigError
 
-__all__ = ["Address", "Dialled", "Function", "Listen", "PartyName", "PathValue", "Port", "Positive", "Share"]
+__all__ = [
+    "Address",
+    "Dialled",
+    "Function",
+    "Listen",
+    "PartyName",
+    "PathValue",
+    "Port",
+    "Positive",
+    "ScenarioValue",
+    "Share",
+]
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 _PARTY = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")  # as fedmesh.identity.names, which needs cryptography
@@ -107,6 +118,12 @@ def _placed(value: Any, info: ValidationInfo) -> Any:
     return path if folder is None else folder / path
 
 
+def _scenario(value: str, info: ValidationInfo) -> str:
+    folder = (info.context or {}).get("folder")
+    is_file = value.endswith(".toml") or len(Path(value).parts) > 1
+    return str(folder / Path(value).expanduser()) if is_file and folder is not None else value
+
+
 Dialled = Annotated[Address, BeforeValidator(_dialled)]
 """HOST:PORT of somebody else."""
 Listen = Annotated[Address, BeforeValidator(_listened)]
@@ -115,3 +132,5 @@ PartyName = Annotated[str, BeforeValidator(_party)]
 Function = Annotated[str, BeforeValidator(_function)]
 """``module:function``, imported by the one who calls it, never here."""
 PathValue = Annotated[Path, BeforeValidator(_placed)]
+ScenarioValue = Annotated[str, Field(min_length=1), AfterValidator(_scenario)]
+"""A scenario: the name of one that comes with fedmesh, or a path relative to the folder of its file."""

@@ -33,7 +33,8 @@ class Answering:
 
     Args:
         slots: what runs.
-        on_refused: told of a model's path and why it does not answer, on_verdict: of what came of its trial; by `look`.
+        on_refused: told of a model's path and why it does not answer, by `look`.
+        on_verdict: told of a model's SHA-256 and what came of its trial, by `look`.
         registry: where its metrics go, and what ``/metrics`` beside ``/predict`` shows.
         events: told of swaps.
 
@@ -50,7 +51,7 @@ class Answering:
         slots: Slots,
         *,
         on_refused: Callable[[Path, str], None],
-        on_verdict: Callable[[Path, Verdict], None],
+        on_verdict: Callable[[str, Verdict], None],
         registry: CollectorRegistry,
         events: EventSink,
     ) -> None:

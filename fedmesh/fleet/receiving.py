@@ -173,22 +173,22 @@ class Receiver:
 
         from fedmesh.fleet.answering import Answering
 
-        def off_trial(path: Path, reason: str) -> None:
+        def refused(path: Path, reason: str) -> None:
             if installer.current == path:
                 installer.rollback(reason)
-                self._look_again()
 
-        def judged(path: Path, verdict: "Verdict") -> None:
-            if not verdict.good:
-                off_trial(path, verdict.reason)
-            elif installer.current == path:
+        def judged(sha256: str, verdict: "Verdict") -> None:
+            if installer.slots.state.running.sha256.hex() != sha256:
+                return  # a newer one is in its place
+            if verdict.good:
                 installer.commit()
-                self._look_again()
+            else:
+                installer.rollback(verdict.reason)
 
         return Answering(
             self._config,
             installer.slots,
-            on_refused=off_trial,
+            on_refused=refused,
             on_verdict=judged,
             registry=self._registry or CollectorRegistry(),
             events=self._events,
@@ -216,11 +216,6 @@ class Receiver:
             self._outcomes.append(outcome)
             self._loop.call_soon_threadsafe(self._told.set)
         self._events(event)
-
-    def _look_again(self) -> None:
-        """What kept a version from being looked at is over."""
-        self._due = True
-        self._loop.call_soon_threadsafe(self._news.set)
 
     def _close(self) -> None:
         self._pool.shutdown()

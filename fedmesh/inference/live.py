@@ -26,11 +26,11 @@ from fedmesh.inference.prediction import Prediction
 
 __all__ = ["LiveModel", "OnVerdict"]
 
-OnVerdict = Callable[[Path, Verdict], None]
+OnVerdict = Callable[[str, Verdict], None]
 _FEWEST = 8  # requests that a typical latency needs
 
 
-def _unjudged(_path: Path, _verdict: Verdict) -> None:
+def _unjudged(_sha256: str, _verdict: Verdict) -> None:
     """For those who do not listen."""
 
 
@@ -53,7 +53,6 @@ class _State:
 class _Settled:
     """A verdict that is still to be told; it holds no engine."""
 
-    path: Path
     sha256: str
     before: str
     verdict: Verdict
@@ -67,7 +66,7 @@ class LiveModel:
         load: makes an engine of a file.
         check: refuses an engine by an exception before it takes over: the probe.
         limits: what a new model is held to by its first requests.
-        on_verdict: told of the path of a model on trial and what came of it.
+        on_verdict: told of the SHA-256 of a model on trial and what came of it.
         events: told of swaps, verdicts and rollbacks. Both are called by `swap` and `tick`, never within a request.
         clock: monotonic seconds.
 
@@ -189,7 +188,7 @@ class LiveModel:
                 self.events(ModelProven(told.sha256))
             else:
                 self.events(SwapUndone(told.sha256, told.before, told.verdict.reason))
-            self._on_verdict(told.path, told.verdict)
+            self._on_verdict(told.sha256, told.verdict)
 
     def _begun(self, engine: Engine, before: _State | None) -> _State:
         if before is None:
@@ -203,7 +202,7 @@ class LiveModel:
             if self._state is not state:
                 return
             self._state = _State(state.engine, recent=state.recent) if verdict.good else state.before
-            self._untold.append(_Settled(state.engine.path, state.engine.sha256, state.before.engine.sha256, verdict))
+            self._untold.append(_Settled(state.engine.sha256, state.before.engine.sha256, verdict))
 
 
 def _same_shapes(new: Engine, old: Engine | None) -> None:

@@ -28,6 +28,7 @@ from fedmesh.registry.proof import GOLDEN, MANIFEST, MODEL, PROOF
 from fedmesh.registry.roots import read_root, trust_root, trusted_root_path
 from fedmesh.registry.slots import Slots
 from fedmesh.registry.source import Source
+from fedmesh.registry.state import State
 from fedmesh.registry.trust import Allowed, Trust
 
 __all__ = ["Installed", "Installer", "Probe"]
@@ -179,8 +180,6 @@ class Installer:
         """The version to bring this device to; 0: it is where it should be."""
         state, rollout = self.slots.state, allowed.rollout
         running = state.running.version
-        if state.running.state == "trying":
-            return 0  # the slot that would be written to is the one to go back to
         if state.pinned is not None:
             return state.pinned if state.pinned != running and state.pinned in allowed.versions else 0
         if rollout is None:
@@ -206,9 +205,13 @@ class Installer:
             return None
         name, spare = state.spare, state[state.spare]
         fetched, as_delta = 0, False
-        if not (spare.manifest == digest and spare.state in {"pending", "good"} and self.slots.is_whole(name)):
+        there = spare.manifest == digest and spare.state in {"pending", "good"} and self.slots.is_whole(name)
+        if not there:
             name, fetched, as_delta = self._fill(allowed, manifest, data)
-        self._try(name, manifest)
+        if not there or state.superseded() == state:
+            self._try(name, manifest)
+        else:  # from a version on trial to the good one before it
+            self.slots.change(State.superseded)
         self._store.keep_only(())
         self._events(ModelInstalled(version, manifest.round, name, fetched, as_delta))
         return Installed(version, name, self.slots.path(name) / MODEL, manifest)

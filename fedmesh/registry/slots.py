@@ -130,9 +130,11 @@ class Slots:
     def fill(self, files: Mapping[str, bytes], version: int, sha256: bytes, manifest: bytes) -> str:
         """Puts `files` into the spare slot; returns its name. Called by whoever installs, and by nobody else.
 
+        The slot to go back to is never written to: a version on trial is given up before.
+
         Raises: ConfigError: they cannot be written; what runs is untouched.
         """
-        name = self.change(State.emptied).spare
+        name = self.change(lambda state: state.superseded().emptied()).spare
         new, place = self.folder / f".{name}", self.folder / name
         try:
             for folder in (new, place):

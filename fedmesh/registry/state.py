@@ -6,6 +6,7 @@
                          ^               │  │               │
                          └── interrupted ┘  └──── failed ───┴──> bad
 
+A version on trial that a newer one supersedes is given up, and is neither good nor bad.
 One slot at most is *active*: what runs. It is good, or trying where a version is on trial. A step that ends without a
 word, by a crash, leaves ``trying``; the next boot counts it, and after `most` attempts the version has failed here.
 """
@@ -113,6 +114,15 @@ class State:
             return self
         made = self.with_slot(self.active, replace(self.running, state="good", attempts=0))
         return replace(made, highest=max(self.highest, self.running.version))
+
+    def superseded(self) -> Self:
+        """What is on trial gives way to the good version before it, for a newer one to come. It has not failed.
+
+        Unchanged where nothing is on trial, or nothing good is before it.
+        """
+        if self.running.state != "trying" or self[self.spare].state != "good":
+            return self
+        return replace(self.with_slot(self.active, EMPTY), active=self.spare, generation=self.generation + 1)
 
     def refused(self, name: str, reason: str, *, remember: bool = True) -> Self:
         """A slot has failed; if it ran, the other one does from now on, if it is good, and nothing otherwise.

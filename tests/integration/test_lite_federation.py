@@ -15,6 +15,7 @@ from small_runs import DIGITS, SMALL, arguments, cli, small_digits
 
 from fedmesh.client.assignment import Assignment
 from fedmesh.client.head_trainer import HeadTrainer
+from fedmesh.client.home import SimulatedHomes
 from fedmesh.client.task import Task
 from fedmesh.client.trainer import Trainer
 from fedmesh.coordinator import Journal
@@ -53,10 +54,11 @@ def digest(data: bytes) -> bytes:
 
 def serve(task: Task, folder: Path, backbone_for: Callable[[int], tuple[bytes, bytes | None]]) -> SecureServer:
     """`backbone_for`: device -> the digest that it is told, and the backbone that it gets."""
-    parts, folders = devices(), {"ledgers": folder / "ledgers", "identities": folder / "identities"}
-    folders["ledgers"].mkdir()
+    parts, identities, ledgers = devices(), folder / "identities", folder / "ledgers"
+    ledgers.mkdir()
+    homes = SimulatedHomes(ledgers, identities)
     app = TieredApp(
-        vision.build(task, parts.__getitem__, **folders), lite.build(task, parts.__getitem__, **folders), LITE
+        vision.build(task, parts.__getitem__, homes=homes), lite.build(task, parts.__getitem__, homes=homes), LITE
     )
 
     def attach(step: str, device: int, content: RecordDict) -> None:
@@ -67,7 +69,7 @@ def serve(task: Task, folder: Path, backbone_for: Callable[[int], tuple[bytes, b
                 attach_backbone(content, backbone)
 
     terms = terms_of(task, Trainer.of(task).layout)
-    return SecureServer(InlineFleet(app, DEVICES), folders["identities"], terms, RANGES, tamper=attach)
+    return SecureServer(InlineFleet(app, DEVICES), identities, terms, RANGES, tamper=attach)
 
 
 def codes(task: Task, device: int) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedmesh.configuration import ClientConfig, CoordinatorConfig
-from fedmesh.configuration.client import HookData, NpzData
+from fedmesh.configuration.client import DataSetData, HookData, NpzData
 from fedmesh.configuration.values import Address
 from fedmesh.errors import ConfigError
 
@@ -101,6 +101,12 @@ def test_a_scenario_is_a_name_or_a_path():
     assert coordinator().task[0].scenario == "digits"
     read = coordinator('[[task]]\nscenario = "mine.toml"\nname = "second"')
     assert read.task[1].scenario == "/etc/fm/mine.toml"
+    base = CLIENT.replace(
+        'kind = "npz"\npath = "examples.npz"', 'kind = "dataset"\nname = "mine.toml"\npartition = 0\nof = 2'
+    )
+    data = client(base=base).data
+    assert isinstance(data, DataSetData)
+    assert data.name == "/etc/fm/mine.toml"
 
 
 def test_a_device_that_says_nothing_is_careful():

@@ -87,11 +87,11 @@ def test_the_old_model_is_dropped_when_its_last_request_ends(paths: list[Path]) 
 
 def test_the_one_before_stays_until_the_new_one_is_proven(paths: list[Path]) -> None:
     told: list[Event] = []
-    verdicts: list[tuple[Path, Verdict]] = []
+    verdicts: list[tuple[str, Verdict]] = []
     live = LiveModel(
         limits=HealthLimits(window=3),
         events=told.append,
-        on_verdict=lambda path, verdict: verdicts.append((path, verdict)),
+        on_verdict=lambda sha256, verdict: verdicts.append((sha256, verdict)),
     )
     first, second = live.swap(paths[0]), live.swap(paths[1])
     assert live.on_trial
@@ -102,7 +102,7 @@ def test_the_one_before_stays_until_the_new_one_is_proven(paths: list[Path]) -> 
     ask(live)
     assert not live.on_trial
     live.tick()
-    assert verdicts == [(paths[1], Verdict(good=True))]
+    assert verdicts == [(second.sha256, Verdict(good=True))]
     assert told == [
         ModelSwapped(first.sha256, ""),
         ModelSwapped(second.sha256, first.sha256),
@@ -115,7 +115,7 @@ def test_a_model_that_gives_nan_is_rolled_back_and_nobody_notices(paths: list[Pa
     told: list[Event] = []
     verdicts: list[Verdict] = []
     live = LiveModel(
-        check=lambda _engine: None, events=told.append, on_verdict=lambda _path, verdict: verdicts.append(verdict)
+        check=lambda _engine: None, events=told.append, on_verdict=lambda _sha256, verdict: verdicts.append(verdict)
     )
     good = live.swap(paths[1])
     live.swap(tmp_path / "nan.onnx")

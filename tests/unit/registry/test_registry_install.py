@@ -156,18 +156,62 @@ def test_a_trial_ends_with_a_commit_or_with_the_version_before(world):
         world.publish(SECOND)
         assert device.update() is not None
         assert device.slots.state.running.state == "trying"
-        world.publish(weights(3))
-        assert device.update() is None  # not before it is known which slot is the good one
     for _ in range(2):
         with world.device(trial=True, attempts=3) as device:
             assert world.running(device) == SECOND
     with world.device(trial=True, attempts=3) as device:  # three starts, and nobody said that it is well
         assert world.running(device) == FIRST
         assert isinstance(world.events[-1], ModelRolledBack)
+        world.publish(weights(3))
         assert device.update().version == 3
         device.commit()
         assert device.slots.state.running.state == "good"
         assert device.slots.state.highest == 3
+
+
+def on_trial(world, **options):
+    """A device on which version 1 is good, and version 2 on trial."""
+    device = world.device(trial=True, **options)
+    device.update()
+    device.commit()
+    world.publish(SECOND)
+    device.update()
+    assert device.slots.state.running.state == "trying"
+    return device
+
+
+def test_a_newer_version_takes_the_place_of_one_on_trial_and_the_good_one_stays(world):
+    with on_trial(world) as device:
+        third = moved(SECOND)
+        world.publish(third)
+        assert device.update().version == 3
+        state = device.slots.state
+        assert (state.running.version, state.running.state) == (3, "trying")
+        assert (state[state.spare].version, state[state.spare].state) == (1, "good")
+        assert world.events[-1].as_delta, "from the one that was on trial"
+        assert device.rollback("its health check failed") == 1
+        assert [item.version for item in device.slots.state.failed] == [3]
+
+
+def test_where_the_newer_version_fails_its_probe_the_good_one_runs(world):
+    with on_trial(
+        world, probe=lambda path, manifest: refuse(path, manifest) if manifest.version == 3 else None
+    ) as device:
+        world.publish(moved(SECOND))
+        with pytest.raises(RegistryError) as caught:
+            device.update()
+        assert caught.value.code == "probe"
+        assert world.running(device) == FIRST
+
+
+def test_during_a_trial_a_pin_brings_back_the_version_before(world):
+    with on_trial(world) as device:
+        controls.pin(device.slots, 1)
+        assert device.update().version == 1
+        state = device.slots.state
+        assert (state.running.version, state.running.state, state[state.spare].state) == (1, "good", "empty")
+        controls.unpin(device.slots)
+        assert device.update().version == 2, "it did not fail"
 
 
 def test_a_pin_holds_against_a_rollout_and_brings_back_what_was_pinned(world):
