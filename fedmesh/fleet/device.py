@@ -105,7 +105,7 @@ async def run(
                 if config.registry is not None:
                     jobs.append(_deliveries(device, carrier, files, events, observer))
                 agent = Agent(device, carrier, journal, beside=jobs, events=events)
-                lists.on_change = agent.changed
+                lists.on_announced = agent.changed
                 if observer is not None:
                     observer.metrics.refusals.watch("fleet", lambda: agent.office.refused)
                     observer.metrics.refusals.watch("lists", lambda: lists.refused)

@@ -54,6 +54,11 @@ class Housekeeping:
         self._told: dict[str, str] = {}
         self._lost_since: float | None = None
 
+    async def begin(self) -> None:
+        """Takes over the newest lists there are: who enrolled while we were away is no stranger."""
+        await self._look_at_identity()
+        self.take_over_roster()
+
     def look_now(self) -> None:
         """Asks for fresh lists before it is time: somebody came whom the roster does not know."""
         self._wanted.set()
@@ -85,9 +90,10 @@ class Housekeeping:
             now = time.monotonic()
             due_s = _LISTS_SOONEST_S if self._wanted.is_set() else _LISTS_EVERY_S
             if self._asked_at == 0.0 or now - self._asked_at >= due_s:
-                self._asked_at = now
                 self._wanted.clear()
-                await self._look_at_identity()
+                if await self._look_at_identity():
+                    self.take_over_roster()
+                    self._announcing = asyncio.ensure_future(self._announce())
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _look_at_broker(self) -> None:
@@ -105,10 +111,12 @@ class Housekeeping:
             why = self._link.trouble or "no answer yet"
             self._say("broker", f"the broker at {self._link.address} is not there ({why}): trying again and again")
 
-    async def _look_at_identity(self) -> None:
+    async def _look_at_identity(self) -> bool:
+        """Renews what is due; returns whether there is anything new."""
         from fedmesh.transport.issuing import fetch_lists, renew
 
-        membership, now = self._membership, self._clock()
+        self._asked_at = time.monotonic()
+        membership, now, changed = self._membership, self._clock(), False
         if self._address is not None:
             try:
                 if membership.due(now):
@@ -120,12 +128,10 @@ class Housekeeping:
                 self._say("issuer", f"fresh lists did not come from the issuer: {error}")
             else:
                 self._say("issuer", "")
-                if changed:
-                    self.take_over_roster()
-                    self._announcing = asyncio.ensure_future(self._announce())
         left_s = membership.leaf.not_valid_after_utc.timestamp() - membership.now(self._clock())
         ending = f"our certificate ends in {max(0.0, left_s) / 3600:.0f} h: renew it (fedmesh enroll --renew)"
         self._say("certificate", ending if left_s < _WARN_BEFORE_S and membership.due(self._clock()) else "")
+        return changed
 
     async def _announce(self) -> None:
         try:

@@ -118,7 +118,7 @@ class CoordinatorService:
             keeper = Housekeeping(
                 self.membership, self._config.issuer.address, switchboard, publisher, transport, events=self._tell
             )
-            keeper.take_over_roster()
+            await keeper.begin()
             self._housekeeping = keeper
             self.files = FileServer(transport.channel("files"), routed({"lists": publisher.read, **self._files}))
             await stack.enter_async_context(self.files)

@@ -157,7 +157,8 @@ class ListsFollower:
     Attributes:
         counts: ``accepted`` lists, refused ones by the code of the `IdentityError`, ``unreachable``,
             ``malformed``, ``failed`` (the disk is full).
-        on_change: called after lists were accepted.
+        on_announced: called when lists were announced, and taken over where they were new: if they are not, they may
+            have been to the coordinator, which did not know us until then.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class ListsFollower:
         self.counts: Counter[str] = Counter()
         self._chance = chance or random.Random()  # noqa: S311 - jitter
         self.shunning = Shunning(transport, membership)
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_announced: Callable[[], None] = lambda: None
         self._transport, self._membership, self._files = transport, membership, files
         self._pause_s, self._clock = pause_s, clock
         self._news = asyncio.Event()
@@ -212,6 +213,7 @@ class ListsFollower:
             try:
                 if await self._follow():
                     backoff.reset()
+                    self.on_announced()
             except PeerError as error:
                 self.counts["unreachable"] += 1
                 _log.info("the announced lists are not to be had: %s", error)
@@ -247,7 +249,6 @@ class ListsFollower:
         if accepted:
             self.counts["accepted"] += 1
             self.shunning.apply()
-            self.on_change()
         return accepted
 
 

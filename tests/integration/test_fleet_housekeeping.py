@@ -90,6 +90,16 @@ def test_who_enrols_later_is_found_at_the_issuer(post):
     assert not post.notices
 
 
+def test_who_enrolled_while_it_was_away_is_no_stranger_when_it_begins(post):
+    async def main():
+        async with issuing(post.mesh) as port:
+            post.mesh.enrol("device-1")
+            await post.keeper(Address("localhost", port)).begin()
+
+    asyncio.run(main())
+    assert post.names() == {"device-1"}
+
+
 def test_an_issuer_that_is_away_is_told_of_once_and_its_return(post):
     async def main():
         async with issuing(post.mesh) as port:

@@ -120,6 +120,23 @@ def test_devices_take_the_lists_over_and_shun_a_revoked_coordinator(fleet):
     run(main)
 
 
+def test_a_device_that_has_the_lists_already_hears_that_its_coordinator_has_them_too(fleet):
+    async def main():
+        heard = []
+        async with publishing(fleet) as (_, publisher), following(fleet) as (_device, follower):
+            follower.on_announced = lambda: heard.append(dict(follower.counts))
+            fleet.issuer.revoke("other", time.time())
+            roster, revocations = fleet.issuer.lists(time.time())
+            for name in ("device-1", "coordinator"):
+                fleet.membership(name).accept(time.time(), roster=roster, revocations=revocations)
+            heard.clear()
+            await publisher.publish()
+            await until(lambda: heard)
+        assert heard[0].get("accepted", 0) == 0
+
+    run(main)
+
+
 def test_a_device_that_was_away_and_one_that_enrolls_anew(fleet):
     async def main():
         async with publishing(fleet) as (_, publisher):
