@@ -129,6 +129,7 @@ class Receiver:
             if self._opens:
                 await stack.enter_async_context(self._files)
             source = self._files.source(timeout_s=_FETCH_S)
+            stack.callback(source.close)  # before its thread is waited for
             installer = self._installer = await self._blocking(lambda: self._opened(source))
             self._carrier.subscribe(ANNOUNCED, self._heard)
             stack.callback(self._carrier.unsubscribe, ANNOUNCED, self._heard)

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -201,6 +202,14 @@ class RemoteSource:
 
     def __init__(self, files: RemoteFiles, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
         self._files, self._loop, self._timeout_s = files, loop, timeout_s
+        self._fetching: set[Future[bytes]] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """What is being fetched is given up, and nothing is fetched any more. From any thread; idempotent."""
+        self._closed = True
+        for future in tuple(self._fetching):
+            future.cancel()
 
     def fetch(self, name: str, *, max_bytes: int) -> bytes:
         """What the file holds, unverified. Not from the thread of the event loop. Raises: as `RemoteFiles.fetch`."""
@@ -213,8 +222,15 @@ class RemoteSource:
         except RuntimeError as error:
             fetching.close()
             raise FileError(f"{name} cannot be fetched: the event loop has ended", code="closed") from error
+        self._fetching.add(future)
         try:
+            if self._closed:  # after the future is there to be cancelled: one of both sees the other
+                future.cancel()
             return future.result(self._timeout_s + _GRACE_S)
+        except CancelledError as error:
+            raise FileError(f"{name} is not fetched any more: its source was closed", code="closed") from error
         except TimeoutError as error:
             future.cancel()
             raise FileError(f"{name} cannot be fetched: the event loop does not answer", code="timeout") from error
+        finally:
+            self._fetching.discard(future)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -258,6 +259,16 @@ main(["client", "run", sys.argv[2]])
     command = [sys.executable, "-c", patched, step, str(device.path), str(device.slots_folder)]
     ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+
+
+def test_a_device_whose_coordinator_is_away_ends_at_once(fleet):
+    """It is asked for models at the start, and does not answer."""
+    with DeviceProcess(fleet, Shop(fleet).root, listen=False) as device:
+        log = fleet.folder / "device.log"
+        asyncio.run(until(lambda: "connected to the broker" in log.read_text()))
+        time.sleep(0.5)
+        device.process.terminate()
+        assert device.process.wait(timeout=30) == 0
 
 
 @pytest.mark.parametrize("listen", [False, True])

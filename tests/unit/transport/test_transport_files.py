@@ -303,6 +303,21 @@ def test_a_source_is_for_threads():
     served(test)
 
 
+def test_a_source_that_is_closed_gives_up_what_is_being_fetched():
+    async def test(files, shelf, *_):
+        source = files.source(timeout_s=300)
+        shelf.gate.clear()
+        waiting = asyncio.ensure_future(asyncio.to_thread(source.fetch, "chunks/abc", max_bytes=len(LARGE)))
+        await asyncio.sleep(0.1)
+        source.close()
+        await refused(waiting, "closed")
+        await refused(asyncio.to_thread(source.fetch, "empty", max_bytes=10), "closed")
+        shelf.gate.set()
+        assert await files.fetch("empty", max_bytes=10) == b"", "only the source is closed"
+
+    served(test)
+
+
 def test_a_source_whose_loop_has_ended_says_so():
     kept = []
 
