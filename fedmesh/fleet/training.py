@@ -49,6 +49,7 @@ class Training:
         self._max_bytes = 2 * max_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Pipe | None = None
+        self._introduction: asyncio.Future[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -63,9 +64,7 @@ class Training:
         Cancelled, it ends the process: nobody waits any more.
         """
         pipe = self._started()
-        asking = asyncio.ensure_future(
-            asyncio.to_thread(_exchanged, pipe, [dumps(head), state, *envelope], self._max_bytes)
-        )
+        asking = asyncio.ensure_future(self._exchanged(pipe, [dumps(head), state, *envelope]))
         try:
             async with asyncio.timeout(timeout_s):
                 outcome = await asyncio.shield(asking)
@@ -108,9 +107,14 @@ class Training:
         )
         theirs.close()
         self._pipe = ours
-        with suppress(PipeClosedError):  # it ended at once: found when it is asked
-            ours.send(self._spec)
+        # In a thread: it is read when all is imported, and may be longer than what the pipe holds until then.
+        self._introduction = asyncio.ensure_future(asyncio.to_thread(_introduced, ours, self._spec))
         return ours
+
+    async def _exchanged(self, pipe: Pipe, parts: Sequence[Buffer]) -> Outcome:
+        assert self._introduction is not None
+        await self._introduction
+        return await asyncio.to_thread(_exchanged, pipe, parts, self._max_bytes)
 
     async def _ended(self) -> str:
         """Why the process ended, one word."""
@@ -126,6 +130,11 @@ class Training:
         self.close()
         await asyncio.wait([asking])
         asking.exception()  # the pipe was closed under it
+
+
+def _introduced(pipe: Pipe, spec: Sequence[Buffer]) -> None:
+    with suppress(PipeClosedError):  # it ended at once: found when it is asked
+        pipe.send(spec)
 
 
 def _exchanged(pipe: Pipe, parts: Sequence[Buffer], max_bytes: int) -> Outcome:
