@@ -48,7 +48,7 @@ def soak(rounds: int, devices: int, seed: int, most_s: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         folder, life, over = Path(name), Life(0), threading.Event()
         # Twice as many are planned for: a training that was cut off is paid for, and its successor, too.
-        site = fleet.Site(folder, devices, rounds, privacy={"epsilon": 400.0})
+        site = fleet.Site(folder, devices, rounds, privacy={"epsilon": 16.0})
         planned = faults(devices, rounds, seed)
         begun = time.monotonic()
         marks: dict[int, float] = {}

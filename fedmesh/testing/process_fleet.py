@@ -174,7 +174,7 @@ secure_aggregation = {{{{ enabled = true }}}}
 [privacy]
 enabled = true
 mode = "local"
-epsilon = 400.0
+epsilon = 16.0
 clip = 0.5
 sample_rate = 1.0
 steps = 1
@@ -205,7 +205,7 @@ folder = "state-{name}"
 kind = "npz"
 path = "{name}.npz"
 [privacy]
-example_epsilon = 400.0
+example_epsilon = 16.0
 [limits]
 nice = 0
 """
