@@ -31,7 +31,7 @@ def run(
     """Take part in federations, until Ctrl-C or SIGTERM.
 
     May be killed at any time: the next start goes on, with nothing charged twice and no reply lost.
-    With [registry] it installs the models that its coordinator announces; with [inference] listen they answer there.
+    With a registry it installs the models that its coordinator announces; with inference.listen they answer there.
     With metrics.listen it serves /metrics, /healthz and /readyz; under systemd it tells that it is ready and alive.
     """
     import asyncio

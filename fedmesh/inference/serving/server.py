@@ -44,7 +44,7 @@ def listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise ConfigError(
-            f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --listen"
+            f"cannot listen at {host}:{port}: {error.strerror or error}; choose another address or port"
         ) from error
     return bound
 

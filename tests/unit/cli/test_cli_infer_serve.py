@@ -55,7 +55,7 @@ def test_where_it_does_not_listen(model: str, tmp_path: Path, capsys: Capture) -
     )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert "choose another --listen" in refused(capsys, "--serve", "--model", model, "--listen", place)
+        assert "choose another address or port" in refused(capsys, "--serve", "--model", model, "--listen", place)
 
 
 def test_without_the_extra(model: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
