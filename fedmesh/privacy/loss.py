@@ -3,6 +3,7 @@
 PLD (Koskela et al. 2020; Doroshenko et al. 2022) is an upper bound on a grid of losses. What costs time is one
 distribution for each pair of sampling rate and multiplier, so pairs are kept, Gaussians without sampling are joined
 into one (squared inverse multipliers add), and where the pairs are many, near ones count as the worst of them.
+Gaussians without sampling alone have a closed form (Balle and Wang 2018), which is exact: seconds and megabytes less.
 """
 
 import functools
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from dp_accounting import pld
+from dp_accounting import get_epsilon_gaussian, pld
 
 from fedmesh.types import PrivacyEvent
 
@@ -81,12 +82,14 @@ def _interval(pairs: int) -> float:
     return _FINE if pairs <= _FEW else _COARSE
 
 
-@functools.lru_cache(maxsize=48)
-def _distribution(rate: float, multiplier: float, interval: float) -> Any:
-    """Of one step; most of the cost of a figure, and the same for every round of a task."""
+def _of_one(rate: float, multiplier: float, interval: float) -> Any:
     return pld.privacy_loss_distribution.from_gaussian_mechanism(
         multiplier, value_discretization_interval=interval, sampling_prob=rate
     )
+
+
+_distribution = functools.lru_cache(maxsize=48)(_of_one)
+"""Of one sampled step; most of the cost of a figure, and the same for every round of a task."""
 
 
 @functools.lru_cache(maxsize=48)
@@ -98,6 +101,8 @@ def _newest(rate: float, multiplier: float, interval: float) -> dict[int, Any]:
 
 def _composed(rate: float, multiplier: float, count: int, interval: float) -> Any:
     """Of `count` steps: a ledger that grows adds to one of its pairs at a time."""
+    if rate == 1.0:  # all that is not sampled, together: another one at every look, so none is kept
+        return _of_one(rate, multiplier, interval)
     one = _distribution(rate, multiplier, interval)
     if count == 1:
         return one
@@ -112,6 +117,8 @@ def _composed(rate: float, multiplier: float, count: int, interval: float) -> An
 
 @functools.lru_cache(maxsize=65536)
 def _epsilon(composition: _Composition, delta: float) -> float:
+    if len(composition) == 1 and composition[0][0] == 1.0:
+        return float(get_epsilon_gaussian(composition[0][1], delta))
     interval = _interval(len(composition))
     parts = [_composed(*pair, interval) for pair in composition]
     total = functools.reduce(lambda left, right: left.compose(right), parts)
