@@ -53,9 +53,13 @@ def test_help_of_each_command_loads_nothing_heavy() -> None:
     assert not loaded_by(f"from fedmesh.cli import main; {calls}") & (HEAVY | {"pydantic"})
 
 
-def test_importing_fedmesh_needs_numpy_alone() -> None:
-    added = loaded_by("import fedmesh") - loaded_by("import numpy.random, numpy.typing") - sys.stdlib_module_names
-    assert added == {"fedmesh"}
+def test_importing_fedmesh_needs_nothing_else() -> None:
+    assert loaded_by("import fedmesh") - loaded_by("") - sys.stdlib_module_names == {"fedmesh"}
+
+
+@pytest.mark.parametrize("module", ["fleet.device", "fleet.receiving", "fleet.answering"])
+def test_an_agent_that_waits_needs_no_numpy(module: str) -> None:
+    assert not loaded_by(f"import fedmesh.{module}") & (HEAVY | {"numpy"})
 
 
 @pytest.mark.parametrize("call", [["-m", "fedmesh"], ["-c", "import fedmesh.cli, sys; sys.exit(fedmesh.cli.main())"]])
