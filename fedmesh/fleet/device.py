@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedmesh.client.budgets import check_budgets
 from fedmesh.client.journal import DeviceJournal
 from fedmesh.client.policy import budgets_of
 from fedmesh.configuration import ClientConfig
@@ -80,6 +79,8 @@ async def run(
         raise ConfigError(f"the certificate of {membership.name.id!r} has expired: enrol anew with fedmesh enroll")
     with state_of(config.state.folder) as state:
         if config.tier != "inference":
+            from fedmesh.client.budgets import check_budgets
+
             check_budgets(state, membership.name.id, budgets_of(config))
         journal = DeviceJournal(state / JOURNAL)
         broker = options_from(membership, config.broker.host, config.broker.port, coordinator=False)

@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from fedmesh.errors import ConfigError, DataError, MismatchError, NotFiniteError
 from fedmesh.events import EventSink, ModelProven, ModelSwapped, SwapUndone, ignore
-from fedmesh.inference.health import Health, HealthLimits, Outcome, Verdict
+from fedmesh.inference.health import Health, HealthLimits, Outcome, Verdict, median_of
 from fedmesh.inference.latency import Histogram
 from fedmesh.inference.prediction import Prediction
 
@@ -58,7 +57,7 @@ class _State:
     @property
     def typical_s(self) -> float | None:
         spent = list(self.recent)
-        return median(spent) if len(spent) >= _FEWEST else None
+        return median_of(spent) if len(spent) >= _FEWEST else None
 
 
 @dataclass(frozen=True, slots=True)
