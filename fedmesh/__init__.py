@@ -1,15 +1,19 @@
 """Federated learning of int8 models over a mesh of small devices.
 
-Importing this package needs numpy alone; torch, flwr, opacus and onnxruntime are imported where they are used.
+Importing this package needs nothing else; numpy, torch, flwr, opacus and onnxruntime are imported where they are used.
 
 It turns ONNX Runtime's telemetry off. The official builds report to their maker what runs on a machine, and keep an
 identifier of it, unless ``ORT_DISABLE_TELEMETRY`` is set before they are loaded. Set it to 0 to have that back.
 """
 
 import os
+from typing import TYPE_CHECKING, Any
 
 from fedmesh.errors import ConfigError, FedMeshError, PeerError, RoundError, TrustError
-from fedmesh.types import Arrays, Layout, Update
+from fedmesh.types import Layout, Update
+
+if TYPE_CHECKING:
+    from fedmesh.types import Arrays
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -26,3 +30,12 @@ __all__ = [
     "Update",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Arrays`, which is made of numpy's types."""
+    if name != "Arrays":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fedmesh import types
+
+    return types.Arrays

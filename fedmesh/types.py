@@ -1,20 +1,27 @@
 """The central types: the currency between parts, and the seams where parts can be exchanged.
 
-Facts are frozen dataclasses, seams are Protocols of one to three methods. Nothing here imports more than numpy.
-`Update` and `Mechanism` (noise around the secure sum) and `Transport` (MQTT, the mesh) are settled ahead of the parts
-that use them. The annotations with numpy.random are text: it takes 7 MB that a device which only infers does not need.
+Facts are frozen dataclasses, seams are Protocols of one to three methods. `Update` and `Mechanism` (noise around the
+secure sum) and `Transport` (MQTT, the mesh) are settled ahead of the parts that use them.
+
+numpy is loaded when an array is touched, or the name of an array's type is first used: a device that waits for its
+first run or model has none, and numpy takes 14 MB of it.
 """
 
 import hashlib
 import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from fedmesh.errors import DecodeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Float32 = NDArray[np.float32]
+    Arrays = Mapping[str, Float32]
+    """Layer name -> values; the one currency between parts. The order of the mapping is the order on the wire."""
 
 __all__ = [
     "Arrays",
@@ -30,24 +37,32 @@ __all__ = [
     "Update",
 ]
 
-Float32 = NDArray[np.float32]
-Arrays = Mapping[str, Float32]
-"""Layer name -> values; the one currency between parts. The order of the mapping is the order on the wire."""
-
 PeerId = str
+
+
+def __getattr__(name: str) -> Any:
+    """`Float32` and `Arrays`, which are made of numpy's types."""
+    if name not in {"Arrays", "Float32"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import numpy as np
+    from numpy.typing import NDArray
+
+    globals()["Float32"] = NDArray[np.float32]
+    globals()["Arrays"] = Mapping[str, NDArray[np.float32]]
+    return globals()[name]
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
     """Labelled examples: `x` float32 [N, ...] and `y` int64 [N], values finite."""
 
-    x: Float32
-    y: NDArray[np.int64]
+    x: "Float32"
+    y: "NDArray[np.int64]"
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, index: NDArray[Any] | slice) -> "Examples":
+    def __getitem__(self, index: "NDArray[Any] | slice") -> "Examples":
         return Examples(self.x[index], self.y[index])
 
 
@@ -62,7 +77,7 @@ class Layout:
     shapes: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+    def of(cls, arrays: "Mapping[str, NDArray[Any]]") -> Self:
         """The layout of `arrays`."""
         return cls(tuple(arrays), tuple(tuple(a.shape) for a in arrays.values()))
 
@@ -82,7 +97,7 @@ class Layout:
         text = ";".join(f"{n}:{','.join(map(str, s))}" for n, s in zip(self.names, self.shapes, strict=True))
         return hashlib.sha256(text.encode()).digest()
 
-    def flatten(self, arrays: Arrays) -> Float32:
+    def flatten(self, arrays: "Arrays") -> "Float32":
         """One contiguous float32 vector of length `size`.
 
         Raises:
@@ -93,10 +108,12 @@ class Layout:
             want = ", ".join(f"{n}{list(s)}" for n, s in zip(self.names, self.shapes, strict=True))
             msg = f"the arrays do not fit the model: got {got}; wanted {want}"
             raise DecodeError(msg)
+        import numpy as np
+
         flat = [np.asarray(a, dtype=np.float32).ravel() for a in arrays.values()]
         return np.concatenate(flat) if flat else np.zeros(0, np.float32)
 
-    def unflatten(self, vector: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def unflatten(self, vector: "NDArray[Any]") -> "dict[str, NDArray[Any]]":
         """Views into `vector` by name, dtype kept.
 
         Raises:
@@ -105,6 +122,8 @@ class Layout:
         if vector.shape != (self.size,):
             msg = f"a vector of shape {vector.shape} arrived where the model has {self.size} values"
             raise DecodeError(msg)
+        import numpy as np
+
         ends = np.cumsum(self.sizes)
         parts = np.split(vector, ends[:-1]) if self.names else []
         return {n: p.reshape(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
@@ -114,7 +133,7 @@ class Layout:
 class Update:
     """What one device contributes to one round: a weight delta and the integer weight it is averaged with."""
 
-    delta: Arrays
+    delta: "Arrays"
     weight: int
 
 
@@ -138,11 +157,11 @@ class PrivacyEvent:
 class Codec(Protocol):
     """Arrays <-> bytes."""
 
-    def encode(self, arrays: Arrays, rng: "np.random.Generator") -> bytes:
+    def encode(self, arrays: "Arrays", rng: "np.random.Generator") -> bytes:
         """One packet; `rng` drives stochastic rounding."""
         ...
 
-    def decode(self, data: bytes, *, max_bytes: int) -> Arrays:
+    def decode(self, data: bytes, *, max_bytes: int) -> "Arrays":
         """The arrays of a packet. Raises: DecodeError for anything else than a packet of this codec."""
         ...
 
@@ -154,7 +173,7 @@ class Mechanism(Protocol):
         """The update with its sensitivity bounded."""
         ...
 
-    def perturb(self, total: Arrays, rng: "np.random.Generator") -> Arrays:
+    def perturb(self, total: "Arrays", rng: "np.random.Generator") -> "Arrays":
         """The sum with noise."""
         ...
 

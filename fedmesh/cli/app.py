@@ -1,23 +1,65 @@
-"""The commands. Nothing here imports more than typer, so that `--help` answers at once."""
+"""The commands, each loaded when it is asked for: an agent that runs for months holds none but its own."""
 
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from fedmesh import __version__
-from fedmesh.cli import config_check, doctor, enroll, infer, listing, simulate
-from fedmesh.cli.broker_config import broker
-from fedmesh.cli.ca import ca
-from fedmesh.cli.client import client
-from fedmesh.cli.coordinator import coordinator
-from fedmesh.cli.ledger import ledger
-from fedmesh.cli.model import model
-from fedmesh.cli.privacy import privacy
-from fedmesh.cli.runs import runs
+
+if TYPE_CHECKING:
+    from click import Command, Context
 
 __all__ = ["app"]
 
+_HOMES = {
+    "simulate": "simulate:command",
+    "infer": "infer:command",
+    "scenarios": "listing:scenarios",
+    "strategies": "listing:strategies",
+    "clients": "listing:clients",
+    "enroll": "enroll:command",
+    "doctor": "doctor:command",
+    "config": "config:config",
+    "privacy": "privacy:privacy",
+    "ledger": "ledger:ledger",
+    "runs": "runs:runs",
+    "model": "model:model",
+    "client": "client:client",
+    "ca": "ca:ca",
+    "broker": "broker_config:broker",
+    "coordinator": "coordinator:coordinator",
+}
+"""Command -> module of `fedmesh.cli`, and what the command is called there."""
+
+
+class _Commands(TyperGroup):
+    def list_commands(self, ctx: "Context") -> list[str]:  # noqa: ARG002
+        return list(_HOMES)
+
+    def get_command(self, ctx: "Context", cmd_name: str) -> "Command | None":  # noqa: ARG002
+        # One that is not there is looked for among all: click says which of them may have been meant.
+        for name in (cmd_name,) if cmd_name in _HOMES else _HOMES:
+            if name not in self.commands:
+                self.add_command(_loaded(name))
+        return self.commands.get(cmd_name)
+
+
+def _loaded(name: str) -> "Command":
+    place, _, called = _HOMES[name].partition(":")
+    module = import_module(f"fedmesh.cli.{place}")
+    found, around = getattr(module, called), typer.Typer(suggest_commands=False, rich_markup_mode="rich")
+    if isinstance(found, typer.Typer):
+        around.add_typer(found, name=name)
+    else:
+        around.command(name, help=getattr(module, "HELP", None))(found)
+    return get_group(around).commands[name]
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     suggest_commands=False,  # click does
     pretty_exceptions_enable=False,
@@ -26,26 +68,6 @@ app = typer.Typer(
     help="Federated learning of int8 models over a mesh of small devices.",
     epilog="Start with: fedmesh simulate digits",
 )
-config = typer.Typer(no_args_is_help=True, help="Show and check configuration.")
-
-app.command("simulate", help=simulate.HELP)(simulate.command)
-app.command("infer")(infer.command)
-app.command("scenarios")(listing.scenarios)
-app.command("strategies")(listing.strategies)
-app.command("clients")(listing.clients)
-app.add_typer(config, name="config")
-config.command("show")(listing.show)
-config.command("check")(config_check.command)
-app.add_typer(privacy, name="privacy")
-app.add_typer(ledger, name="ledger")
-app.add_typer(runs, name="runs")
-app.add_typer(model, name="model")
-app.add_typer(client, name="client")
-app.add_typer(ca, name="ca")
-app.command("enroll")(enroll.command)
-app.add_typer(broker, name="broker")
-app.add_typer(coordinator, name="coordinator")
-app.command("doctor")(doctor.command)
 
 
 def _version(*, wanted: bool) -> None:

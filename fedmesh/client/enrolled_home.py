@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedmesh.client.budgets import LEDGERS, device_ledger_path
 from fedmesh.client.enrolling import pinned_roster
 from fedmesh.client.home import Member
 from fedmesh.client.identities import anchor_path, store_path
-from fedmesh.client.ledgers import device_ledger_path
 from fedmesh.client.task import Task
 from fedmesh.errors import ConfigError
 from fedmesh.identity import Membership
 from fedmesh.privacy import Anchor, FileLedger
-from fedmesh.privacy.entries import Opening, TaskBudget
+from fedmesh.privacy.entries import TaskBudget
 from fedmesh.privacy.settings import Budget, Level
 from fedmesh.privacy.statement import Statement
 from fedmesh.privacy.summed import SumSettings
@@ -53,17 +53,6 @@ class EnrolledHome:
         if self._changed() != self._seen:
             self._member = self._read()
         return self._member
-
-    def check_budgets(self) -> None:
-        """Raises: ConfigError: a ledger was opened for another budget than the device's."""
-        for level, whole in self._budgets.items():
-            path = self.ledger_path(level)
-            if path.exists() and not _is_for(there := Statement(path).opening, whole):
-                raise ConfigError(
-                    f"the privacy ledger {path} was opened for epsilon {there.epsilon:g} at delta {there.delta:g}, and "
-                    f"the configuration says {whole.epsilon:g} at {whole.delta:g}: a budget is not changed on the way. "
-                    "Put the first one back"
-                )
 
     @contextmanager
     def ledger(self, device: int, task: str, budget: Budget) -> Iterator[Ledger]:  # noqa: ARG002
@@ -107,7 +96,7 @@ class EnrolledHome:
 
     def ledger_path(self, level: Level) -> Path:
         """Where the device's ledger of a level is."""
-        return device_ledger_path(self._state / "ledgers", self._member.name, level)
+        return device_ledger_path(self._state / LEDGERS, self._member.name, level)
 
     def _changed(self) -> object:
         status = (self._folder / "roster.signed").stat()
@@ -123,7 +112,3 @@ class EnrolledHome:
         return Member(
             membership.name.id, identity, pinned_roster(membership), store_path(self._state, membership.name.id)
         )
-
-
-def _is_for(opening: Opening, whole: Budget) -> bool:
-    return (opening.epsilon, opening.delta) == (whole.epsilon, whole.delta)

@@ -2,17 +2,13 @@
 
 from pathlib import Path
 
+from fedmesh.client.budgets import device_ledger_path
 from fedmesh.client.identities import anchor_path, device_name
 from fedmesh.errors import DecodeError
 from fedmesh.privacy import Anchor, FileLedger
 from fedmesh.privacy.settings import Level
 
-__all__ = ["device_ledger_path", "ledger_path", "open_ledger"]
-
-
-def device_ledger_path(folder: Path, name: str, level: Level = "example") -> Path:
-    """The ledger of the device called `name` on `level` in `folder`."""
-    return folder / (f"{name}.ledger" if level == "example" else f"{name}.{level}.ledger")
+__all__ = ["ledger_path", "open_ledger"]
 
 
 def ledger_path(folder: Path, device: int, level: Level = "example") -> Path:

@@ -17,12 +17,12 @@ from fedmesh.identity import Membership
 from fedmesh.inference import Confident, LiveModel, Verdict
 from fedmesh.inference.handoff import HttpFallback, is_loopback
 from fedmesh.inference.metrics import InferenceCollector
-from fedmesh.inference.probe import probe
 from fedmesh.inference.serving import Service, answer, build, listener
 from fedmesh.inference.watch import Watch, installed
 from fedmesh.registry import Slots
 
 if TYPE_CHECKING:
+    from fedmesh.inference import Engine
     from fedmesh.inference.serving.peers import Guard
 
 __all__ = ["Answering"]
@@ -59,7 +59,7 @@ class Answering:
         assert section is not None
         assert section.listen is not None
         self._slots, self._events, self._registry = slots, events, registry
-        self.live = LiveModel(load=installed(slots), check=probe, on_verdict=on_verdict, events=self._tell)
+        self.live = LiveModel(load=installed(slots), check=_probed, on_verdict=on_verdict, events=self._tell)
         self._watch = Watch(slots, self.live, on_refused=on_refused)
         identity, confident = config.identity.folder, None
         if section.handoff is not None:
@@ -129,6 +129,12 @@ class Answering:
     def _tell(self, event: Event) -> None:
         self._collector.event(event)
         self._events(event)
+
+
+def _probed(engine: "Engine") -> None:
+    from fedmesh.inference.probe import probe  # and numpy, which is wanted once there is a model
+
+    probe(engine)
 
 
 def _guard(folder: Path) -> "Guard":

@@ -78,7 +78,10 @@ async def run(
     if membership.expired(time.time()):
         raise ConfigError(f"the certificate of {membership.name.id!r} has expired: enrol anew with fedmesh enroll")
     with state_of(config.state.folder) as state:
-        _check_budgets(config, state)
+        if config.tier != "inference":
+            from fedmesh.client.budgets import check_budgets
+
+            check_budgets(state, membership.name.id, budgets_of(config))
         journal = DeviceJournal(state / JOURNAL)
         broker = options_from(membership, config.broker.host, config.broker.port, coordinator=False)
         limits = Limits(message_bytes=config.limits.message_mb << 20)
@@ -116,14 +119,6 @@ async def run(
                 await agent.run(once=once)
         finally:
             journal.close()
-
-
-def _check_budgets(config: ClientConfig, state: Path) -> None:
-    """Raises: ConfigError: the ledgers have other budgets. A device that never trains does without what reads them."""
-    if config.tier != "inference":
-        from fedmesh.client.enrolled_home import EnrolledHome
-
-        EnrolledHome(config.identity.folder, state, budgets=budgets_of(config)).check_budgets()
 
 
 def _deliveries(

@@ -10,14 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Lock
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedmesh.errors import ConfigError, FedMeshError
 from fedmesh.inference.prediction import Prediction, Predictor
-from fedmesh.types import Float32
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fedmesh.types import Float32
 
 __all__ = ["Confident", "Fallback"]
 
@@ -25,7 +26,7 @@ __all__ = ["Confident", "Fallback"]
 class Fallback(Protocol):
     """A bigger model, elsewhere as a rule."""
 
-    def predict(self, x: Float32) -> Sequence[Prediction]:
+    def predict(self, x: "Float32") -> Sequence[Prediction]:
         """One for each example of `x` [N, ...]. Raises: PeerError: it does not answer, or not with that."""
         ...
 
@@ -60,7 +61,7 @@ class Confident:
         self._lock = Lock()
         self.counts: Counter[str] = Counter()
 
-    def predict(self, x: NDArray[Any]) -> list[Prediction]:
+    def predict(self, x: "NDArray[Any]") -> list[Prediction]:
         """One for each example of `x` [N, ...]. Raises: what `model` raises; never what the fallback does."""
         return self.settle(x, self._model.predict(x))
 
@@ -68,16 +69,18 @@ class Confident:
         """Which of `found` are to be handed off."""
         return [index for index, one in enumerate(found) if one.confidence < self._threshold]
 
-    def settle(self, x: NDArray[Any], found: Sequence[Prediction]) -> list[Prediction]:
+    def settle(self, x: "NDArray[Any]", found: Sequence[Prediction]) -> list[Prediction]:
         """`found` on `x`, those that are not sure replaced by what the fallback says of them."""
         unsure, settled = self.unsure(found), list(found)
         if unsure:
+            import numpy as np
+
             asked = self._asked(np.ascontiguousarray(x[unsure], np.float32), [found[index] for index in unsure])
             for index, one in zip(unsure, asked, strict=True):
                 settled[index] = one
         return settled
 
-    def _asked(self, x: Float32, found: list[Prediction]) -> list[Prediction]:
+    def _asked(self, x: "Float32", found: list[Prediction]) -> list[Prediction]:
         if self._clock() < self._resting_until:
             return self._failed(found, "spared")
         try:

@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 
 from fedmesh.errors import ConfigError, DecodeError, PeerError
 from fedmesh.inference.prediction import Prediction
-from fedmesh.types import Float32
 from fedmesh.wire import dumps, loads
 
 if TYPE_CHECKING:
     from fedmesh.identity import Membership
+    from fedmesh.types import Float32
 
 __all__ = ["CBOR", "HANDED_OFF", "HttpFallback", "is_loopback", "read_answer"]
 
@@ -72,7 +72,7 @@ class HttpFallback:
         self._peer, self._membership = peer, membership
         self._timeout_s, self._clock = timeout_s, clock
 
-    def predict(self, x: Float32) -> list[Prediction]:
+    def predict(self, x: "Float32") -> list[Prediction]:
         """What the other node says of `x` [N, ...].
 
         Raises:

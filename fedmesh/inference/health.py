@@ -7,13 +7,12 @@ node without requests does not try a model for ever.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from threading import Lock
 from typing import Literal
 
 from fedmesh.errors import ConfigError
 
-__all__ = ["Health", "HealthLimits", "Outcome", "Verdict"]
+__all__ = ["Health", "HealthLimits", "Outcome", "Verdict", "median_of"]
 
 Outcome = Literal["good", "failed", "not finite"]
 
@@ -91,7 +90,7 @@ class Health:
         return self._judged_by_speed() if len(self._spent) >= limits.window else None
 
     def _judged_by_speed(self) -> Verdict:
-        typical, limits = _median(self._spent), self._limits
+        typical, limits = median_of(self._spent), self._limits
         if self._baseline_s is not None and typical is not None:
             allowed = max(limits.slowdown * self._baseline_s, limits.least_s)
             if typical > allowed:
@@ -99,5 +98,8 @@ class Health:
         return Verdict(good=True)
 
 
-def _median(values: Sequence[float]) -> float | None:
+def median_of(values: Sequence[float]) -> float | None:
+    """The median; None: there are no values."""
+    from statistics import median  # it brings fractions along, which a node without a model does without
+
     return median(values) if values else None

@@ -11,18 +11,19 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from threading import Lock
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from fedmesh.errors import ConfigError, DataError, MismatchError, NotFiniteError
 from fedmesh.events import EventSink, ModelProven, ModelSwapped, SwapUndone, ignore
-from fedmesh.inference.engine import Engine
-from fedmesh.inference.health import Health, HealthLimits, Outcome, Verdict
+from fedmesh.inference.health import Health, HealthLimits, Outcome, Verdict, median_of
 from fedmesh.inference.latency import Histogram
 from fedmesh.inference.prediction import Prediction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fedmesh.inference.engine import Engine
 
 __all__ = ["LiveModel", "OnVerdict"]
 
@@ -34,11 +35,21 @@ def _unjudged(_sha256: str, _verdict: Verdict) -> None:
     """For those who do not listen."""
 
 
+def _loaded(path: Path) -> "Engine":
+    from fedmesh.inference.engine import Engine
+
+    return Engine(path)
+
+
+def _warmed_up(engine: "Engine") -> None:
+    engine.warm_up()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _State:
     """Who answers. `before` and `health` are there together: while `engine` is tried."""
 
-    engine: Engine
+    engine: "Engine"
     before: "_State | None" = None
     health: Health | None = None
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=64))
@@ -46,7 +57,7 @@ class _State:
     @property
     def typical_s(self) -> float | None:
         spent = list(self.recent)
-        return median(spent) if len(spent) >= _FEWEST else None
+        return median_of(spent) if len(spent) >= _FEWEST else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +87,10 @@ class LiveModel:
 
     def __init__(
         self,
-        engine: Engine | None = None,
+        engine: "Engine | None" = None,
         *,
-        load: Callable[[Path], Engine] = Engine,
-        check: Callable[[Engine], None] = Engine.warm_up,
+        load: "Callable[[Path], Engine]" = _loaded,
+        check: "Callable[[Engine], None]" = _warmed_up,
         limits: HealthLimits | None = None,
         on_verdict: OnVerdict = _unjudged,
         events: EventSink = ignore,
@@ -93,7 +104,7 @@ class LiveModel:
         self.latency = Histogram()
 
     @property
-    def current(self) -> Engine | None:
+    def current(self) -> "Engine | None":
         """The engine that answers now."""
         state = self._state
         return None if state is None else state.engine
@@ -109,7 +120,7 @@ class LiveModel:
         state = self._state
         return state is not None and state.health is not None
 
-    def predict(self, x: NDArray[Any]) -> list[Prediction]:
+    def predict(self, x: "NDArray[Any]") -> list[Prediction]:
         """One for each example of `x` [N, ...].
 
         Raises:
@@ -121,13 +132,13 @@ class LiveModel:
             raise ConfigError("no model is there to answer: give one, or wait until one is delivered")
         return self._answered(state, x) if state.health is None else self._tried(state, state.health, x)
 
-    def _answered(self, state: _State, x: NDArray[Any]) -> list[Prediction]:
+    def _answered(self, state: _State, x: "NDArray[Any]") -> list[Prediction]:
         found = state.engine.predict(x)
         self.latency.observe(found[0].seconds)
         state.recent.append(found[0].seconds / len(found))
         return found
 
-    def _tried(self, state: _State, health: Health, x: NDArray[Any]) -> list[Prediction]:
+    def _tried(self, state: _State, health: Health, x: "NDArray[Any]") -> list[Prediction]:
         assert state.before is not None
         outcome: Outcome
         start = time.perf_counter()
@@ -150,7 +161,7 @@ class LiveModel:
             self._settle(state, verdict)
         return found
 
-    def swap(self, path: Path) -> Engine:
+    def swap(self, path: Path) -> "Engine":
         """Loads the model at `path` beside the current one, checks it, and lets it answer. Blocks the caller alone.
 
         Returns the engine that answers then: the current one where `path` holds the same bytes.
@@ -190,7 +201,7 @@ class LiveModel:
                 self.events(SwapUndone(told.sha256, told.before, told.verdict.reason))
             self._on_verdict(told.sha256, told.verdict)
 
-    def _begun(self, engine: Engine, before: _State | None) -> _State:
+    def _begun(self, engine: "Engine", before: _State | None) -> _State:
         if before is None:
             return _State(engine)
         return _State(engine, before, Health(self._limits, baseline_s=before.typical_s, now=self._clock()))
@@ -205,7 +216,7 @@ class LiveModel:
             self._untold.append(_Settled(state.engine.sha256, state.before.engine.sha256, verdict))
 
 
-def _same_shapes(new: Engine, old: Engine | None) -> None:
+def _same_shapes(new: "Engine", old: "Engine | None") -> None:
     """What was asked of the old one can be asked of the new one. Raises: MismatchError."""
     if old is None:
         return

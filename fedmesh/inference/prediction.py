@@ -1,13 +1,15 @@
 """What a model says of an example: a label, and how sure it is."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fedmesh.errors import ConfigError, NotFiniteError
-from fedmesh.types import Float32
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fedmesh.types import Float32
 
 __all__ = ["Handoff", "Prediction", "Predictor", "predictions", "softmax"]
 
@@ -37,25 +39,29 @@ class Prediction:
 class Predictor(Protocol):
     """What predicts: an engine, a live model, another node."""
 
-    def predict(self, x: NDArray[Any]) -> list[Prediction]:
+    def predict(self, x: "NDArray[Any]") -> list[Prediction]:
         """One for each example of `x` [N, ...], in order."""
         ...
 
 
-def softmax(logits: Float32) -> NDArray[np.float64]:
+def softmax(logits: "Float32") -> "NDArray[np.float64]":
     """Along the last axis, in float64."""
+    import numpy as np
+
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     result: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
     return result
 
 
-def predictions(logits: Float32, *, model: str, seconds: float) -> list[Prediction]:
+def predictions(logits: "Float32", *, model: str, seconds: float) -> list[Prediction]:
     """The labels of `logits` [N, classes].
 
     Raises:
         NotFiniteError: a logit is not finite.
         ConfigError: they have another shape.
     """
+    import numpy as np
+
     if logits.ndim != 2 or not logits.shape[1]:
         raise ConfigError(f"the model {model[:12]} gives {list(logits.shape)}; wanted logits [examples, classes]")
     if not np.isfinite(logits).all():

@@ -7,13 +7,15 @@ goes back to the other one is the registry's business: `on_refused` and the live
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fedmesh.errors import ConfigError, FedMeshError, MismatchError, TrustError
 from fedmesh.events import SwapRefused
-from fedmesh.inference.engine import Engine
 from fedmesh.inference.live import LiveModel
 from fedmesh.registry import Slots as InstalledSlots
+
+if TYPE_CHECKING:
+    from fedmesh.inference.engine import Engine
 
 __all__ = ["Slots", "Watch", "installed", "slots_in"]
 
@@ -99,13 +101,15 @@ def slots_in(folder: Path) -> InstalledSlots:
     return InstalledSlots(inner if inner.is_dir() and not InstalledSlots.is_one(folder) else folder)
 
 
-def installed(slots: InstalledSlots, *, threads: int = 1) -> Callable[[Path], Engine]:
+def installed(slots: InstalledSlots, *, threads: int = 1) -> "Callable[[Path], Engine]":
     """For `LiveModel`: loads a model out of `slots`.
 
     What it gives raises MismatchError where the file is not the one that was installed.
     """
 
-    def load(path: Path) -> Engine:
+    def load(path: Path) -> "Engine":
+        from fedmesh.inference.engine import Engine
+
         engine = Engine(path, threads=threads)
         if engine.sha256 != slots.state[path.parent.name].sha256.hex():
             raise MismatchError(f"{path} is not what was installed: its SHA-256 differs")

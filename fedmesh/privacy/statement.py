@@ -8,15 +8,13 @@ from pathlib import Path
 
 from fedmesh.errors import ConfigError, LedgerError
 from fedmesh.privacy.accountant import epsilon, has_pld
-from fedmesh.privacy.chain import Chain, Head, check_contains, parse
-from fedmesh.privacy.entries import Charge, Opening, Settlement, TaskBudget
+from fedmesh.privacy.chain import Chain, Head, check_contains
+from fedmesh.privacy.entries import Charge, Settlement, TaskBudget
+from fedmesh.privacy.ledger_file import read_ledger
 from fedmesh.privacy.tally import Spending, Tally, task_of
 from fedmesh.types import PrivacyEvent
 
 __all__ = ["Account", "Row", "Statement"]
-
-_MOST_BYTES = 1 << 28
-"""A million charges: whoever looks at foreign files should not have to hold more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +73,9 @@ class Statement:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open("rb") as file:
-                data = file.read(_MOST_BYTES + 1)
-        except OSError as error:
-            raise ConfigError(f"cannot read the privacy ledger {path}: {error.strerror}") from error
-        if len(data) > _MOST_BYTES:
-            raise LedgerError(f"{path} is larger than {_MOST_BYTES} bytes: no device wrote such a ledger")
-        chain = parse(data)
-        if chain.opening is None:
-            raise LedgerError("the file is empty, or its first entry was not written to the end: there is no ledger")
-        self.opening: Opening = chain.opening
-        self.torn_bytes = len(data) - chain.size
-        self._chain = chain
+        self.opening, self._chain, self.torn_bytes = read_ledger(path)
         self._tally = Tally()
-        for number, entry in enumerate(chain.entries, start=1):
+        for number, entry in enumerate(self._chain.entries, start=1):
             self._tally.enter(number, entry)
 
     @property

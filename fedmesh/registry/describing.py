@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedmesh.errors import ConfigError
-from fedmesh.registry import delta
 from fedmesh.registry.chunks import ChunkStore, split
 from fedmesh.registry.limits import Limits
 from fedmesh.registry.manifest import GAPS, Blob, Delta, Manifest, Schema, Variant
@@ -97,6 +96,8 @@ def _variant(file: File, before: Sequence[Manifest], store: ChunkStore) -> Varia
     if not 0 < len(file.data) <= longest:
         raise ConfigError(f"the {file.kind} model has {len(file.data)} bytes: devices take 1 to {longest}")
     blob = stored(file.data, store)
+    from fedmesh.registry import delta
+
     deltas: dict[bytes, Delta] = {}
     for manifest in before:
         old = next((item.blob for item in manifest.variants if item.kind == file.kind), None)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from fedmesh.errors import ConfigError, RegistryError
 from fedmesh.files import read_bounded
-from fedmesh.registry import delta
 from fedmesh.registry.chunks import ChunkStore
 from fedmesh.registry.limits import CHUNK_BYTES, Limits
 from fedmesh.registry.manifest import GAPS, Blob, Delta, Variant
@@ -82,6 +81,8 @@ class Fetching:
     def _by_delta(self, item: Delta, blob: Blob, have: Mapping[bytes, Path]) -> bytes | None:
         if item.algorithm != GAPS or (base := _read(have, item.base, self._limits.model_bytes)) is None:
             return None
+        from fedmesh.registry import delta  # and numpy, which a device without a delta does without
+
         packed = self._whole(item.blob)
         try:
             data = delta.decode(base, packed, max_bytes=blob.length)

@@ -7,16 +7,16 @@ its own beside the model, vouched for by the manifest. Running it is for whoever
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
-
-import numpy as np
+from typing import TYPE_CHECKING, Self
 
 from fedmesh.errors import RegistryError
 from fedmesh.files import read_bounded
 from fedmesh.registry.fields import Fields
 from fedmesh.registry.limits import Limits
-from fedmesh.types import Float32
 from fedmesh.wire import dumps
+
+if TYPE_CHECKING:
+    from fedmesh.types import Float32
 
 __all__ = ["GoldenSet"]
 
@@ -37,11 +37,13 @@ class GoldenSet:
         RegistryError: ``malformed``.
     """
 
-    inputs: Float32
-    logits: Float32
+    inputs: "Float32"
+    logits: "Float32"
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
+        import numpy as np
+
         if not all(part.dtype == np.float32 and np.isfinite(part).all() for part in (self.inputs, self.logits)):
             raise _malformed("the inputs and logits of a golden set are finite float32")
         if (
@@ -57,8 +59,10 @@ class GoldenSet:
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise _malformed(f"a golden set cannot have a tolerance of {self.tolerance}")
 
-    def agrees(self, logits: Float32) -> bool:
+    def agrees(self, logits: "Float32") -> bool:
         """Whether these logits are the expected ones. False for another shape, and for what is not a number."""
+        import numpy as np
+
         if logits.shape != self.logits.shape:
             return False
         difference = np.abs(logits.astype(np.float64) - self.logits)
@@ -73,6 +77,8 @@ class GoldenSet:
     @classmethod
     def decode(cls, data: bytes, *, max_bytes: int = _MOST_BYTES) -> Self:
         """The set in a file's content. Raises: RegistryError: ``malformed``: it is none."""
+        import numpy as np
+
         fields = Fields.read(data, _FORMAT, max_bytes=max_bytes)
         inputs, logits = fields.take("inputs", np.ndarray), fields.take("logits", np.ndarray)
         made = cls(inputs, logits, fields.take("tolerance", float))

@@ -11,15 +11,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedmesh.errors import ConfigError, DecodeError, FedMeshError, IdentityError, PeerError
-from fedmesh.identity import Enrolment, Issuer, Membership, Peer, Token, check_peer, due
+from fedmesh.identity import Membership, Peer, check_peer, due
 from fedmesh.identity.certificates import new_key
 from fedmesh.identity.keyfiles import write_key_and_chain
 from fedmesh.identity.membership import LISTS_REQUEST
 from fedmesh.identity.requests import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, Hello, read_reply, refusal
 from fedmesh.transport.framing import read_frame, write_frame
 from fedmesh.transport.tls import accepting, connected, dialling, peer_leaf, pinning
+
+if TYPE_CHECKING:  # a device that renews its certificate needs nothing of an issuer, nor of an enrolment
+    from fedmesh.identity import Enrolment, Issuer, Token
 
 __all__ = ["IssuerServer", "enrol", "fetch_lists", "renew"]
 
@@ -43,7 +47,7 @@ class IssuerServer:
 
     def __init__(
         self,
-        issuer: Issuer,
+        issuer: "Issuer",
         folder: Path,
         *,
         clock: Callable[[], float] = time.time,
@@ -138,8 +142,8 @@ class IssuerServer:
 
 
 async def enrol(
-    enrolment: Enrolment,
-    token: Token,
+    enrolment: "Enrolment",
+    token: "Token",
     address: tuple[str, int],
     *,
     clock: Callable[[], float] = time.time,

@@ -1,11 +1,10 @@
 """The array types that travel: RFC 8746 typed arrays, little endian, wrapped in a row-major shape (tag 40).
 
-Only these types exist on the wire: no objects, no strings, no structures, no dates.
+Only these types exist on the wire: no objects, no strings, no structures, no dates. They go by numpy's names of them
+(``numpy.dtype.str``), so that who reads messages without arrays loads no numpy.
 """
 
 import math
-
-import numpy as np
 
 __all__ = ["DTYPES", "MAX_DIMENSIONS", "ROW_MAJOR", "TAGS", "is_carried_shape"]
 
@@ -13,18 +12,18 @@ ROW_MAJOR = 40  # RFC 8746 3.1.1: [dimensions, typed array]
 MAX_DIMENSIONS = 16
 _MAX_EXTENT = 1 << 48  # numpy refuses shapes beyond 2^63 bytes even when they hold nothing
 
-DTYPES: dict[int, np.dtype[np.generic]] = {  # RFC 8746 2.1
-    64: np.dtype("u1"),
-    69: np.dtype("<u2"),
-    70: np.dtype("<u4"),
-    71: np.dtype("<u8"),
-    72: np.dtype("i1"),
-    77: np.dtype("<i2"),
-    78: np.dtype("<i4"),
-    79: np.dtype("<i8"),
-    84: np.dtype("<f2"),
-    85: np.dtype("<f4"),
-    86: np.dtype("<f8"),
+DTYPES = {  # RFC 8746 2.1
+    64: "|u1",
+    69: "<u2",
+    70: "<u4",
+    71: "<u8",
+    72: "|i1",
+    77: "<i2",
+    78: "<i4",
+    79: "<i8",
+    84: "<f2",
+    85: "<f4",
+    86: "<f8",
 }
 
 TAGS = {dtype: tag for tag, dtype in DTYPES.items()}

@@ -9,14 +9,16 @@ below about twice `max_bytes` plus 100 bytes an item.
 import itertools
 import math
 import operator
-from typing import Any
+import struct
+from typing import TYPE_CHECKING, Any
 
 import cbor2
-import numpy as np
-from numpy.typing import NDArray
 
 from fedmesh.errors import DecodeError
 from fedmesh.wire.arrays import DTYPES, MAX_DIMENSIONS, ROW_MAJOR, is_carried_shape
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["loads"]
 
@@ -24,7 +26,7 @@ _UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _LIST, _MAP, _TAG, _SIMPLE = range(8)
 _SIMPLE_VALUES = {20: False, 21: True, 22: None}
 _FIRST_BYTES, _FIRST_TEXT, _FIRST_LIST = _BYTES << 5, _TEXT << 5, _LIST << 5  # heads of the least arguments
 _ONE_MORE = 24  # additional information: the argument is the byte behind the head
-_FLOAT_BYTES = {25: 2, 26: 4, 27: 8}
+_FLOATS = {info: struct.Struct(code) for info, code in ((25, ">e"), (26, ">f"), (27, ">d"))}
 
 
 def loads(data: bytes, *, max_bytes: int, max_depth: int = 32, max_items: int = 1 << 17) -> Any:
@@ -174,25 +176,26 @@ class _Decoder:
     def _simple(self, info: int) -> bool | float | None:
         if info in _SIMPLE_VALUES:
             return _SIMPLE_VALUES[info]
-        if info not in _FLOAT_BYTES:
+        if info not in _FLOATS:
             raise DecodeError(f"the simple value {info} is not carried")
-        width = _FLOAT_BYTES[info]
-        body = self._take(width)
-        number = float(np.frombuffer(body, f">f{width}")[0])
+        body = self._take(_FLOATS[info].size)
+        number: float = _FLOATS[info].unpack(body)[0]
         if cbor2.dumps(number, canonical=True)[1:] != body:
             raise DecodeError(f"the float {number!r} is not in its shortest form")
         return number
 
-    def _array(self, tag: int) -> NDArray[Any]:
+    def _array(self, tag: int) -> "NDArray[Any]":
         if tag != ROW_MAJOR:
             raise DecodeError(f"the tag {tag} is not carried")
+        import numpy as np
+
         self._expect(_LIST, 2, "the array is not a pair of shape and values")
         shape = self._shape()
         major, inner = self._head()
         if major != _TAG or inner not in DTYPES:
             raise DecodeError("the values of an array are of a type that is not carried")
         major, length = self._head()
-        dtype = DTYPES[inner]
+        dtype = np.dtype(DTYPES[inner])
         if major != _BYTES or length != math.prod(shape) * dtype.itemsize:
             raise DecodeError(f"an array of {dtype} of shape {shape} came with {length} bytes")
         values = np.frombuffer(self._take(length), dtype)

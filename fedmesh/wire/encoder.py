@@ -6,13 +6,14 @@ shortest form and map keys ascend by the length of their encoding, then bytewise
 equal bytes.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cbor2
-import numpy as np
-from numpy.typing import NDArray
 
 from fedmesh.wire.arrays import ROW_MAJOR, TAGS, is_carried_shape
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["dumps"]
 
@@ -60,6 +61,15 @@ def _plain(value: Any, where: str, depth: int) -> Any:
                 else _plain(item, f"{where}[{key!r}]", depth + 1)
                 for key, item in value.items()
             }
+        case _:
+            return _of_numpy(value, where, depth)
+
+
+def _of_numpy(value: Any, where: str, depth: int) -> Any:
+    """What is nothing of Python's own; numpy is loaded for it, and is there already where it is numpy's."""
+    import numpy as np
+
+    match value:
         case np.ndarray():
             return _array(value, where)
         case np.bool_() | np.integer() | np.floating():
@@ -91,9 +101,9 @@ def _key(key: Any, where: str) -> str | int:
     raise TypeError(f"a key of {where} is of type {type(key).__name__}: keys are text or integers")
 
 
-def _array(array: NDArray[Any], where: str) -> cbor2.CBORTag:
+def _array(array: "NDArray[Any]", where: str) -> cbor2.CBORTag:
     dtype = array.dtype.newbyteorder("<") if array.dtype.kind in "iuf" else array.dtype
-    if dtype not in TAGS or not is_carried_shape(array.shape):
+    if dtype.str not in TAGS or not is_carried_shape(array.shape):
         raise TypeError(f"{where} is an array of {array.dtype} and shape {array.shape}, which does not travel")
-    typed = cbor2.CBORTag(TAGS[dtype], array.astype(dtype, copy=False).tobytes())
+    typed = cbor2.CBORTag(TAGS[dtype.str], array.astype(dtype, copy=False).tobytes())
     return cbor2.CBORTag(ROW_MAJOR, [list(array.shape), typed])

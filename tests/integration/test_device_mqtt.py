@@ -21,6 +21,14 @@ from fedmesh.testing.loopback_fleet import LoopbackFleet
 from fedmesh.transport.mqtt import MqttTransport
 
 COMMAND = [sys.executable, "-m", "fedmesh", "client"]
+TELLING = """
+import sys
+from fedmesh.cli import main
+code = main(sys.argv[1:])
+print("\\n".join(sys.modules))
+sys.exit(code)
+"""
+"""`fedmesh`, which at its end says what it has loaded."""
 
 
 @dataclass
@@ -39,11 +47,11 @@ def fleet(tmp_path):
         yield fleet
 
 
-def configured(fleet: LoopbackFleet) -> Path:
+def configured(fleet: LoopbackFleet, tier: str = "lite") -> Path:
     examples = heads.examples(0)
     np.savez(fleet.folder / "data.npz", x=examples.x, y=examples.y)
     tables = {
-        "tier": "lite",
+        "tier": tier,
         "identity": {"folder": "pi-1"},
         "broker": {"host": "localhost", "port": fleet.broker.port},
         "state": {"folder": "state"},
@@ -62,6 +70,11 @@ def status(path: Path) -> dict[str, object]:
 
 def started(path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([*COMMAND, "run", str(path), "--once"], stderr=subprocess.PIPE, text=True)
+
+
+def telling(path: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", TELLING, "client", "run", str(path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def refused(path: Path) -> subprocess.CompletedProcess[str]:
@@ -115,3 +128,40 @@ def test_a_device_over_mqtt(fleet):
     assert there["running"] is False
     assert there["runs"] == []
     assert there["privacy"]["example"]["charges"] == 2
+
+
+@pytest.mark.parametrize("tier", ["lite", "full"])
+def test_a_device_that_waits_for_its_first_run_loads_nothing_that_only_runs_need(fleet, tier):
+    device = fleet.membership("pi-1")
+    coordinator = fleet.membership("coordinator")
+    fleet.spread()
+    path = configured(fleet, tier)
+
+    async def main() -> str:
+        async with await MqttTransport.open(fleet.options("coordinator"), wait_s=30) as carrier:
+            voice = Voice(Place(coordinator, "pi-1", node_id_of(device.name)), carrier)
+            with telling(path) as process:
+                try:
+                    assert (await voice.hear("here"))[0]["available"]
+                    process.send_signal(signal.SIGTERM)
+                    told, _ = await asyncio.to_thread(process.communicate, timeout=30)
+                    assert process.returncode == 0
+                finally:
+                    process.kill()
+                    await voice.close()
+            return told
+
+    loaded = {name.partition(".")[0] for name in asyncio.run(main()).splitlines()}
+    assert {"paho", "cryptography", "pydantic"} <= loaded
+    assert not loaded & {
+        "torch",
+        "flwr",
+        "opacus",
+        "onnx",
+        "onnxruntime",
+        "numpy",
+        "scipy",
+        "sklearn",
+        "tuf",
+        "fastapi",
+    }

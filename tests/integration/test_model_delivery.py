@@ -271,17 +271,31 @@ def test_a_device_whose_coordinator_is_away_ends_at_once(fleet):
         assert device.process.wait(timeout=30) == 0
 
 
+def waits(device, *, listen):
+    """Whether it is connected, and knows that it has no model."""
+    connected = "connected to the broker" in device.said()
+    return connected and (not listen or "no model is loaded" in device.get("/readyz"))
+
+
 @pytest.mark.parametrize("listen", [False, True])
 def test_a_node_that_only_runs_models_loads_no_more_than_it_needs(fleet, tmp_path, listen):
+    training, serving = {"torch", "flwr", "opacus", "onnx", "scipy", "sklearn"}, {"fastapi", "uvicorn"}
+
     async def scene():
         shop = Shop(fleet)
         with DeviceProcess(fleet, shop.root, listen=listen) as device:
             async with shop:
+                await until(lambda: waits(device, listen=listen))
+                assert not device.answers()
+                loaded = await asyncio.to_thread(device.loaded)
+                assert not loaded & (training | {"numpy", "onnxruntime"})
+                assert loaded & serving == (serving if listen else set())
+
                 await shop.deliver(model(tmp_path / "m.onnx", 0))
                 await until(lambda: device.good(1))
                 loaded = await asyncio.to_thread(device.loaded)
-                assert not loaded & {"torch", "flwr", "opacus", "onnx", "scipy", "sklearn"}
-                served = {"onnxruntime", "fastapi", "uvicorn"}
+                assert not loaded & training
+                served = {*serving, "numpy", "onnxruntime"}
                 assert loaded & served == (served if listen else set())
 
     asyncio.run(scene())

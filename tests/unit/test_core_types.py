@@ -1,8 +1,13 @@
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+import fedmesh
+from fedmesh import types
 from fedmesh.errors import DecodeError
 from fedmesh.types import Examples, Layout
 
@@ -47,3 +52,12 @@ def test_examples_are_cut_together():
     assert len(examples) == 3
     assert cut.y.tolist() == [8, 9]
     assert cut.x.tolist() == [[2, 3], [4, 5]]
+
+
+def test_the_types_of_arrays_are_there_when_they_are_used():
+    assert types.Float32 == NDArray[np.float32]
+    assert types.Arrays == fedmesh.Arrays == Mapping[str, NDArray[np.float32]]
+    for module in (types, fedmesh):
+        assert all(hasattr(module, name) for name in module.__all__)
+        with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'Float16'"):
+            _ = module.Float16

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from fedmesh.errors import RequestError
 from fedmesh.inference.handoff import HANDED_OFF
-from fedmesh.inference.serving.bodies import encode
+from fedmesh.inference.serving.answers import encode
 from fedmesh.inference.serving.service import Service, told
 
 __all__ = ["build"]

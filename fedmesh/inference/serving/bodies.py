@@ -1,4 +1,4 @@
-"""A request's body -> examples, bounded and checked before a model sees them; and predictions -> an answer's body.
+"""A request's body -> examples, bounded and checked before a model sees them.
 
 | content type | body |
 |---|---|
@@ -10,21 +10,20 @@
 import json
 import math
 from array import array
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
 from fedmesh.errors import DecodeError, RequestError
 from fedmesh.inference.handoff import CBOR
-from fedmesh.inference.prediction import Prediction
+from fedmesh.inference.serving.answers import JSON
 from fedmesh.inference.serving.limits import Limits
 from fedmesh.types import Float32
-from fedmesh.wire import dumps, loads
+from fedmesh.wire import loads
 
-__all__ = ["JSON", "RAW", "decode", "encode"]
+__all__ = ["RAW", "decode"]
 
-JSON, RAW = "application/json", "application/octet-stream"
+RAW = "application/octet-stream"
 Shape = tuple[int | None, ...]
 
 
@@ -54,19 +53,6 @@ def decode(content_type: str, body: bytes, shape: Shape, limits: Limits) -> Floa
                 do="set Content-Type to what the body is",
             )
     return _checked(x, shape, limits)
-
-
-def encode(found: Sequence[Prediction], *, accept: str) -> tuple[str, bytes]:
-    """Content type and body of an answer: CBOR where `accept` asks for it, JSON otherwise."""
-    content = {
-        "predictions": [
-            {"label": one.label, "confidence": one.confidence, "model": one.model, "handoff": one.handoff}
-            for one in found
-        ],
-    }
-    if accept.partition(";")[0].strip().lower() == CBOR:
-        return CBOR, dumps(content)
-    return JSON, json.dumps(content, separators=(",", ":")).encode()
 
 
 def _from_json(body: bytes, shape: Shape, limits: Limits) -> Float32:

@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmesh.errors import ConfigError, DataError, RequestError
 from fedmesh.inference.confident import Confident
 from fedmesh.inference.live import LiveModel
 from fedmesh.inference.prediction import Prediction
-from fedmesh.inference.serving.bodies import decode
 from fedmesh.inference.serving.limits import Limits
-from fedmesh.types import Float32
+
+if TYPE_CHECKING:
+    from fedmesh.types import Float32
 
 __all__ = ["Check", "Service"]
 
@@ -92,7 +93,9 @@ class Service:
         self._pool.shutdown()
         self._far.shutdown()
 
-    def _predicted(self, content_type: str, body: bytes) -> tuple[Float32, list[Prediction]]:
+    def _predicted(self, content_type: str, body: bytes) -> "tuple[Float32, list[Prediction]]":
+        from fedmesh.inference.serving.bodies import decode
+
         engine = self.live.current
         assert engine is not None  # `admitted` saw one, and a model is never taken away
         x = decode(content_type, body, engine.input_shape[1:], self.limits)

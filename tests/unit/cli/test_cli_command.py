@@ -53,9 +53,20 @@ def test_help_of_each_command_loads_nothing_heavy() -> None:
     assert not loaded_by(f"from fedmesh.cli import main; {calls}") & (HEAVY | {"pydantic"})
 
 
-def test_importing_fedmesh_needs_numpy_alone() -> None:
-    added = loaded_by("import fedmesh") - loaded_by("import numpy.random, numpy.typing") - sys.stdlib_module_names
-    assert added == {"fedmesh"}
+def test_a_command_loads_no_other() -> None:
+    script = "from fedmesh.cli import main; main(['client', 'run', '--help']); import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    commands = {"simulate", "ledger", "model", "ca", "coordinator", "doctor", "client"}
+    assert {name for name in commands if f"fedmesh.cli.{name}" in done.stdout.split()} == {"client"}
+
+
+def test_importing_fedmesh_needs_nothing_else() -> None:
+    assert loaded_by("import fedmesh") - loaded_by("") - sys.stdlib_module_names == {"fedmesh"}
+
+
+@pytest.mark.parametrize("module", ["fleet.device", "fleet.receiving", "fleet.answering"])
+def test_an_agent_that_waits_needs_no_numpy(module: str) -> None:
+    assert not loaded_by(f"import fedmesh.{module}") & (HEAVY | {"numpy"})
 
 
 @pytest.mark.parametrize("call", [["-m", "fedmesh"], ["-c", "import fedmesh.cli, sys; sys.exit(fedmesh.cli.main())"]])

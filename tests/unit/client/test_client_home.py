@@ -7,6 +7,7 @@ import pytest
 import training
 from meshes import NOW, Mesh
 
+from fedmesh.client.budgets import check_budgets
 from fedmesh.client.enrolled_home import EnrolledHome
 from fedmesh.client.enrolling import begin_enrolment
 from fedmesh.client.home import SimulatedHomes
@@ -158,7 +159,8 @@ def test_another_budget_in_the_configuration_is_found_at_the_start(mesh):
     enrolled(mesh, "device-1")
     with home(mesh).ledger(0, "digits", TASK):
         pass
-    home(mesh).check_budgets()
+    state = mesh.folder / "state"
+    check_budgets(state, "device-1", WHOLE)
     other = {**WHOLE, "example": Budget("example", 9.0, 1e-5)}
     with pytest.raises(ConfigError, match="Put the first one back"):
-        home(mesh, budgets=other).check_budgets()
+        check_budgets(state, "device-1", other)

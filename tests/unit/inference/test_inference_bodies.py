@@ -8,7 +8,8 @@ import pytest
 from fedmesh.errors import RequestError
 from fedmesh.inference import Prediction
 from fedmesh.inference.handoff import CBOR, read_answer
-from fedmesh.inference.serving.bodies import JSON, RAW, decode, encode
+from fedmesh.inference.serving.answers import JSON, encode
+from fedmesh.inference.serving.bodies import RAW, decode
 from fedmesh.inference.serving.limits import Limits
 from fedmesh.wire import dumps, loads
 

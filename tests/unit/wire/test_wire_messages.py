@@ -2,11 +2,14 @@
 
 import datetime as dt
 import enum
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from fedmesh.wire import dumps, loads
+from fedmesh.wire.arrays import DTYPES, TAGS
 
 # Golden bytes: checked by hand against RFC 8949 and RFC 8746. Only added to, never edited.
 GOLDEN = [
@@ -126,3 +129,19 @@ def test_the_deepest_value_that_can_be_written_can_be_read():
 
 def test_a_dict_with_equal_keys_of_two_types():
     assert loads(dumps({1: "a", "1": "b"}), max_bytes=100) == {1: "a", "1": "b"}
+
+
+def test_types_of_arrays_go_by_the_names_that_numpy_gives_them():
+    assert [np.dtype(name).str for name in DTYPES.values()] == list(TAGS)
+
+
+def test_a_message_without_arrays_loads_no_numpy():
+    script = """
+import sys
+from fedmesh.wire import dumps, loads
+value = {"list": [None, True, 1, 1.1, 0.5, b"bytes", "text"], "none": []}
+assert loads(dumps(value), max_bytes=100) == value
+print("numpy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
