@@ -27,6 +27,7 @@ from fedmesh.inference.probe import golden_set
 from fedmesh.registry import Facts, Slots
 from fedmesh.testing.loopback_fleet import LoopbackFleet
 from fedmesh.transport.file_server import FileServer, routed
+from fedmesh.transport.lists import ListsPublisher
 from fedmesh.transport.mqtt import MqttTransport
 
 COORDINATOR, DEVICE = "coordinator", "pi-1"
@@ -92,12 +93,9 @@ class Shop:
         self._stack = AsyncExitStack()
         options = self.fleet.options(COORDINATOR)
         self.transport = await self._stack.enter_async_context(await MqttTransport.open(options, wait_s=30))
-        files = FileServer(
-            self.transport.channel("files"),
-            routed(
-                dict.fromkeys(self.deliveries.files, lambda name, *, max_bytes: self.read(name, max_bytes=max_bytes))
-            ),
-        )
+        self.lists = ListsPublisher(self.transport, self.fleet.membership(COORDINATOR), None)
+        served = dict.fromkeys(self.deliveries.files, lambda name, *, max_bytes: self.read(name, max_bytes=max_bytes))
+        files = FileServer(self.transport.channel("files"), routed({"lists": self.lists.read, **served}))
         await self._stack.enter_async_context(files)
         self._tasks = [asyncio.ensure_future(self._listen()), asyncio.ensure_future(self._announce())]
         return self
@@ -114,6 +112,14 @@ class Shop:
     def _read(self, name: str, *, max_bytes: int) -> bytes:
         data: bytes = self.read(name, max_bytes=max_bytes)
         return data
+
+    async def revoke(self, name: str) -> None:
+        """The authority does, and the coordinator announces its lists."""
+        now = time.time()
+        self.fleet.issuer.revoke(name, now)
+        roster, revocations = self.fleet.issuer.lists(now)
+        self.fleet.membership(COORDINATOR).accept(now, roster=roster, revocations=revocations)
+        await self.lists.publish()
 
     async def silence(self) -> None:
         """Announces nothing by itself any more."""
