@@ -25,6 +25,7 @@ from fedmesh.identity.packets import Gate
 from fedmesh.inference import Engine
 from fedmesh.inference.probe import golden_set
 from fedmesh.registry import Facts, Slots
+from fedmesh.registry.state import State
 from fedmesh.testing.loopback_fleet import LoopbackFleet
 from fedmesh.transport.file_server import FileServer, routed
 from fedmesh.transport.lists import ListsPublisher
@@ -212,14 +213,19 @@ class DeviceProcess:
         return (self.folder / "device.log").read_text()
 
     @property
+    def state(self) -> State:
+        """Of the slots."""
+        return Slots(self.slots_folder).state if Slots.is_one(self.slots_folder) else State()
+
+    @property
     def running(self) -> int:
         """The version that runs by the slots."""
-        return Slots(self.slots_folder).state.running.version if Slots.is_one(self.slots_folder) else 0
+        return self.state.running.version
 
     def good(self, version: int) -> bool:
         """Whether this version runs, and is on trial no more."""
-        state = Slots(self.slots_folder).state if Slots.is_one(self.slots_folder) else None
-        return state is not None and (state.running.version, state.running.state) == (version, "good")
+        running = self.state.running
+        return (running.version, running.state) == (version, "good")
 
     def predict(self, x: np.ndarray = X[:2]) -> list[dict[str, Any]]:
         body = json.dumps({"x": x.tolist()}).encode()
@@ -234,6 +240,14 @@ class DeviceProcess:
         try:
             return bool(self.predict())
         except (OSError, urllib.error.HTTPError):
+            return False
+
+    def ready(self) -> bool:
+        """Whether it says that it would answer, without being asked for a prediction."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=30):
+                return True
+        except OSError:
             return False
 
     def get(self, path: str) -> str:
