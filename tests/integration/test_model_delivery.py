@@ -175,6 +175,7 @@ def test_killed_while_a_version_is_on_trial_it_tries_it_again_with_the_good_one_
                 await until(lambda: "rolled-back" in shop.outcomes(2))
                 assert device.good(1)
                 assert [item.version for item in device.state.failed] == [2]
+                assert 'fedmesh_inference_swaps_total{result="rolled_back"} 1.0' in device.get("/metrics")
                 # What is on trial gives way to what is newer, before the end and after it.
                 assert await shop.deliver(paths[3]) == 3
                 await until(lambda: on_trial(3))
