@@ -140,6 +140,7 @@ def test_killed_while_it_fetches_and_while_it_tries_it_goes_on(fleet, tmp_path):
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_killed_while_a_version_is_on_trial_it_tries_it_again_with_the_good_one_behind_it(fleet, tmp_path):
     """Without requests a trial lasts ten minutes: nothing here waits for its end."""
     paths = {seed: model(tmp_path / f"{seed}.onnx", seed) for seed in (1, 3, 4, 5)}

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from mqtt_fleet import require_mosquitto
 
 from fedmesh.privacy.statement import Statement
@@ -66,6 +67,7 @@ async def until(fleet, holds):
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_device_that_enrols_while_a_run_goes_on_is_in_a_later_round(tmp_path):
     fleet = ProcessFleet(tmp_path, devices=DEVICES, rounds=500, deadline_s=30.0)
 
