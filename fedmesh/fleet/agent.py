@@ -41,6 +41,8 @@ _LOOK_S = 15.0
 STOP_S = 10.0
 """A message that is under way when the agent is asked to stop has so long to be answered."""
 IDLE_S = 120.0
+_REFUSED_S = 600.0
+"""So long a refusal is carried: with `Office.affords` there is always room for one, and nobody else waits for it."""
 STALE_S = 86_400.0
 """A run of which nothing came for so long gives way to a new one: its end is told for a day, and may be missed."""
 
@@ -173,6 +175,8 @@ class Agent:
                 raise PeerError(f"a packet {packet.kind!r:.40} came from {packet.sender}: a device takes no such thing")
 
     async def _offered(self, offer: Offer, packet: Packet) -> None:
+        if not self.office.affords(packet.sender):
+            return
         task_data, features = (bytes(part) for part in packet.parts) if len(packet.parts) == 2 else (b"", b"")
         kept = KeptRun(offer.run, packet.sender, dumps(offer.plain()), task_data, features)
         why = await self._refusal(offer, kept)
@@ -236,15 +240,16 @@ class Agent:
         why = "run" if work is None else "malformed" if not parts else ""
         why = why or ("limits" if sum(map(len, parts)) > most else "")
         if work is None or why:
-            self._events(InstructionRefused(body.run, why))
-            left_s = packet.expires - self.office.now()
-            await self.office.post(packet.sender, Reply(body.run, body.message, why), expires_in_s=left_s)
+            if self.office.affords(packet.sender):
+                self._events(InstructionRefused(body.run, why))
+                left_s = min(packet.expires - self.office.now(), _REFUSED_S)
+                await self.office.post(packet.sender, Reply(body.run, body.message, why), expires_in_s=left_s)
             return
         item = Waiting(body.run, body.message, body.what, body.round, packet.expires, parts)
         if self._journal.receive(item):
             work.wake()
-        elif answered := self._journal.answered(body.run, body.message):
-            await work.post(answered)
+        elif self._journal.answered(body.run, body.message) and self.office.affords(packet.sender):
+            work.post_again(body.message)
 
     async def _over(self, run: int, sender: str) -> None:
         if self._work(run, sender) is None:

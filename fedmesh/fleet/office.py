@@ -20,6 +20,8 @@ Body = Answer | Here | Reply | Report
 
 _TELL_AGAIN_S, _MOST_TOLD = 60.0, 256
 """A flood of one kind from one peer is counted packet by packet, and told once a minute."""
+_ANSWERS, _ANSWERS_WITHIN_S = 64, 60.0
+"""What is answered out of hand to one coordinator: no flood is answered by another, or keeps others waiting."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Office:
         self._gate = Gate(membership.name, self._key_of)
         self._counts: Counter[str] = Counter()
         self._told: dict[tuple[str, str], float] = {}
+        self._answered: dict[str, tuple[float, int]] = {}  # coordinator -> since when, how many
 
     @property
     def refused(self) -> Mapping[str, int]:
@@ -92,6 +95,21 @@ class Office:
         except (PeerError, TimeoutError, ValueError) as error:
             _log.warning("a packet %r for %s was not taken on: %s", body.kind, to, error)
             return False
+        return True
+
+    def affords(self, sender: str) -> bool:
+        """Whether `sender` is answered once more what takes no work: a refusal, an offer's answer, a reply it had.
+
+        If not, that is counted, and the packet forgotten.
+        """
+        now = self.now()
+        since, count = self._answered.get(sender, (now, 0))
+        if not 0 <= now - since < _ANSWERS_WITHIN_S:
+            since, count = now, 0
+        if count >= _ANSWERS:
+            self.refuse(sender, IdentityError(f"{sender} has had {_ANSWERS} answers in a minute", code="limit"))
+            return False
+        self._answered[sender] = since, count + 1
         return True
 
     def opened(self, sender: str, data: bytes) -> Packet | None:

@@ -62,13 +62,16 @@ class Work:
         self.kept, self._training, self._shared = kept, training, shared
         self._news = asyncio.Event()
         self._asking: tuple[str, asyncio.Task[Outcome]] | None = None
+        self._again: set[str] = set()
         self._stopping = False
 
     async def run(self) -> None:
         """Answers messages until `stop`."""
         try:
             while not self._stopping:
-                if (item := self._shared.journal.waiting(self.kept.run)) is not None:
+                if self._again:
+                    await self._post(self._again.pop())
+                elif (item := self._shared.journal.waiting(self.kept.run)) is not None:
                     await self._deal(item)
                 else:
                     await self._idle()
@@ -88,6 +91,11 @@ class Work:
         """A message has come."""
         self._news.set()
 
+    def post_again(self, message: str) -> None:
+        """The reply to a message was asked for once more."""
+        self._again.add(message)
+        self._news.set()
+
     def stop(self) -> None:
         """No further message is begun; `run` returns when the present one is answered."""
         self._stopping = True
@@ -101,7 +109,7 @@ class Work:
 
     async def _idle(self) -> None:
         self._news.clear()
-        if self._shared.journal.waiting(self.kept.run) is not None or self._stopping:
+        if self._again or self._shared.journal.waiting(self.kept.run) is not None or self._stopping:
             return
         try:
             async with asyncio.timeout(self._shared.idle_s):
@@ -113,14 +121,15 @@ class Work:
     async def _deal(self, item: Waiting) -> None:
         if item.what in REPEATABLE:
             await self._run(item)
-            return
-        async with self._shared.training:
-            if self._stopping:
-                return  # the next process runs it
-            if await self._shared.readiness.why_not() not in _OWN_DOING:
-                await self._answer(item, Outcome("unavailable"))
-            else:
-                await self._run(item)
+        else:
+            async with self._shared.training:
+                if self._stopping:
+                    return  # the next process runs it
+                if await self._shared.readiness.why_not() not in _OWN_DOING:
+                    self._answer(item, Outcome("unavailable"))
+                else:
+                    await self._run(item)
+        await self._post(item.message)  # others train meanwhile: a coordinator that takes nothing keeps itself waiting
 
     async def _run(self, item: Waiting) -> None:
         journal, left_s = self._shared.journal, item.expires - self._shared.office.now()
@@ -135,7 +144,7 @@ class Work:
             return
         if item.what not in REPEATABLE or outcome.error:
             self._shared.readiness.ended(well=outcome.error not in {"crashed", "limits"})
-        await self._answer(item, outcome)
+        self._answer(item, outcome)
 
     async def _asked(self, item: Waiting, left_s: float) -> Outcome | None:
         """What came of it; None: it was abandoned meanwhile."""
@@ -154,13 +163,15 @@ class Work:
             self._asking = None
         return None if asking.cancelled() else asking.result()
 
-    async def _answer(self, item: Waiting, outcome: Outcome) -> None:
+    def _answer(self, item: Waiting, outcome: Outcome) -> None:
         journal = self._shared.journal
         journal.answer(item.run, item.message, reply=outcome.reply, error=outcome.error, state=outcome.state)
         self._shared.events(ReplyKept(item.run, item.round, item.what, outcome.error))
         if refused := outcome.refused or (outcome.error if outcome.error in _REFUSALS else ""):
             self._shared.events(InstructionRefused(item.run, refused))
-        if (answered := journal.answered(item.run, item.message)) is not None:
+
+    async def _post(self, message: str) -> None:
+        if (answered := self._shared.journal.answered(self.kept.run, message)) is not None:
             await self.post(answered)
 
     async def post(self, answered: Answered) -> None:

@@ -164,7 +164,8 @@ class LiveModel:
     def swap(self, path: Path) -> "Engine":
         """Loads the model at `path` beside the current one, checks it, and lets it answer. Blocks the caller alone.
 
-        Returns the engine that answers then: the current one where `path` holds the same bytes.
+        Returns the engine that answers then: the current one where `path` holds the same bytes. The model before one on
+        trial ends the trial, and is on none itself.
 
         Raises:
             ConfigError: it cannot be loaded, or takes or gives another shape than the current one.
@@ -179,9 +180,9 @@ class LiveModel:
             with self._assigning:
                 state = self._state
                 before = None if state is None else (state.before or state)
-                self._state = self._begun(engine, before)
-        self.events(ModelSwapped(engine.sha256, "" if before is None else before.engine.sha256))
-        return engine
+                begun = self._state = self._begun(engine, before)
+        self.events(ModelSwapped(engine.sha256, "" if state is None else state.engine.sha256))
+        return begun.engine
 
     def tick(self) -> None:
         """Gives a verdict whose time is up, and tells of verdicts: to be called now and then, as `Watch` does.
@@ -204,6 +205,8 @@ class LiveModel:
     def _begun(self, engine: "Engine", before: _State | None) -> _State:
         if before is None:
             return _State(engine)
+        if before.engine.sha256 == engine.sha256:  # given up for a proven one: against itself it has nothing to prove
+            return before
         return _State(engine, before, Health(self._limits, baseline_s=before.typical_s, now=self._clock()))
 
     def _settle(self, state: _State, verdict: Verdict) -> None:

@@ -43,7 +43,7 @@ class InferenceCollector(Collector):
             "swaps": ("Models taken, refused, proven on requests, rolled back.", "result", self._swaps),
             "handoffs": ("Examples handed off to a bigger model, or that were to be.", "result", _given(handoffs)),
             "requests": ("Requests for predictions.", "status", _given(requests)),
-            "refused_peers": ("Connections refused after the handshake.", "code", _given(peers)),
+            "refused_peers": ("Connections refused in the handshake or after it, or cut.", "code", _given(peers)),
         }
 
     def event(self, event: Event) -> None:

@@ -30,7 +30,7 @@ from fedmesh.transport.mqtt import MqttTransport
 
 require_mosquitto()
 HERE = Here("full", ("vision",), True, "", 0, "test")
-MEMBERS = ("coordinator", "rogue", "pi-1", "mallory", "honest")
+MEMBERS = ("coordinator", "rogue", "pi-1", "mallory", "absent", "honest")
 
 
 @pytest.fixture
@@ -203,29 +203,45 @@ def test_who_is_revoked_is_cut_off_on_both_sides_by_one_list_while_its_session_l
         ):
             await mallory.send("coordinator", sealed(mesh, "mallory", HERE), expires_in_s=30)
             await rogue.send("pi-1", sealed(mesh, "rogue", Abandon(1, ()), to="pi-1"), expires_in_s=30)
-            await until(lambda: scene.there("mallory"))
-            waiting = await scene.mail.post("mallory", b"what waits for it", expires_in_s=60)
-            for name in ("mallory", "rogue"):
+            async with await MqttTransport.open(mesh.options("absent"), wait_s=30):
+                pass  # its session stays at the broker
+            waiting = await scene.mail.post("absent", b"what waits for it", expires_in_s=60)
+            for name in ("mallory", "rogue", "absent"):
                 mesh.issuer.revoke(name, time.time())
+            service, switchboard = scene.service, scene.service.switchboard
+            switchboard.take("mallory", sealed(mesh, "mallory", HERE))
+            assert scene.there("mallory"), "nobody here knows it yet"
+            assert scene.server.count("fleet", "name") == 0
             roster, revocations = mesh.issuer.lists(time.time())
-            scene.service.membership.accept(time.time(), roster=roster, revocations=revocations)
-            scene.service._housekeeping.take_over_roster()
-            await scene.service._housekeeping._announce()
-            device = scene.agent.device.membership
-            version = scene.service.membership.revocations.header.version
-            await until(lambda: device.revocations.header.version == version)
+            service.membership.accept(time.time(), revocations=revocations)
+            switchboard.take("mallory", sealed(mesh, "mallory", HERE))
+            assert scene.server.count("fleet", "name") == 1, "its key is good no more, whatever follows the list later"
+            service.membership.accept(time.time(), roster=roster)
+            service._housekeeping.take_over_roster()
+            await service._housekeeping._announce()
             assert not scene.there("mallory")
+            with pytest.raises(DeliveryError, match="absent is shunned"):
+                await waiting.delivered()
+            device = scene.agent.device.membership
+            version = service.membership.revocations.header.version
+            await until(lambda: device.revocations.header.version == version)
+            assert scene.agent.office.opened("rogue", sealed(mesh, "rogue", Abandon(1, ()), to="pi-1")) is None
+            assert scene.client.count("fleet", "name") == 1
             assert mallory.link.is_connected, "the session lives: the broker reads its list when it is told to"
+            before = scene.told()
             with pytest.raises(DeliveryError):
                 await mallory.send("coordinator", sealed(mesh, "mallory", HERE), expires_in_s=1.5)
             with pytest.raises(DeliveryError):
                 await rogue.send("pi-1", sealed(mesh, "rogue", Abandon(1, ()), to="pi-1"), expires_in_s=1.5)
             with pytest.raises(DeliveryError, match="shunned"):
                 await scene.mail.send("mallory", b"secret")
-            await asyncio.gather(waiting.delivered(), return_exceptions=True)  # it was there before, or is dropped
-            assert scene.server.count("transport", "shunned") >= 1
-            assert scene.client.count("transport", "shunned") >= 1
-            assert scene.service.switchboard.refused.get("stale", 0) == 0
+            for seen, then in zip(before, scene.told(), strict=True):
+                changes = {key: n - seen.get(key, 0) for key, n in then.items() if n != seen.get(key, 0)}
+                assert changes.keys() == {("transport", "shunned")}, "and nothing of it got any further"
+            async with await MqttTransport.open(mesh.options("absent"), wait_s=30) as late:
+                with pytest.raises(DeliveryError):
+                    await late.send("coordinator", sealed(mesh, "absent", HERE), expires_in_s=1.5)
+            assert not scene.there("absent")
             await honest.send("coordinator", sealed(mesh, "honest", HERE), expires_in_s=30)
             await until(lambda: scene.there("honest"))
             assert scene.there("pi-1")

@@ -56,6 +56,7 @@ def test_members_alone(mesh: Mesh, tmp_path: Path) -> None:
             served.get("/healthz")  # without TLS
         metrics = served.get("/metrics", context_of(device))[1]
         assert 'fedmesh_inference_refused_peers_total{code="revoked"} 1.0' in metrics
+        assert 'fedmesh_inference_refused_peers_total{code="handshake"} 3.0' in metrics
         assert "device-1" not in metrics
         assert served.stop() == 0
 

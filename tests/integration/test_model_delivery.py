@@ -140,6 +140,64 @@ def test_killed_while_it_fetches_and_while_it_tries_it_goes_on(fleet, tmp_path):
     asyncio.run(scene())
 
 
+@pytest.mark.slow
+def test_killed_while_a_version_is_on_trial_it_tries_it_again_with_the_good_one_behind_it(fleet, tmp_path):
+    """Without requests a trial lasts ten minutes: nothing here waits for its end."""
+    paths = {seed: model(tmp_path / f"{seed}.onnx", seed) for seed in (1, 3, 4, 5)}
+    digests = {number: Engine(path).sha256 for number, path in paths.items()}
+    nan = constant(tmp_path / "nan.onnx", 1, logit=float("inf"))
+
+    async def scene():
+        shop = Shop(fleet)
+        with DeviceProcess(fleet, shop.root) as device:
+
+            def on_trial(version, attempts=1):
+                state = device.state
+                return (state.running.version, state.running.state, state.running.attempts) == (
+                    version,
+                    "trying",
+                    attempts,
+                ) and (state[state.spare].version, state[state.spare].state) == (1, "good")
+
+            async def killed():
+                device.kill()
+                device.start()
+                await until(device.ready)
+
+            async with shop:
+                await shop.deliver(paths[1])
+                await until(lambda: device.good(1))
+                # Nobody has asked yet, so nobody knows that it is bad.
+                assert await asyncio.to_thread(shop.publish_with, nan, None) == 2
+                await until(lambda: on_trial(2))
+                await killed()
+                assert on_trial(2, attempts=2)
+                assert device.predict()[0]["model"] == digests[1], "the one before answers where the new one fails"
+                await until(lambda: "rolled-back" in shop.outcomes(2))
+                assert device.good(1)
+                assert [item.version for item in device.state.failed] == [2]
+                assert 'fedmesh_inference_swaps_total{result="rolled_back"} 1.0' in device.get("/metrics")
+                # What is on trial gives way to what is newer, before the end and after it.
+                assert await shop.deliver(paths[3]) == 3
+                await until(lambda: on_trial(3))
+                assert await shop.deliver(paths[4]) == 4
+                await until(lambda: on_trial(4))
+                await killed()
+                assert on_trial(4, attempts=2)
+                assert device.predict()[0]["model"] == digests[4]
+                device.kill()
+                assert await shop.deliver(paths[5]) == 5
+                device.start()
+                await until(lambda: on_trial(5))
+                await until(lambda: device.answers() and device.predict()[0]["model"] == digests[5])
+                for _ in range(60):
+                    assert await asyncio.to_thread(lambda: device.predict()[0]["model"]) == digests[5]
+                await until(lambda: device.good(5))
+                assert [item.version for item in device.state.failed] == [2], "who gives way has not failed"
+
+    asyncio.run(scene())
+
+
 def test_forged_pointers_unsigned_models_and_old_metadata_are_refused_and_counted(fleet, tmp_path):
     """What a hostile coordinator, or a broker that speaks for it, can announce and serve."""
     good, other = model(tmp_path / "good.onnx", 0), model(tmp_path / "other.onnx", 1)

@@ -25,8 +25,10 @@ from fedmesh.identity.packets import Gate
 from fedmesh.inference import Engine
 from fedmesh.inference.probe import golden_set
 from fedmesh.registry import Facts, Slots
+from fedmesh.registry.state import State
 from fedmesh.testing.loopback_fleet import LoopbackFleet
 from fedmesh.transport.file_server import FileServer, routed
+from fedmesh.transport.lists import ListsPublisher
 from fedmesh.transport.mqtt import MqttTransport
 
 COORDINATOR, DEVICE = "coordinator", "pi-1"
@@ -92,12 +94,9 @@ class Shop:
         self._stack = AsyncExitStack()
         options = self.fleet.options(COORDINATOR)
         self.transport = await self._stack.enter_async_context(await MqttTransport.open(options, wait_s=30))
-        files = FileServer(
-            self.transport.channel("files"),
-            routed(
-                dict.fromkeys(self.deliveries.files, lambda name, *, max_bytes: self.read(name, max_bytes=max_bytes))
-            ),
-        )
+        self.lists = ListsPublisher(self.transport, self.fleet.membership(COORDINATOR), None)
+        served = dict.fromkeys(self.deliveries.files, lambda name, *, max_bytes: self.read(name, max_bytes=max_bytes))
+        files = FileServer(self.transport.channel("files"), routed({"lists": self.lists.read, **served}))
         await self._stack.enter_async_context(files)
         self._tasks = [asyncio.ensure_future(self._listen()), asyncio.ensure_future(self._announce())]
         return self
@@ -114,6 +113,14 @@ class Shop:
     def _read(self, name: str, *, max_bytes: int) -> bytes:
         data: bytes = self.read(name, max_bytes=max_bytes)
         return data
+
+    async def revoke(self, name: str) -> None:
+        """The authority does, and the coordinator announces its lists."""
+        now = time.time()
+        self.fleet.issuer.revoke(name, now)
+        roster, revocations = self.fleet.issuer.lists(now)
+        self.fleet.membership(COORDINATOR).accept(now, roster=roster, revocations=revocations)
+        await self.lists.publish()
 
     async def silence(self) -> None:
         """Announces nothing by itself any more."""
@@ -206,14 +213,19 @@ class DeviceProcess:
         return (self.folder / "device.log").read_text()
 
     @property
+    def state(self) -> State:
+        """Of the slots."""
+        return Slots(self.slots_folder).state if Slots.is_one(self.slots_folder) else State()
+
+    @property
     def running(self) -> int:
         """The version that runs by the slots."""
-        return Slots(self.slots_folder).state.running.version if Slots.is_one(self.slots_folder) else 0
+        return self.state.running.version
 
     def good(self, version: int) -> bool:
         """Whether this version runs, and is on trial no more."""
-        state = Slots(self.slots_folder).state if Slots.is_one(self.slots_folder) else None
-        return state is not None and (state.running.version, state.running.state) == (version, "good")
+        running = self.state.running
+        return (running.version, running.state) == (version, "good")
 
     def predict(self, x: np.ndarray = X[:2]) -> list[dict[str, Any]]:
         body = json.dumps({"x": x.tolist()}).encode()
@@ -228,6 +240,14 @@ class DeviceProcess:
         try:
             return bool(self.predict())
         except (OSError, urllib.error.HTTPError):
+            return False
+
+    def ready(self) -> bool:
+        """Whether it says that it would answer, without being asked for a prediction."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=30):
+                return True
+        except OSError:
             return False
 
     def get(self, path: str) -> str:

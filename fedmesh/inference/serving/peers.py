@@ -1,5 +1,6 @@
 """Who may ask: members of the mesh, checked after the handshake and again while their connections live."""
 
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable
@@ -23,7 +24,8 @@ class Guard:
 
     Attributes:
         context: TLS that demands a certificate of this mesh.
-        counts: connections refused, by the code of `IdentityError`; ``cut``: those that ended later.
+        counts: connections refused, by the code of `IdentityError`; ``handshake``: by TLS, before there was anybody to
+            look at: no certificate, or one of another authority; ``cut``: those that ended later.
 
     Raises:
         ConfigError: nobody is enrolled there, or the folder is damaged.
@@ -34,6 +36,7 @@ class Guard:
         self.membership = Membership(folder)
         self.context = accepting(self.membership.tls_path, self.membership.root_path, required=True)
         self.counts: Counter[str] = Counter()
+        self.context.sslobject_class = _counting(self.counts)
         self._sessions: dict[Hashable, Peer] = {}
         self._seen = self._stamps()
 
@@ -84,3 +87,19 @@ class Guard:
                 continue
             found[name] = (status.st_ino, status.st_mtime_ns)
         return found
+
+
+def _counting(counts: Counter[str]) -> type[ssl.SSLObject]:
+    """TLS that counts handshakes that fail: an event loop tells nobody of them."""
+
+    class Handshake(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise
+            except ssl.SSLError:
+                counts["handshake"] += 1
+                raise
+
+    return Handshake

@@ -110,6 +110,27 @@ def test_the_one_before_stays_until_the_new_one_is_proven(paths: list[Path]) -> 
     ]
 
 
+def test_who_goes_back_to_the_one_before_ends_the_trial(paths: list[Path]) -> None:
+    """It was proven once. Tried against itself, a machine that is busy would lose a device its only good model."""
+    told: list[Event] = []
+    verdicts: list[Verdict] = []
+    live = LiveModel(
+        limits=HealthLimits(window=1, slowdown=0.001, least_s=1e-12),
+        events=told.append,
+        on_verdict=lambda _sha256, verdict: verdicts.append(verdict),
+    )
+    first = live.swap(paths[0])
+    for _ in range(10):  # so that its speed is known
+        ask(live)
+    second = live.swap(paths[1])
+    live.swap(paths[0])
+    assert (live.sha256, live.on_trial) == (first.sha256, False)
+    ask(live)
+    live.tick()
+    assert verdicts == []
+    assert told[-1] == ModelSwapped(first.sha256, second.sha256)
+
+
 def test_a_model_that_gives_nan_is_rolled_back_and_nobody_notices(paths: list[Path], tmp_path: Path) -> None:
     bad = write_constant(tmp_path / "nan.onnx", 3, logit=float("nan"))
     told: list[Event] = []
