@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from fedmesh.transport.backoff import Backoff
 from fedmesh.transport.mqtt_client import TamedClient
@@ -65,9 +66,16 @@ print(sorted({"torch", "flwr", "onnxruntime", "pydantic"} & set(sys.modules)))
 
 def test_what_is_narrowed_in_paho_is_there():
     narrowed = {name for name in vars(TamedClient) if name.startswith("_") and not name.startswith("__")}
-    assert narrowed == {"_sock_recv", "_ssl_wrap_socket", "_handle_publish", "_packet_queue"}
-    for name in (*narrowed, "_reset_sockets"):
+    assert narrowed == {"_ssl_wrap_socket", "_packet_queue", "_packet_arrived", "_published"}
+    for name in ("_packet_arrived", "_published"):  # ours, and nothing of paho's
+        assert not hasattr(Client, name)
+    used = ("_sock_recv", "_loop_rc_handle", "_packet_handle", "_update_inflight", "_mid_generate", "_reset_sockets")
+    for name in ("_ssl_wrap_socket", "_packet_queue", *used):
         assert callable(getattr(Client, name))
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    for name in ("_sock", "_in_packet", "_out_messages", "_inflight_messages", "_max_inflight_messages"):
+        assert hasattr(client, name)
+    assert hasattr(client, "_last_bytes_received")
 
 
 def test_a_device_does_not_listen_to_others_topics():
