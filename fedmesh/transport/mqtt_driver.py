@@ -42,7 +42,7 @@ class Driver:
         self._ended = asyncio.Event()
         self._descriptor: int | None = None  # while the event loop has it
         self._acks_due: asyncio.TimerHandle | None = None
-        self._stepping = False
+        self._stepping = self._waits_to_write = False
         client.on_socket_register_write = self._wants_to_write
         client.on_socket_close = self._closes_socket
         client.acks_wait = self._acks_wait
@@ -99,7 +99,10 @@ class Driver:
     def _write(self) -> None:
         if not self._drive(self._client.loop_write) or self._descriptor is None:
             return
-        if self._client.want_write():
+        if self._client.want_write() == self._waits_to_write:
+            return
+        self._waits_to_write = not self._waits_to_write
+        if self._waits_to_write:
             self._loop.add_writer(self._descriptor, self._write)
         else:
             self._loop.remove_writer(self._descriptor)
@@ -144,4 +147,4 @@ class Driver:
         if self._descriptor is not None:
             self._loop.remove_reader(self._descriptor)
             self._loop.remove_writer(self._descriptor)
-            self._descriptor = None
+            self._descriptor, self._waits_to_write = None, False
