@@ -164,7 +164,7 @@ def pack(frames: list[bytes]) -> bytes:
     What a chunk holds is checked by its SHA-256; a number in a head that is not the one that was sent would make a
     message another one. That finds accidents, not forgers.
     """
-    parts = []
+    parts: list[bytes] = []
     for frame in frames:
         parts += _PREFIX.pack(len(frame), _checksum(frame)), frame
     return b"".join(parts)

@@ -54,14 +54,14 @@ class TamedClient(Client):
     """paho's client, which reads no longer packets than were agreed and leaves no socket open.
 
     Acknowledgements wait for the next packet and go with it, in one record of TLS; `acks_wait` is called when the first
-    one does, and `send_acks` sends them by themselves.
+    one does, and when none does any more; `send_acks` sends them by themselves.
 
     Attributes:
         publications: what came, for whoever drives the client to take out (`on_message` is not called).
         acknowledged: called with the identifier and the reason code for each of ours (`on_publish` is not called).
     """
 
-    acks_wait: Callable[[], None]
+    acks_wait: Callable[[bool], None]
     acknowledged: Callable[[int, int], None]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -91,10 +91,15 @@ class TamedClient(Client):
 
     def send_acks(self) -> None:
         """Those that wait."""
-        if self._acks:
-            acks = bytes(self._acks)
-            self._acks.clear()
+        if acks := self._take_acks():
             super()._packet_queue(_PUBACK, memoryview(acks), 0, 0)  # type: ignore[arg-type]
+
+    def _take_acks(self) -> bytes:
+        acks = bytes(self._acks)
+        if acks:
+            self._acks.clear()
+            self.acks_wait(False)
+        return acks
 
     def send(self, topic: bytes, payload: bytes, properties: Packed) -> int:
         """As `publish` of quality of service 1; its identifier, 0 if there is none left."""
@@ -166,11 +171,10 @@ class TamedClient(Client):
             if len(self._acks) >= _MOST_ACK_BYTES:
                 self.send_acks()
             elif is_first:
-                self.acks_wait()
+                self.acks_wait(True)
             return MQTTErrorCode.MQTT_ERR_SUCCESS
         if self._acks and len(packet) <= _SHORT_BYTES:
-            packet = bytes(self._acks) + bytes(packet)
-            self._acks.clear()
+            packet = self._take_acks() + bytes(packet)
         else:
             self.send_acks()
         return super()._packet_queue(command, memoryview(packet), mid, qos, info)  # type: ignore[arg-type]

@@ -132,13 +132,10 @@ class Driver:
         else:
             self._write()
 
-    def _acks_wait(self) -> None:
-        if self._acks_due is None:
-            self._acks_due = self._loop.call_later(_ACK_S, self._send_acks)
-
-    def _send_acks(self) -> None:
-        self._acks_due = None
-        self._client.send_acks()
+    def _acks_wait(self, wait: bool) -> None:
+        if self._acks_due is not None:
+            self._acks_due.cancel()
+        self._acks_due = self._loop.call_later(_ACK_S, self._client.send_acks) if wait else None
 
     def _closes_socket(self, _client: Client, _data: Any, _opened: Any) -> None:
         self._let_go()

@@ -10,8 +10,8 @@ What is worked around here, each seen with paho 2 and Mosquitto 2 (docs/transpor
 - paho reads packets of up to 256 MB into memory whatever was agreed: a longer one than agreed ends the connection.
 - paho acknowledges before anybody has seen the message: here an acknowledgement is sent after the frame was handled,
   so the receive maximum bounds what waits.
-- paho copies the rest of a packet for every TLS record that it writes, and asks for memory for all of it for every one
-  that it reads, and writes each acknowledgement by itself: `fedmesh.transport.mqtt_client` does better.
+- paho copies the rest of a packet for every TLS record that it writes, reads one in many pieces, makes a dozen objects
+  for each publication, and writes each acknowledgement by itself: `fedmesh.transport.mqtt_client` does better.
 - paho queues without limit: no more is given to it than `_UNDER_WAY_BYTES`, and nothing without a connection.
 """
 
