@@ -126,6 +126,12 @@ def test_subclasses_are_written_as_what_they_inherit_from(value):
     assert dumps(slow(value)) == dumps(value)
 
 
+@pytest.mark.parametrize("number", [1 << 64, -(1 << 64) - 1])
+def test_a_number_beyond_64_bits_is_refused_in_a_list_too(number):
+    with pytest.raises(ValueError, match=r"value\[1\] is an integer beyond 64 bits"):
+        dumps([0, number])
+
+
 @pytest.mark.parametrize("leaf", [None, True, 1.5, "a", b"a", 7, _Text("a")])
 @pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"a": inner}])
 def test_every_leaf_may_lie_equally_deep(leaf, wrap):

@@ -121,8 +121,22 @@ def test_what_is_sent_without_a_connection_or_beyond_the_window_is_kept_for_the_
     assert client._packet_arrived(0x40, memoryview(bytes([0, second, 0x10]))) == 0
     assert client._packet_arrived(0x40, memoryview(bytes([0, second]))) == 0  # twice: it is nobody's
     client._sock = None
+    assert [b"third" in packet for packet in waiting(client)] == [False, True]
     assert acknowledged == [(second, 0x10)]
     assert set(client._out_messages) == {first, third}
+
+
+def test_nothing_of_one_connection_is_taken_for_the_next():
+    client = a_client()
+    client.acks_wait = lambda _wait: None
+    client.ack(1, 1)
+    client.publications.append(Publication("t", 1, b"", 1))
+    assert list(client._cutter.cut(b"\x30\x0bhalf")) == []
+    client.release()
+    client.send_acks()
+    assert waiting(client) == []
+    assert not client.publications
+    assert [command for command, _ in client._cutter.cut(b"\xd0\0")] == [0xD0]
 
 
 def test_who_fails_at_one_publication_is_told_of_the_next_and_keeps_nobody_from_it():
