@@ -19,7 +19,7 @@ PARAMETERS, ROUNDS = 10_000, 3
 
 
 def messages() -> dict[str, Any]:
-    """Latency and throughput, against paho alone."""
+    """Latency and throughput, against paho alone, as it comes and without Nagle's algorithm."""
     return mqtt_messages.compare(50, 5)
 
 
@@ -53,7 +53,8 @@ def lines(part: str, found: dict[str, Any]) -> list[str]:
     """The figures of a part, for people."""
     match part:
         case "messages":
-            return [_message_line(label, found[label], found["megabytes"]) for label in ("fedmesh", "plain")]
+            told = [_message_line(kind, found[kind], found["megabytes"]) for kind in mqtt_messages.KINDS]
+            return [*told, _ratio_line(found["ratio"])]
         case "rounds":
             ours, peer = found["fedmesh"], found.get("flower")
             told = [f"fedmesh: an empty round of 2 devices {ours['p50_s'] * 1e3:.0f} ms (p50), goal 100 ms"]
@@ -76,6 +77,15 @@ def _message_line(label: str, row: dict[str, Any], megabytes: int) -> str:
     return (
         f"{label}: 1 KB there and back {row['p50_ms']:.2f} ms (p50), {row['processor_ms_per_request']} ms of processor "
         f"time; {megabytes} MB: {rates} MB/s, {row['processor_ms_per_mb']} ms a MB"
+    )
+
+
+def _ratio_line(ratio: dict[str, float | None]) -> str:
+    told = {name: "unknown" if value is None else f"{value}x" for name, value in ratio.items()}
+    return (
+        f"fedmesh to nodelay (paho alone, TCP_NODELAY at both ends): 1 KB there and back {told['p50_ms']} as long, "
+        f"{told['processor_ms_per_request']} the processor time; MB/s {told['mb_per_s']}, processor time a MB "
+        f"{told['processor_ms_per_mb']}"
     )
 
 

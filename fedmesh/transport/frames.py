@@ -123,13 +123,15 @@ class Refuse:
 Frame = Open | Whole | Chunk | Have | Done | Refuse
 _KINDS: tuple[type[Frame], ...] = (Open, Whole, Chunk, Have, Done, Refuse)
 _BYTES = {"digest": HASH_BYTES, "data": MAX_CHUNK_BYTES, "hashes": HASH_BYTES * MAX_CHUNKS, "bitmap": MAX_CHUNKS // 8}
+_NO_NUMBERS = frozenset({*_BYTES, "code"})
 _FIELDS = {kind: tuple(name for name in kind.__slots__ if name != "ident") for kind in _KINDS}
+_HEADS = {kind: [VERSION, number] for number, kind in enumerate(_KINDS)}
 
 
 def encode(frame: Frame) -> bytes:
     """The bytes of a frame; ``decode(encode(f)) == f``."""
     kind = type(frame)
-    return wire.dumps([VERSION, _KINDS.index(kind), *frame.ident, *[getattr(frame, name) for name in _FIELDS[kind]]])
+    return wire.dumps([*_HEADS[kind], *frame.ident, *[getattr(frame, name) for name in _FIELDS[kind]]])
 
 
 def decode(data: bytes) -> Frame:
@@ -148,7 +150,10 @@ def decode(data: bytes) -> Frame:
     if len(plain) != 4 + len(names):
         raise DecodeError(f"a frame {kind.__name__} has {4 + len(names)} parts, {len(plain)} arrived")
     ident = Ident(_number("incarnation", plain[2]), _number("sequence", plain[3]))
-    frame: Frame = kind(ident, *[_field(name, value) for name, value in zip(names, plain[4:], strict=True)])
+    for name, value in zip(names, plain[4:], strict=True):
+        if type(value) is not int or not 0 <= value < _LARGEST or name in _NO_NUMBERS:
+            _check_field(name, value)
+    frame: Frame = kind(ident, *plain[4:])
     _check(frame)
     return frame
 
@@ -159,7 +164,10 @@ def pack(frames: list[bytes]) -> bytes:
     What a chunk holds is checked by its SHA-256; a number in a head that is not the one that was sent would make a
     message another one. That finds accidents, not forgers.
     """
-    return b"".join(part for frame in frames for part in (_PREFIX.pack(len(frame), _checksum(frame)), frame))
+    parts: list[bytes] = []
+    for frame in frames:
+        parts += _PREFIX.pack(len(frame), _checksum(frame)), frame
+    return b"".join(parts)
 
 
 def unpack(parcel: bytes) -> list[bytes]:
@@ -185,16 +193,15 @@ def _checksum(frame: bytes) -> int:
     return zlib.crc32(frame[:_HEAD_BYTES])
 
 
-def _field(name: str, value: Any) -> Any:
+def _check_field(name: str, value: Any) -> None:
     if name in _BYTES:
         if type(value) is not bytes or len(value) > _BYTES[name]:
             raise DecodeError(f"{name} is not bytes, or longer than {_BYTES[name]}")
-        return value
-    if name == "code":
+    elif name == "code":
         if type(value) is not str or value not in CODES:
             raise DecodeError(f"the code {str(value)[:20]!r} is not one of a refusal")
-        return value
-    return _number(name, value)
+    else:
+        _number(name, value)
 
 
 def _number(name: str, value: Any) -> int:

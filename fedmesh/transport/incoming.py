@@ -205,6 +205,8 @@ class Receiver:
         channel = self._free(known, ident)
         if self._keeper is not None and channel not in FLEETING:
             self._keeper.taken(peer, ident, known.record)
+        if not self._turned_away:
+            return []
         alike = (one for one, on in self._turned_away.items() if on == channel)
         invited = list(itertools.islice(itertools.chain(alike, self._turned_away), _INVITED))
         invited = list(dict.fromkeys(invited))
@@ -356,14 +358,12 @@ class Receiver:
         return wall * 1000 > expires_ms + self._limits.clock_skew_s * 1000
 
     def _has_room(self, known: _Peer, size: int, channel: int) -> bool:
-        limits = self._limits
-        bounds = (
-            (1, known.messages, limits.peer_messages),
-            (size, known.bytes, limits.peer_bytes),
-            (size, self._held, limits.incoming_bytes),
-        )
-        return len(known.record.done) < _REMEMBERED and all(
-            fits(more, held=held.total(), by_channel=held[channel], most=most) for more, held, most in bounds
+        limits, messages, of_peer, held = self._limits, known.messages, known.bytes, self._held
+        return (
+            len(known.record.done) < _REMEMBERED
+            and fits(1, held=messages.total(), by_channel=messages[channel], most=limits.peer_messages)
+            and fits(size, held=of_peer.total(), by_channel=of_peer[channel], most=limits.peer_bytes)
+            and fits(size, held=held.total(), by_channel=held[channel], most=limits.incoming_bytes)
         )
 
     def _hold(self, known: _Peer, ident: Ident, size: int, channel: int) -> None:

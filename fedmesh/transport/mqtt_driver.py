@@ -9,6 +9,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import MQTTErrorCode
 
 from fedmesh.transport.mqtt_client import TamedClient
+from fedmesh.transport.mqtt_packets import Publication
 
 __all__ = ["Driver"]
 
@@ -24,15 +25,24 @@ class Driver:
     Args:
         client: nobody else drives it. Its callbacks are called on the event loop, in the midst of paho's work.
         failed: told what paho raised; the connection is over then.
+        arrived: told of each publication, when paho is done with what it was in the midst of.
         every_s: how often paho looks whether the connection is alive.
     """
 
-    def __init__(self, client: TamedClient, *, failed: Callable[[Exception], None], every_s: float) -> None:
-        self._client, self._failed, self._every_s = client, failed, every_s
+    def __init__(
+        self,
+        client: TamedClient,
+        *,
+        failed: Callable[[Exception], None],
+        arrived: Callable[[Publication], None],
+        every_s: float,
+    ) -> None:
+        self._client, self._failed, self._arrived, self._every_s = client, failed, arrived, every_s
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._descriptor: int | None = None  # while the event loop has it
         self._acks_due: asyncio.TimerHandle | None = None
+        self._stepping = self._waits_to_write = False
         client.on_socket_register_write = self._wants_to_write
         client.on_socket_close = self._closes_socket
         client.acks_wait = self._acks_wait
@@ -70,17 +80,29 @@ class Driver:
     def _read(self) -> None:
         """There is something to read; what TLS holds of it already wakes nobody."""
         for _ in range(_READS):
-            if not self._drive(self._client.loop_read):
-                return
             opened = self._client.socket()
-            if not isinstance(opened, ssl.SSLSocket) or not opened.pending():
-                return
-        self._loop.call_soon(self._read)
+            if not self._drive(self._client.loop_read) or not isinstance(opened, ssl.SSLSocket) or not opened.pending():
+                break
+        else:
+            self._loop.call_soon(self._read)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        arrived = self._client.publications
+        try:
+            while arrived:
+                self._arrived(arrived.popleft())
+        finally:
+            if arrived:  # whoever was told of one has failed: the others are not his
+                self._loop.call_soon(self._hand_over)
 
     def _write(self) -> None:
         if not self._drive(self._client.loop_write) or self._descriptor is None:
             return
-        if self._client.want_write():
+        if self._client.want_write() == self._waits_to_write:
+            return
+        self._waits_to_write = not self._waits_to_write
+        if self._waits_to_write:
             self._loop.add_writer(self._descriptor, self._write)
         else:
             self._loop.remove_writer(self._descriptor)
@@ -89,11 +111,13 @@ class Driver:
         """A step of paho's; the connection ends where it fails. Whether there still is one."""
         if self._descriptor is None:
             return False
+        self._stepping = True
         try:
             went_well = step() == MQTTErrorCode.MQTT_ERR_SUCCESS
         except Exception as error:  # noqa: BLE001 - no broker's bytes, whatever paho makes of them, end the event loop
             self._failed(error)
             went_well = False
+        self._stepping = False
         if not went_well or self._client.socket() is None:
             self._ended.set()
             self._let_go()
@@ -101,16 +125,17 @@ class Driver:
         return True
 
     def _wants_to_write(self, _client: Client, _data: Any, _opened: Any) -> None:
-        if self._descriptor is not None:  # otherwise it is written as soon as there is a connection
+        if self._descriptor is None:
+            return  # it is written as soon as there is a connection
+        if self._stepping:
             self._loop.call_soon(self._write)
+        else:
+            self._write()
 
-    def _acks_wait(self) -> None:
-        if self._acks_due is None:
-            self._acks_due = self._loop.call_later(_ACK_S, self._send_acks)
-
-    def _send_acks(self) -> None:
-        self._acks_due = None
-        self._client.send_acks()
+    def _acks_wait(self, wait: bool) -> None:
+        if self._acks_due is not None:
+            self._acks_due.cancel()
+        self._acks_due = self._loop.call_later(_ACK_S, self._client.send_acks) if wait else None
 
     def _closes_socket(self, _client: Client, _data: Any, _opened: Any) -> None:
         self._let_go()
@@ -119,4 +144,4 @@ class Driver:
         if self._descriptor is not None:
             self._loop.remove_reader(self._descriptor)
             self._loop.remove_writer(self._descriptor)
-            self._descriptor = None
+            self._descriptor, self._waits_to_write = None, False

@@ -10,8 +10,8 @@ What is worked around here, each seen with paho 2 and Mosquitto 2 (docs/transpor
 - paho reads packets of up to 256 MB into memory whatever was agreed: a longer one than agreed ends the connection.
 - paho acknowledges before anybody has seen the message: here an acknowledgement is sent after the frame was handled,
   so the receive maximum bounds what waits.
-- paho copies the rest of a packet for every TLS record that it writes, and asks for memory for all of it for every one
-  that it reads, and writes each acknowledgement by itself: `fedmesh.transport.mqtt_client` does better.
+- paho copies the rest of a packet for every TLS record that it writes, reads one in many pieces, makes a dozen objects
+  for each publication, and writes each acknowledgement by itself: `fedmesh.transport.mqtt_client` does better.
 - paho queues without limit: no more is given to it than `_UNDER_WAY_BYTES`, and nothing without a connection.
 """
 
@@ -25,8 +25,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -38,6 +38,7 @@ from fedmesh.transport.endpoint import Carried
 from fedmesh.transport.limits import PACKET_BYTES
 from fedmesh.transport.mqtt_client import Packed, TamedClient
 from fedmesh.transport.mqtt_driver import Driver
+from fedmesh.transport.mqtt_packets import Publication
 from fedmesh.transport.topics import Topics
 from fedmesh.types import PeerId
 
@@ -91,12 +92,11 @@ class MqttLink:
         self._awaited = 0  # announcements under way: somebody waits for each
         self._acknowledged: collections.deque[tuple[int, int]] = collections.deque()
         self._most = _UNDER_WAY
-        self._session = 0  # which connection is the present one; an acknowledgement belongs to one
         self._closing = asyncio.Event()
         self._context = context
         self._client = self._make_client(context)
         every_s = min(5.0, max(0.5, options.keepalive_s / 16))
-        self._driver = Driver(self._client, failed=self._failed, every_s=every_s)
+        self._driver = Driver(self._client, failed=self._failed, arrived=self._arrived, every_s=every_s)
         self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -111,11 +111,11 @@ class MqttLink:
 
     def carry(self, frame: Carried) -> None:
         """Publishes a frame."""
-        topic = self._topics.frames_to(frame.peer)
-        sent = self._client.publish(topic, frame.data, qos=1, properties=_expiring_in(math.ceil(frame.worth_s)))
-        if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+        topic = self._topics.frames_to(frame.peer).encode()
+        mid = self._client.send(topic, frame.data, _expiring_in(math.ceil(frame.worth_s)))
+        if mid == 0:
             return  # 65,535 identifiers in use cannot be; and a frame that is lost is asked for again
-        self._under_way[sent.mid] = (frame.peer, len(frame.data))
+        self._under_way[mid] = (frame.peer, len(frame.data))
         self._under_way_bytes += len(frame.data)
 
     @property
@@ -171,8 +171,7 @@ class MqttLink:
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
-        client.on_publish = self._on_publish
+        client.acknowledged = self._on_acknowledgement
         return client
 
     def _presence(self, *, there: bool) -> bytes:
@@ -185,7 +184,6 @@ class MqttLink:
         try:
             while not self._closing.is_set():
                 began = time.monotonic()
-                self._session += 1
                 try:
                     await self._driver.connection(self._dial, self._closing)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may succeed
@@ -244,19 +242,12 @@ class MqttLink:
         said = f"the broker ended the connection: {reason}" if flags.is_disconnect_packet_from_server else str(reason)
         self._loop.call_soon(self._lost, said)
 
-    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            topic = ""
-        self._loop.call_soon(self._arrived, self._session, message.mid, topic, bytes(message.payload), message.qos)
-
-    def _on_publish(self, _client: Client, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
-        self._acknowledged.append((mid, reason.value))
+    def _on_acknowledgement(self, mid: int, reason: int) -> None:
+        self._acknowledged.append((mid, reason))
         if self._courier.is_closed:
             self._loop.call_soon(self._heard.set)
         elif (
-            reason.is_failure
+            reason >= _FAILURES
             or self._awaited
             or len(self._under_way) >= _UNDER_WAY // 4
             or self._under_way_bytes >= _UNDER_WAY_BYTES // 4
@@ -302,18 +293,18 @@ class MqttLink:
         self._courier.counts["connection_refused"] += 1
         self.news.set()
 
-    def _arrived(self, session: int, mid: int, topic: str, payload: bytes, qos: int) -> None:
-        sender = self._topics.sender_of(topic)
+    def _arrived(self, publication: Publication) -> None:
+        sender = self._topics.sender_of(publication.topic)
         if sender is None:
             self._courier.counts["topic"] += 1
         elif sender[1] == "msg":
-            self._courier.arrived(sender[0], payload)
+            self._courier.arrived(sender[0], publication.payload)
         elif sender[1] == "presence":
-            self._noticed(sender[0], payload)
+            self._noticed(sender[0], publication.payload)
         else:
-            self._courier.heard(*sender, payload)
-        if qos and session == self._session and not self._closing.is_set():
-            self._client.ack(mid, qos)
+            self._courier.heard(*sender, publication.payload)
+        if publication.qos and not self._closing.is_set():
+            self._client.ack(publication.mid, publication.qos)
 
     def _noticed(self, peer: PeerId, payload: bytes) -> None:
         try:

@@ -24,8 +24,10 @@ __all__ = ["loads"]
 
 _UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _LIST, _MAP, _TAG, _SIMPLE = range(8)
 _SIMPLE_VALUES = {20: False, 21: True, 22: None}
-_FIRST_BYTES, _FIRST_TEXT, _FIRST_LIST = _BYTES << 5, _TEXT << 5, _LIST << 5  # heads of the least arguments
-_ONE_MORE = 24  # additional information: the argument is the byte behind the head
+_FIRST_NEGATIVE, _FIRST_BYTES = _NEGATIVE << 5, _BYTES << 5  # heads of the least arguments
+_FIRST_TEXT, _FIRST_LIST = _TEXT << 5, _LIST << 5
+_LEAST = {24: (1, 24), 25: (2, 1 << 8), 26: (4, 1 << 16), 27: (8, 1 << 32)}
+"""Additional information -> bytes of the argument behind the head, and the least that needs so many."""
 _FLOATS = {info: struct.Struct(code) for info, code in ((25, ">e"), (26, ">f"), (27, ">d"))}
 
 
@@ -120,16 +122,16 @@ class _Decoder:
 
     def _list(self, length: int, depth: int) -> list[Any]:
         self._require_room(length)
-        if (strings := self._short_strings(length, depth)) is not None:
-            return strings
+        if (atoms := self._atoms(length, depth)) is not None:
+            return atoms
         return [self.value(depth + 1) for _ in range(length)]
 
     def _map(self, pairs: int, depth: int) -> dict[str | int, Any]:
         self._require_room(2 * pairs)
         begin, items_left = self._at, self._items_left
-        if (strings := self._short_strings(2 * pairs, depth)) is not None:
-            if _ascending(keys := strings[::2]):
-                return dict(zip(keys, strings[1::2], strict=True))
+        if (atoms := self._atoms(2 * pairs, depth)) is not None:
+            if _ascending(keys := atoms[::2]):
+                return dict(zip(keys, atoms[1::2], strict=True))
             self._at, self._items_left = begin, items_left
         result: dict[str | int, Any] = {}
         last = (0, b"")
@@ -145,33 +147,39 @@ class _Decoder:
             result[key] = self.value(depth + 1)
         return result
 
-    def _short_strings(self, count: int, depth: int) -> list[Any] | None:
-        """The next `count` items, of a list or map at `depth`, if each is bytes or a text, of up to 255 bytes.
+    def _atoms(self, count: int, depth: int) -> list[Any] | None:
+        """The next `count` items, of a list or map at `depth`, if each is bytes, a text or a number not below 0.
 
         Nearly every list and map is of such, and one loop reads them three times as fast. None, and nothing is read, if
         one is anything else, or malformed: the reading one by one says what it is. The caller has seen to the room.
         """
         data, at, size = self._data, self._at, len(self._data)
-        strings: list[bytes | str] = []
+        atoms: list[bytes | str | int] = []
         for _ in range(count if depth < self._max_depth else 0):
-            if at == size or not _FIRST_BYTES <= (head := data[at]) < _FIRST_LIST:
+            if at == size or (head := data[at]) >= _FIRST_LIST or _FIRST_NEGATIVE <= head < _FIRST_BYTES:
                 return None
-            start, length = at + 1, head & 31
-            if length >= _ONE_MORE:
-                if length > _ONE_MORE or start == size or (length := data[start]) < _ONE_MORE:
+            start, argument = at + 1, head & 31
+            if argument >= 24:
+                width, least = _LEAST.get(argument, (0, 0))
+                start += width
+                argument = int.from_bytes(data[at + 1 : start], "big")
+                if width == 0 or start > size or argument < least:
                     return None
-                start += 1
-            at = start + length
+            at = start
+            if head < _FIRST_NEGATIVE:
+                atoms.append(argument)
+                continue
+            at += argument
             if at > size:
                 return None
             try:
-                strings.append(data[start:at] if head < _FIRST_TEXT else data[start:at].decode())
+                atoms.append(data[start:at] if head < _FIRST_TEXT else data[start:at].decode())
             except UnicodeDecodeError:
                 return None
-        if len(strings) < count:
+        if len(atoms) < count:
             return None
         self._at, self._items_left = at, self._items_left - count
-        return strings
+        return atoms
 
     def _simple(self, info: int) -> bool | float | None:
         if info in _SIMPLE_VALUES:

@@ -49,8 +49,11 @@ def _plain(value: Any, where: str, depth: int) -> Any:
             return int(value)
         case list() | tuple():
             as_they_are = _as_they_are(depth)
+            numbers = int if as_they_are else None
             return [
-                item if type(item) in as_they_are else _plain(item, f"{where}[{place}]", depth + 1)
+                item
+                if type(item) in as_they_are or (type(item) is numbers and -_LARGEST <= item < _LARGEST)
+                else _plain(item, f"{where}[{place}]", depth + 1)
                 for place, item in enumerate(value)
             ]
         case dict():

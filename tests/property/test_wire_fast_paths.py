@@ -16,7 +16,7 @@ class _Slow(_Decoder):
 
     __slots__ = ()
 
-    def _short_strings(self, count, depth):
+    def _atoms(self, count, depth):
         return None
 
 
@@ -47,10 +47,12 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=4) | st.sampl
     ["x" * n for n in (23, 24, 256)]
 )
 strings = st.binary(max_size=3) | st.sampled_from([b"y" * n for n in (23, 24, 255, 256)]) | texts
-leaves = strings | st.integers(-30, 300) | st.none() | st.booleans() | st.floats(allow_nan=False)
+edges = [23, 24, 255, 256, 65_535, 65_536, (1 << 32) - 1, 1 << 32, (1 << 63), (1 << 64) - 1]
+numbers = st.integers(-30, 300) | st.sampled_from([*edges, *(-edge for edge in edges)])
+leaves = strings | numbers | st.none() | st.booleans() | st.floats(allow_nan=False)
 maps = st.dictionaries(texts, strings, max_size=5) | st.dictionaries(texts | st.integers(0, 9), leaves, max_size=4)
 trees = st.recursive(
-    st.lists(strings, max_size=6) | maps | leaves,
+    st.lists(strings, max_size=6) | st.lists(strings | numbers, max_size=6) | maps | leaves,
     lambda inner: st.lists(inner | strings, max_size=4) | st.dictionaries(texts, inner | strings, max_size=4),
     max_leaves=8,
 )
@@ -87,6 +89,13 @@ def test_what_is_refused_one_by_one_is_refused_together_for_the_same_reason(valu
         b"\x81\x58",  # a length that is cut off
         b"\x82\x41a",  # an item too few
         b"\x81\x5f\x41a\xff",  # of indefinite length
+        b"\x81\x18\x17",  # a number in two bytes that fits in one
+        b"\x81\x19\x00\xff",  # in three that fits in two
+        b"\x82\x1a\x00\x00\xff\xff\x01",  # in five that fits in three
+        b"\x81\x1b\x00\x00\x00\x00\xff\xff\xff\xff",  # in nine that fits in five
+        b"\x82\x01\x19\x01",  # a number that is cut off
+        b"\x81\x1c",  # a reserved head
+        b"\xa2\x01\x40\x01\x40",  # a number twice
     ],
 )
 def test_malformed_strings_are_refused_as_one_by_one(data):
@@ -115,6 +124,12 @@ def slow(value):
 @given(trees)
 def test_subclasses_are_written_as_what_they_inherit_from(value):
     assert dumps(slow(value)) == dumps(value)
+
+
+@pytest.mark.parametrize("number", [1 << 64, -(1 << 64) - 1])
+def test_a_number_beyond_64_bits_is_refused_in_a_list_too(number):
+    with pytest.raises(ValueError, match=r"value\[1\] is an integer beyond 64 bits"):
+        dumps([0, number])
 
 
 @pytest.mark.parametrize("leaf", [None, True, 1.5, "a", b"a", 7, _Text("a")])
