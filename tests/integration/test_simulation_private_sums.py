@@ -82,7 +82,7 @@ def test_the_weights_move_by_the_sum_of_what_the_devices_put_in(mode, first_roun
 def test_what_a_device_sends_does_not_depend_on_how_much_it_holds(mode, first_round, tmp_path):
     scenario, _, result = first_round(mode)
     fewer = scenario.overridden({"data.public_fraction": 0.6}, source="test")
-    results = [result, simulate(fewer, tmp_path / "fewer", workers=2)]
+    results = [result, simulate(fewer, tmp_path / "fewer", workers=1)]
     held, sent = [], []
     for found in results:
         held.append(sorted(device["examples"] for device in found["devices"]))
@@ -122,7 +122,7 @@ def test_a_shared_budget_spent_to_the_end_and_half_its_devices_decline(tmp_path)
             for name, content in ledgers.items():
                 (out / "ledgers" / name).write_bytes(content)
 
-    result = simulate(scenario, out, workers=2, events=with_ledgers)
+    result = simulate(scenario, out, workers=1, events=with_ledgers)
     assert [row["survivors"] for row in result["rounds"]] == [8, 8]
     assert {failure["device"] for failure in result["failures"]} == {3, 7}
     assert all("privacy budget" in failure["reason"] for failure in result["failures"])
@@ -132,7 +132,7 @@ def test_a_shared_budget_spent_to_the_end_and_half_its_devices_decline(tmp_path)
 
 def test_too_many_lost_devices_cost_the_round_and_never_the_promise(tmp_path):
     overrides = {**CLIENT, "partition__clients": 10, "privacy__dropouts": 0.0, "failures__dropout": 0.08, "seed": 45}
-    result = simulate(small_digits(**overrides, rounds=2), tmp_path / "run", workers=2)
+    result = simulate(small_digits(**overrides, rounds=2), tmp_path / "run", workers=1)
     good, lost = result["rounds"]  # with this seed one device is lost before the training of round 2
     assert (good["failed"], good["survivors"]) == (None, 10)
     assert "the session needs 10" in lost["failed"]
@@ -143,7 +143,7 @@ def test_too_many_lost_devices_cost_the_round_and_never_the_promise(tmp_path):
 @pytest.mark.slow
 def test_a_clip_that_follows_its_quantile_survives_an_interruption(tmp_path):
     overrides = {**CLIENT, "partition__clients": 8, "privacy__clip_quantile": 0.5, "privacy__clip_rate": 1.0}
-    whole = simulate(small_digits(**overrides, rounds=3), tmp_path / "whole", workers=2)
+    whole = simulate(small_digits(**overrides, rounds=3), tmp_path / "whole", workers=1)
 
     class StopError(Exception):
         pass
@@ -153,7 +153,7 @@ def test_a_clip_that_follows_its_quantile_survives_an_interruption(tmp_path):
             raise StopError
 
     with pytest.raises(StopError):
-        simulate(small_digits(**overrides, rounds=3), tmp_path / "cut", workers=2, events=stop)
+        simulate(small_digits(**overrides, rounds=3), tmp_path / "cut", workers=1, events=stop)
     again = resume(tmp_path / "cut", workers=1)
     keys = ("accuracy_int8", "loss", "epsilon", "survivors")
     assert [[row[key] for key in keys] for row in again["rounds"]] == [

@@ -67,7 +67,7 @@ def test_bytes_are_measured(finished):
 
 
 def test_bytes_without_secure_aggregation(tmp_path):
-    result = simulate(small_digits(secure_aggregation__enabled=False, rounds=1), tmp_path / "run", workers=2)
+    result = simulate(small_digits(secure_aggregation__enabled=False, rounds=1), tmp_path / "run", workers=1)
     (entry,) = result["rounds"]
     assert PARAMETERS < entry["bytes_up"] < 1.1 * PARAMETERS
     assert 4 * PARAMETERS < entry["bytes_down"] < 4.4 * PARAMETERS
@@ -94,7 +94,7 @@ def test_the_same_whatever_the_number_of_workers(finished, tmp_path, workers):
 
 def test_another_seed_is_another_run(finished, tmp_path):
     _, result, _ = finished
-    other = simulate(small_digits(seed=2), tmp_path / "other", workers=2)
+    other = simulate(small_digits(seed=2), tmp_path / "other", workers=1)
     assert other["final"]["sha256"] != result["final"]["sha256"]
 
 
@@ -106,7 +106,7 @@ def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
 
 def test_dropouts_cost_devices_not_rounds(tmp_path):
     scenario = small_digits(failures__dropout=0.5, rounds=4, secure_aggregation__enabled=False)
-    result = simulate(scenario, tmp_path / "run", workers=2)
+    result = simulate(scenario, tmp_path / "run", workers=1)
     survivors = [entry["survivors"] for entry in result["rounds"]]
     assert all(
         (entry["clients"] == 4 and entry["failed"] is None) or entry["survivors"] == 0 for entry in result["rounds"]
@@ -116,7 +116,7 @@ def test_dropouts_cost_devices_not_rounds(tmp_path):
 
 
 def test_without_privacy_there_is_no_epsilon_and_no_ledger(tmp_path):
-    result = simulate(small_digits(privacy__enabled=False), tmp_path / "run", workers=2)
+    result = simulate(small_digits(privacy__enabled=False), tmp_path / "run", workers=1)
     assert result["final"]["epsilon"] is None
     assert result["privacy"] == {"enabled": False}
     assert list((tmp_path / "run" / "ledgers").iterdir()) == []
@@ -129,7 +129,7 @@ def test_a_float_federation_sends_float_packets(tmp_path):
         delta__codec="float32",
         secure_aggregation__enabled=False,
     )
-    result = simulate(scenario, tmp_path / "run", workers=2)
+    result = simulate(scenario, tmp_path / "run", workers=1)
     assert result["rounds"][0]["bytes_up"] > 4 * PARAMETERS
 
 

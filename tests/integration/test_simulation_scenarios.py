@@ -28,7 +28,7 @@ def digits(tmp_path, seed, **overrides):
 
 @pytest.mark.slow
 def test_digits_with_privacy_gains_on_its_public_start(tmp_path):
-    results = [digits(tmp_path, seed) for seed in (1, 2, 3)]
+    results = [digits(tmp_path, seed) for seed in (1, 2)]
     assert all(result["final"]["epsilon"] <= 8.0 for result in results)
     assert np.mean([result["final"]["accuracy_int8"] for result in results]) >= 0.83
     start = np.mean([result["start"]["accuracy_int8"] for result in results])

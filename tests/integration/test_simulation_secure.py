@@ -63,7 +63,7 @@ def test_the_model_is_bit_for_bit_the_one_without_it(overrides, tmp_path):
 
 
 def test_the_keys_of_the_next_round_are_exchanged_on_the_way(tmp_path):
-    ahead = simulate(small_digits(), tmp_path / "ahead", workers=2)
+    ahead = simulate(small_digits(), tmp_path / "ahead", workers=1)
     names = [[stage["name"] for stage in row["stages"]] for row in ahead["rounds"]]
     assert names == [["advertise", "share", "train", "sign", "unmask"], *[["train", "sign", "unmask"]] * 2]
     steps = {step["step"]: step for step in ahead["secure_aggregation"]["steps"]}
@@ -75,33 +75,33 @@ def test_the_keys_of_the_next_round_are_exchanged_on_the_way(tmp_path):
 
 
 def test_metrics_are_told_as_means_over_the_sum_and_only_without_privacy(tmp_path):
-    result = simulate(small_digits(privacy__enabled=False, rounds=2), tmp_path / "run", workers=2)
+    result = simulate(small_digits(privacy__enabled=False, rounds=2), tmp_path / "run", workers=1)
     examples = np.mean([device["examples"] for device in result["devices"]])
     for row in result["rounds"]:
         assert row["train_examples"] == pytest.approx(examples, abs=1e-4)
         assert 0.1 < row["train_loss"] < 10
-    private = simulate(small_digits(rounds=1), tmp_path / "private", workers=2)
+    private = simulate(small_digits(rounds=1), tmp_path / "private", workers=1)
     assert (private["rounds"][0]["train_loss"], private["rounds"][0]["train_examples"]) == (None, None)
 
 
 def test_identities_are_the_owners_alone_and_stay_when_a_run_is_resumed(tmp_path):
     out = tmp_path / "run"
-    simulate(small_digits(rounds=1), out, workers=2)
+    simulate(small_digits(rounds=1), out, workers=1)
     folder = out / "identities"
     keys = {path.name: path.read_bytes() for path in folder.glob("*.key")}
     assert keys.keys() == {f"{name}.key" for name in (AGGREGATOR, *map(device_name, range(4)))}
     assert folder.stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.glob("*.key"))
-    resume(out, workers=2)
+    resume(out, workers=1)
     assert {path.name: path.read_bytes() for path in folder.glob("*.key")} == keys
 
 
 def test_a_lost_identity_is_named(tmp_path):
     out = tmp_path / "run"
-    simulate(small_digits(rounds=1), out, workers=2)
+    simulate(small_digits(rounds=1), out, workers=1)
     (out / "identities" / "device-1.key").unlink()
     with pytest.raises(ConfigError, match=r"device-1\.key"):
-        resume(out, workers=2)
+        resume(out, workers=1)
 
 
 class Federation:
@@ -150,7 +150,7 @@ def test_devices_are_lost_at_random_steps_and_every_sum_is_the_right_one(tmp_pat
     before, begun_again, lost_behind = None, 0, 0
     for rounds in (1, 2, 3):
         scenario, out = small_digits(**overrides, **fixed, rounds=rounds), tmp_path / str(rounds)
-        result = simulate(scenario, out, workers=2)
+        result = simulate(scenario, out, workers=1)
         federation = Federation(scenario, out)
         before = federation.start.weights if before is None else before
         row, lost = result["rounds"][-1], [f for f in result["failures"] if f["round"] == rounds]
@@ -177,7 +177,7 @@ def test_devices_are_lost_at_random_steps_and_every_sum_is_the_right_one(tmp_pat
 def test_rounds_that_are_lost_on_purpose_do_not_end_the_run_but_a_run_of_lost_rounds_does(tmp_path):
     hopeless = small_digits(failures__dropout=0.95, rounds=5)
     with pytest.raises(NothingLearnedError, match="all 5 rounds failed, the model is the start's"):
-        simulate(hopeless, tmp_path / "run", workers=2)
+        simulate(hopeless, tmp_path / "run", workers=1)
 
 
 def test_a_run_of_lost_rounds_is_not_advised_to_go_on(tmp_path):

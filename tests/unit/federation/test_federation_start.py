@@ -8,7 +8,7 @@ from fedmesh.errors import ConfigError
 from fedmesh.federation import datasets, plan
 from fedmesh.federation.plan import check_needs, make_strategy, make_task
 from fedmesh.federation.scenario import Scenario
-from fedmesh.federation.start import build_model, make_start, restore
+from fedmesh.federation.start import build_model, make_start, pretrain, restore
 from fedmesh.quantization import arrays_of, ranges_of
 from fedmesh.types import Layout
 
@@ -48,6 +48,22 @@ def test_pretraining_learns(scenario, public):
     untrained = build_model(scenario.model, (1, 8, 8), 10, scenario.seed)
     trained, _ = make_start(scenario, public, 10)
     assert accuracy(trained) > accuracy(untrained) + 0.2
+
+
+def test_pretraining_is_torchs_sgd_bit_for_bit(scenario, public):
+    settings = scenario.model
+    ours, theirs = (build_model(settings, (1, 8, 8), 10, scenario.seed).train() for _ in range(2))
+    pretrain(ours, public, settings, np.random.default_rng(3))
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=settings.pretrain_learning_rate, momentum=0.9)
+    order = np.random.default_rng(3)
+    for _ in range(settings.pretrain_epochs):
+        for batch in torch.from_numpy(order.permutation(len(public))).split(settings.pretrain_batch_size):
+            optimizer.zero_grad()
+            x, y = torch.from_numpy(public.x)[batch], torch.from_numpy(public.y)[batch]
+            torch.nn.functional.cross_entropy(theirs(x), y).backward()
+            optimizer.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_restored_start_is_the_same_function(scenario, public):
