@@ -36,6 +36,8 @@ port = {port}
 folder = "{name}/state"
 [registry]
 trusted_root = "repository/public/metadata/1.root.json"
+[limits]
+nice = 0                       # all devices share this machine, and have nothing else to do
 """
 
 DATA = """

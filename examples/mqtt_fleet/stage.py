@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 180.0
+PATIENCE_S = 300.0
 
 
 class Stage:

@@ -65,10 +65,10 @@ def check_same(result, reference, *, interruptions):
         assert steady(result, interrupted=True) == steady(reference, interrupted=True)
 
 
-@pytest.fixture
-def interrupted(tmp_path):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
     """A run that stopped after its second round."""
-    out = tmp_path / "run"
+    out = tmp_path_factory.mktemp("stopped") / "run"
 
     def stop(event):
         if type(event).__name__ == "RoundFinished" and event.round == 2:
@@ -77,6 +77,12 @@ def interrupted(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         simulate(small_digits(), out, workers=1, events=stop)
     return out
+
+
+@pytest.fixture
+def interrupted(stopped, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(stopped, tmp_path / "run")
 
 
 def stopped_at(out, stage):
