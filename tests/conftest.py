@@ -22,6 +22,12 @@ settings.register_profile("shared machine", deadline=None, suppress_health_check
 settings.load_profile("shared machine")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Half again as many as cores: tests wait for processes, servers and deadlines as long as they compute."""
+    del config
+    return max(2, 3 * (os.cpu_count() or 1) // 2)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones first, so that at the end nobody is left alone with one; otherwise in the order there is."""

@@ -129,6 +129,7 @@ def test_bad_networks_among_seven(data, seed, faults):
     check_network(data.draw(federations(7)), seed, faults, data.draw(crashes(7, 3)))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @given(st.data(), st.integers(0, 2**32), FAULTS)
 @settings(max_examples=1500, deadline=None)
@@ -136,6 +137,7 @@ def test_thousands_of_bad_networks_among_four(data, seed, faults):
     check_network(data.draw(federations(4)), seed, faults, data.draw(crashes(4, 2)))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @given(st.data(), st.integers(0, 2**32), FAULTS)
 @settings(max_examples=400, deadline=None)
