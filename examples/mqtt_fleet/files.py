@@ -27,6 +27,7 @@ deadline_s = 180
 
 DEVICE = """
 tier = "{tier}"
+limits.nice = 0                # all share this machine
 [identity]
 folder = "{name}"
 [broker]
@@ -36,8 +37,6 @@ port = {port}
 folder = "{name}/state"
 [registry]
 trusted_root = "repository/public/metadata/1.root.json"
-[limits]
-nice = 0                       # all devices share this machine, and have nothing else to do
 """
 
 DATA = """
