@@ -20,9 +20,7 @@ folder = "data"
 folder = "repository"
 [[task]]
 scenario = "{scenario}"
-[task.round]
-min_devices = 4
-deadline_s = 180
+round = {{ min_devices = 4, deadline_s = 180 }}
 """
 
 DEVICE = """
