@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fedmesh.errors import ConfigError, FedMeshError, PeerError, RoundError, TrustError
+from fedmesh.lazy import load
 from fedmesh.types import Layout, Update
 
 if TYPE_CHECKING:
@@ -34,8 +35,4 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """`Arrays`, which is made of numpy's types."""
-    if name != "Arrays":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fedmesh import types
-
-    return types.Arrays
+    return load(__name__, {"Arrays": "types"}, name)

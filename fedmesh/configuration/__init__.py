@@ -7,8 +7,9 @@ find out, and for ``fedmesh config check``.
 Each is imported when it is first used: models of pydantic take memory that the other party does not need.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from fedmesh.lazy import load
 
 if TYPE_CHECKING:
     from fedmesh.configuration.client import ClientConfig
@@ -23,11 +24,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    return load(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:

@@ -3,8 +3,9 @@
 Importing this package imports neither Flower nor SQLAlchemy; a name does so when it is first used.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from fedmesh.lazy import load
 
 if TYPE_CHECKING:
     from fedmesh.coordinator.checkpoint import Checkpoint, RoundJournal
@@ -85,11 +86,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    return load(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:

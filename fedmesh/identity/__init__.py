@@ -6,7 +6,6 @@ what is protected, from whom, and what an operator does on which day.
 What only an authority or an enrolment needs is imported when it is first used.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from fedmesh.errors import IdentityError
@@ -16,6 +15,7 @@ from fedmesh.identity.lists import Revocations, Roster, to_cut
 from fedmesh.identity.membership import Membership
 from fedmesh.identity.names import Name
 from fedmesh.identity.timefloor import TimeFloor
+from fedmesh.lazy import load
 
 if TYPE_CHECKING:
     from fedmesh.identity.authority_folder import create_authority, open_authority, open_issuer, replace_issuer
@@ -58,11 +58,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    return load(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:

@@ -4,8 +4,9 @@ Names are loaded when they are first used: what waits for its first model needs 
 the HTTP endpoint (extra ``serve``), and is imported where one is wanted.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from fedmesh.lazy import load
 
 if TYPE_CHECKING:
     from fedmesh.inference.confident import Confident, Fallback
@@ -35,25 +36,27 @@ __all__ = [
     "windows",
 ]
 
-_HOMES = {
-    "confident": ("Confident", "Fallback"),
-    "engine": ("Engine",),
-    "evaluation": ("Evaluation", "Latency", "evaluate"),
-    "health": ("Health", "HealthLimits", "Verdict"),
-    "latency": ("Histogram",),
-    "live": ("LiveModel",),
-    "prediction": ("Prediction", "Predictor"),
-    "streaming": ("stream", "windows"),
+_HOME = {
+    "Confident": "confident",
+    "Engine": "engine",
+    "Evaluation": "evaluation",
+    "Fallback": "confident",
+    "Health": "health",
+    "HealthLimits": "health",
+    "Histogram": "latency",
+    "Latency": "evaluation",
+    "LiveModel": "live",
+    "Prediction": "prediction",
+    "Predictor": "prediction",
+    "Verdict": "health",
+    "evaluate": "evaluation",
+    "stream": "streaming",
+    "windows": "streaming",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    return load(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:

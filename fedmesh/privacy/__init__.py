@@ -3,8 +3,9 @@
 Importing this package imports none of torch, Opacus and dp-accounting; a name does so when it is first used.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from fedmesh.lazy import load
 
 if TYPE_CHECKING:
     from fedmesh.privacy.accountant import epsilon, spent
@@ -56,11 +57,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    return load(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:

@@ -3,8 +3,9 @@
 Names are loaded when they are first used: the codec needs numpy alone, the rest needs torch, onnx and onnxruntime.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from fedmesh.lazy import load
 
 if TYPE_CHECKING:
     from fedmesh.quantization.backbone import check_backbone, export_backbone, head_of
@@ -35,24 +36,29 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {
-    "backbone": ("check_backbone", "export_backbone", "head_of"),
-    "checker": ("Agreement", "compare", "integer_kernels", "verify"),
-    "export": ("export_float", "export_int8"),
-    "head": ("Head",),
-    "model": ("arrays_of", "fake_quantization", "load_arrays"),
-    "preparation": ("prepare",),
-    "ranges": ("calibrate", "load_ranges", "ranges_of"),
+_HOME = {
+    "Agreement": "checker",
+    "Head": "head",
+    "arrays_of": "model",
+    "calibrate": "ranges",
+    "check_backbone": "backbone",
+    "compare": "checker",
+    "export_backbone": "backbone",
+    "export_float": "export",
+    "export_int8": "export",
+    "fake_quantization": "model",
+    "head_of": "backbone",
+    "integer_kernels": "checker",
+    "load_arrays": "model",
+    "load_ranges": "ranges",
+    "prepare": "preparation",
+    "ranges_of": "ranges",
+    "verify": "checker",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    return load(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:
