@@ -105,9 +105,10 @@ class Repository:
 
     def pointer(self) -> bytes:
         """What to announce, and to let a broker retain."""
-        timestamp = self._shelf.timestamp().signed
-        snapshot = self._shelf.metadata_bytes(f"{timestamp.snapshot_meta.version}.snapshot")
-        rollout = self.rollout
+        with self._shelf.changing():  # else a part of it may be of before a change, and a part of after
+            timestamp = self._shelf.timestamp().signed
+            snapshot = self._shelf.metadata_bytes(f"{timestamp.snapshot_meta.version}.snapshot")
+            rollout = self.rollout
         return Pointer.of(timestamp.version, snapshot, rollout.version if rollout else 0).encode()
 
     @property

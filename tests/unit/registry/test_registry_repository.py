@@ -1,6 +1,7 @@
 """A repository: what it publishes, keeps, signs anew and removes; and what the files in it are."""
 
 import hashlib
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fedmesh.registry.founding import create, replace_signers
 from fedmesh.registry.limits import CHUNK_BYTES
 from fedmesh.registry.manifest import Blob, Schema, Variant
 from fedmesh.registry.repository import Repository
+from fedmesh.registry.shelf import Shelf
 from fedmesh.registry.signing import create_key, read_public_key, read_signer
 from fedmesh.registry.source import FolderSource
 from fedmesh.wire import dumps, loads
@@ -304,3 +306,24 @@ def test_a_folder_is_a_source(world):
     name = f"chunks/{version.manifest.variants[0].blob.chunks[0].hex()}"
     assert FolderSource(world.public).fetch(name, max_bytes=len(FIRST)) == FIRST
     assert code_of(lambda: FolderSource(world.public).fetch(name, max_bytes=1)) == "oversize"
+
+
+def test_a_pointer_is_of_one_moment(world, monkeypatch):
+    """What is read of the repository while it changes waits for the change, or the change for it."""
+    world.publish(FIRST)
+    read, changes = Shelf.timestamp, []
+
+    def interrupted(shelf):
+        found = read(shelf)
+        if not changes:  # in the midst of the pointer's reads
+            changes.append(threading.Thread(target=world.publish, args=(SECOND,)))
+            changes[-1].start()
+            changes[-1].join(0.5)
+        return found
+
+    monkeypatch.setattr(Shelf, "timestamp", interrupted)
+    pointer = Pointer.decode(world.repository.pointer())
+    monkeypatch.undo()
+    changes[0].join()
+    assert pointer.version == 1
+    assert Pointer.decode(world.repository.pointer()).version == 2
