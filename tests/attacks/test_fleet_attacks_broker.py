@@ -84,9 +84,10 @@ class Scene:
         await asyncio.Event().wait()
 
     def told(self):
-        """What both have counted; that there is no second coordinator is nobody's attack."""
+        """What both have counted; no second coordinator, and a busy machine's repetitions, are nobody's attack."""
+        nobodys = {"no_subscribers", "duplicate", "answer_late"}
         counted = self.server.refused(), self.client.refused()
-        return [{key: n for key, n in one.items() if key[1] != "no_subscribers"} for one in counted]
+        return [{key: n for key, n in one.items() if key[1] not in nobodys} for one in counted]
 
     def there(self, name):
         with self.service.switchboard.roll() as roll:
