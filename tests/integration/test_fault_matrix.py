@@ -38,6 +38,9 @@ LOST = {("advertise", "ran"), *(("train", point) for point in ("asked", "chargin
 COSTLY = {("sign", "hearing"), ("unmask", "asking"), ("unmask", "hearing"), ("commit", "before")}
 """A coordinator that is killed there loses the round: devices sign one set of survivors a round."""
 
+UNHEARD = (COORDINATOR, "restart", "sign", "asking")
+"""While it stops in good order, devices may sign what they were asked, and are not heard: then the round is lost."""
+
 
 def moments():
     for actor, found in (("device-1", OF_A_DEVICE), (COORDINATOR, OF_A_ROUND), ("broker", OF_A_ROUND)):
@@ -73,7 +76,7 @@ def survivors(rig: Rig) -> list[int]:
 @pytest.mark.parametrize("fault", list(moments()))
 def test_a_round(site, folder, fault):
     rig = play(site, folder, fault, deadline_s=2.0 if fault.kind == "slow" else 60.0)
-    check(rig)
+    check(rig, reached=fault.kind != "slow")
     if fault.kind == "slow":
         return  # the deadline is short, and on a slow machine others miss it too
     struck = STRUCK.get(fault.step, 2)
@@ -85,7 +88,8 @@ def test_a_round(site, folder, fault):
         restarted = fault.kind == "restart"
         # A coordinator that is asked to stop finishes a round of which it has the sum.
         left[struck - 1] = DEVICES if restarted and fault.point == "before" else 0
-    assert survivors(rig) == left
+    unheard = (fault.actor, fault.kind, fault.step, fault.point) == UNHEARD
+    assert survivors(rig) == left or (unheard and survivors(rig) == [DEVICES, 0, DEVICES])
 
 
 def test_no_fault(site, folder):
