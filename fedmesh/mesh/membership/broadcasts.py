@@ -17,12 +17,12 @@ class Broadcasts:
     def __bool__(self) -> bool:
         return bool(self._at)
 
-    def put(self, statement: Statement) -> None:
-        """To be sent, from now on."""
+    def put(self, statement: Statement, *, sent: int = 0) -> None:
+        """To be sent, from now on, as if it had been `sent` so often already."""
         if not statement.is_accusation:
             self.drop(statement.subject)
         self._remove(statement.subject, statement.author)
-        self._insert(statement.subject, statement.author, statement.raw, 0)
+        self._insert(statement.subject, statement.author, statement.raw, sent)
 
     def drop(self, subject: str) -> None:
         """Nothing more of `subject`."""

@@ -94,7 +94,7 @@ class Swim:
         self._greeted: dict[str, float] = {}
         self._summaries: dict[str, list[float]] = {}
         self._out: list[Outgoing] = []
-        self._gossip_at = self._sync_at = self._reconnect_at = self._joined = 0.0
+        self._gossip_at = self._sync_at = self._reconnect_at = 0.0
         self._due = self._expected = 0.0
 
     @property
@@ -141,7 +141,7 @@ class Swim:
             ConfigError: the addresses or the version are malformed, or the incarnation cannot be kept.
         """
         self._view.announce(addresses, model)
-        self._joined = self._gossip_at = now
+        self._gossip_at = now
         self._prober.start(now)
         self._sync_at = now + self._rng.uniform(0, self._settings.sync_s)
         self._reconnect_at = now + self._rng.uniform(0.5, 1) * min(self._settings.reconnect_s, _GREET_S)
@@ -220,9 +220,7 @@ class Swim:
         record = self._table.records.get(peer)
         is_absent = record is None or record.state >= State.DEAD
         if not isinstance(message, Nack):
-            # What a newcomer learns in bulk is news to nobody else.
-            is_told = not isinstance(message, States) or now - self._joined > self._settings.sync_s
-            self._view.read(message.statements, now, is_told=is_told)
+            self._view.read(message.statements, now, in_bulk=isinstance(message, States))
         if is_absent and not isinstance(message, Summary | States):
             self._greet(peer, now)
         self._respond(peer, message, now)

@@ -18,6 +18,7 @@ __all__ = ["View"]
 
 _BAD_STATEMENTS = 4  # of one message; a few may come of a roster that is newer here than there
 _JUDGED = 4096
+_BULK = 1  # so often what was told of all is told on: a few may not know it yet, most will
 
 
 class View:
@@ -97,8 +98,11 @@ class View:
         """Says that this member leaves."""
         self.own = self._signer.left(self.said.incarnation)
 
-    def read(self, statements: Iterable[bytes], now: float, *, is_told: bool) -> None:
-        """Takes over what is news and properly signed, and passes it on if `is_told`.
+    def read(self, statements: Iterable[bytes], now: float, *, in_bulk: bool) -> None:
+        """Takes over what is news and properly signed, and passes it on.
+
+        Args:
+            in_bulk: whether they come of comparing views: mostly old, and passed on a few times only.
 
         Raises:
             DecodeError: one is malformed; those before it are taken over.
@@ -115,7 +119,7 @@ class View:
                     if bad >= _BAD_STATEMENTS:  # verifying costs more than sending
                         return
                     continue
-                self._take(statement, now, is_told=is_told)
+                self._take(statement, now, in_bulk=in_bulk)
             if verdict is not Verdict.NOT_NOW:
                 self._remember(raw)
 
@@ -125,7 +129,7 @@ class View:
         if record is not None:
             statement = self._signer.accuse(State.SUSPECT, name, record.own.incarnation)
             if self.table.judge(statement) is Verdict.NEWS:
-                self._take(statement, now, is_told=True)
+                self._take(statement, now, in_bulk=False)
 
     def end_suspicions(self, now: float) -> None:
         """Who has not refuted in time is dead.
@@ -173,15 +177,13 @@ class View:
         self._keys[statement.author] = key
         return True
 
-    def _take(self, statement: Statement, now: float, *, is_told: bool) -> None:
+    def _take(self, statement: Statement, now: float, *, in_bulk: bool) -> None:
         if statement.subject == self._name:
             self._refute(statement)
             return
         self.table.apply(statement, now)
-        if is_told:
-            self.news.put(statement)
-        elif not statement.is_accusation:
-            self.news.drop(statement.subject)
+        limit = self._settings.retransmissions(self.table.size)
+        self.news.put(statement, sent=max(0, limit - _BULK) if in_bulk else 0)
 
     def _refute(self, statement: Statement) -> None:
         try:

@@ -255,6 +255,36 @@ def test_a_member_that_stood_still_holds_it_against_nobody():
     assert one.swim.health > 0
 
 
+def test_an_answer_that_came_while_a_member_stood_still_counts():
+    one, sent = One(), []
+    while not sent:
+        sent = [(to, message) for to, message in one.pass_time(0.05) if isinstance(message, Ping)]
+    [(target, ping)] = sent
+    one.now += 600
+    one.swim.tick(one.now)
+    assert one.state(target) is State.ALIVE
+    one.hear(Ack(ping.sequence), by=target)
+    one.pass_time(5, all_answer)
+    assert {one.state(name) for name in NAMES} == {State.ALIVE}
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        signer("cleo").alive(4, ["old:1"], ""),
+        signer("cleo").left(4),
+        signer("bert").accuse(State.SUSPECT, "cleo", 4),
+        signer("bert").accuse(State.DEAD, "cleo", 4),
+    ],
+)
+def test_what_is_said_of_a_life_that_is_over_changes_nothing(old):
+    one = One(known=[])
+    one.tell(signer("cleo").alive(5, ["new:1"], ""))
+    one.tell(old)
+    [cleo] = [member for member in one.swim.members if member.name == "cleo"]
+    assert (cleo.state, cleo.incarnation, cleo.addresses) == (State.ALIVE, 5, ("new:1",))
+
+
 def test_what_another_knows_better_is_sent_and_what_it_knows_alone_is_asked_for():
     one = One(known=["bert", "cleo"])
     rows = (("bert", 1, 0), ("cleo", 5, 0), ("dora", 1, 0), ("stranger", 1, 0))
