@@ -20,7 +20,7 @@ def test_fifty_members_idle_below_a_kilobyte_a_second_each(fifty):
     before = dict(fifty.sent)
     fifty.run(60)
     rates = [(fifty.sent[name] - before[name]) / 60 for name in fifty.names]
-    assert max(rates) <= 60  # measured: 40 bytes a second; a kilobyte is what is allowed, with TLS and TCP around it
+    assert max(rates) <= 60  # measured: 38 bytes a second; a kilobyte is what is allowed, with TLS and TCP around it
     assert not fifty.deaths
 
 
