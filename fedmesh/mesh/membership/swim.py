@@ -146,6 +146,7 @@ class Swim:
         self._sync_at = now + self._rng.uniform(0, self._settings.sync_s)
         self._reconnect_at = now + self._rng.uniform(0.5, 1) * min(self._settings.reconnect_s, _GREET_S)
         self._seeds = {name: tuple(hints) for name, hints in list(seeds.items())[:_MAX_SEEDS] if name != self._name}
+        self._greeted.clear()
         for name in self._seeds:
             self._greet(name, now)
         return self._flush(now)

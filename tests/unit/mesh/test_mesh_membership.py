@@ -229,8 +229,9 @@ def test_who_leaves_says_so_and_is_silent():
     assert len(goodbye) >= 3
     assert all(decode(out.data) == Gossip((statement,)) for out in goodbye)
     assert one.hear(Ping(1)) == []
-    assert one.swim.tick(100.0) == []
-    one.swim.start(101.0, seeds={})
+    assert one.swim.tick(1.0) == []
+    again = one.swim.start(2.0, seeds={"bert": []})
+    assert [out.to for out in again] == ["bert"]
     assert one.swim.incarnation == 2
 
 
