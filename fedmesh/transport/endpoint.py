@@ -1,7 +1,7 @@
 """One party's whole transport without I/O: bytes of frames in, bytes of frames out, messages at the application's side.
 
-`Endpoint` has no thread, no clock and no socket: a carrier (MQTT, memory) hands it what arrived, from whom, and takes
-out what is to be sent when it has room for it. All that hostile frames can do is be counted in `counts`.
+`Endpoint` has no thread, no clock and no socket: a carrier (MQTT, peers, memory) hands it what arrived, from whom, and
+takes out what is to be sent when it has room for it. All that hostile frames can do is be counted in `counts`.
 """
 
 import random
