@@ -165,6 +165,8 @@ class PeerCarrier:
         if link.why == "idle":
             self._endpoint.release(peer)
             self._endpoint.reached(peer)  # what crossed the goodbye is asked for, and calls it
+            if peer in self._options.keep:
+                self.dialler.call(peer)
             self._loop.call_soon(self._courier.pump)
         else:
             self._endpoint.hold(peer)

@@ -81,7 +81,7 @@ class Listener:
         found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         opened = []
         for family, _, _, _, address in found:
-            one = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+            one = socket.create_server(address, family=family, backlog=_BACKLOG)
             one.setblocking(False)
             opened.append(one)
         return opened

@@ -20,6 +20,7 @@ class PeerOptions:
         listen: where we are dialled; port 0: any. Empty: nowhere, we dial only.
         announces: whether we have something to announce.
         keep: peers with whom there is to be a connection always, wanted or not. As many as `connections` at most.
+            Best said at both ends: one that does not keep us hangs up when it is idle, and is called again.
         connections: live ones at once; the least recently used gives way to a new one. Those that are being made
             may come on top.
         rest_s: unless it was used since: then the new one has to come later.

@@ -254,6 +254,31 @@ def test_a_peer_that_is_kept_is_called_and_called_again(mesh):
     running(test)
 
 
+def test_a_peer_that_does_not_keep_us_is_called_again_when_it_hangs_up(mesh):
+    async def test(entered):
+        await entered(mesh.open("b", idle_s=0.1))
+        one = await entered(mesh.open("a", keep=frozenset({"b"})))
+        met = []
+        one.on_presence = lambda peer, there: met.append((peer, there))
+        await until(lambda: met.count(("b", True)) >= 3)
+        assert ("b", False) not in met
+
+    running(test)
+
+
+def test_what_crosses_a_goodbye_is_sent_again_at_once(mesh):
+    async def test(entered):
+        one, other = await entered(mesh.open("a")), await entered(mesh.open("b"))
+        await one.connect("b", wait_s=5)
+        other.carrier.pool.links["a"].close("idle")
+        began = time.monotonic()
+        await one.send("b", b"crossed")
+        assert time.monotonic() - began < 0.4  # `retry_s` is 0.5
+        assert one.counts["connection_failed"] == 0
+
+    running(test)
+
+
 def test_who_freezes_is_noticed(mesh):
     async def test(entered):
         other = await entered(mesh.open("b"))
