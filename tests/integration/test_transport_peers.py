@@ -99,6 +99,23 @@ def test_the_rule_for_dialling_at_once():
     assert answer("b", "a", greets=None, there=b"run-now-") == ""
 
 
+def test_a_new_connection_ends_our_own_attempt_and_the_old_one_at_once():
+    """At once: what comes on them in the same turn of the loop must not make them the connection."""
+    from types import SimpleNamespace
+
+    from fedmesh.transport.peer_pool import Pool
+
+    ended, came = [], []
+    attempt, old, new = [SimpleNamespace(name="b", abort=ended.append) for _ in range(3)]
+    pool = Pool.__new__(Pool)
+    pool._watcher = SimpleNamespace(came=came.append)
+    pool.links, pool.dialling = {"b": old}, {"b": attempt}
+    pool.adopt(new)
+    assert pool.links == {"b": new}
+    assert not pool.dialling
+    assert (ended, came) == (["theirs", "replaced"], [new])
+
+
 def test_nagle_waits_for_nothing(mesh):
     async def test(entered):
         one, other = await entered(mesh.open("a")), await entered(mesh.open("b"))
