@@ -82,6 +82,17 @@ def test_revoking_an_accuser_takes_back_what_it_said(world):
     assert world.view("m001")["m002"] is State.ALIVE
 
 
+def test_what_a_revoked_accuser_said_is_told_to_nobody_any_more(world):
+    accusation = signer("mallory").accuse(State.SUSPECT, "m002", 1)
+    say(world, accusation)
+    del world.roster["mallory"]
+    member = world.members["m001"]
+    member.roster_changed(world.now)
+    sent = [out.data for _ in range(40) for out in member.tick(max(member.due, world.now))]
+    assert sent
+    assert not any(accusation.raw in data for data in sent)
+
+
 def test_a_device_enrolled_anew_under_another_key_starts_over(world):
     world.crash("m002")
     world.roster["m002"] = public("m002-anew")
@@ -105,6 +116,19 @@ def test_asking_for_everything_again_and_again_is_answered_a_few_times(world):
         world._carry("m001", world.members["m001"].received("mallory", data, world.now))
     assert world.members["m001"].counts["busy"] == 492
     assert world.sent["m001"] - before < 20_000
+
+
+def test_wanting_everything_again_and_again_is_answered_a_few_times(world):
+    wants = encode(States((), tuple(world.names)))
+    answered = [world.members["m001"].received("mallory", wants, world.now) for _ in range(50)]
+    assert sum(map(bool, answered)) == 8
+    assert world.members["m001"].counts["busy"] == 42
+
+
+def test_names_that_are_on_no_roster_here_do_not_end_the_reading(world):
+    sybils = [signer(f"sybil{number}").alive(1, ["10.0.0.1:1"], "") for number in range(20)]
+    say(world, *sybils, signer("m002").alive(7, ["new:1"], ""))
+    assert {member.name: member.incarnation for member in world.members["m001"].members}["m002"] == 7
 
 
 def test_nobody_is_made_to_knock_at_a_strangers_door(world):

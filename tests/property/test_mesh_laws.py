@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from membership_worlds import World
@@ -18,9 +19,11 @@ def upset(world, chance):
     """One thing that happens to the mesh."""
     running = [name for name in world.names if name in world.members]
     up = [name for name in running if name not in world.frozen]
-    match chance.choice(["crash", "start", "freeze", "thaw", "part", "heal", "noise", "calm"]):
+    match chance.choice(["crash", "start", "freeze", "thaw", "part", "heal", "noise", "calm", "leave"]):
         case "crash" if len(running) > 3:
             world.crash(chance.choice(running))
+        case "leave" if len(up) > 2:
+            world.leave(chance.choice(up))
         case "start":
             start_missing(world, chance.sample(world.names, 2))
         case "freeze" if len(up) > 2:
@@ -43,6 +46,8 @@ def start_missing(world, seeds):
     for name in world.names:
         if name not in world.members:
             world.start(name, seeds=seeds)
+        elif name in world.left - world.frozen:
+            world.join(name, seeds=seeds)
 
 
 def made_whole(world):
@@ -83,6 +88,16 @@ def run_schedule(seed):
 @given(st.integers(0, 1 << 32))
 def test_views_agree_again_whatever_happened(seed):
     run_schedule(seed)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("block", range(40))
+def test_views_agree_again_after_each_of_ten_thousand_schedules(block):
+    for seed in range(250 * block, 250 * (block + 1)):
+        try:
+            run_schedule(seed)
+        except AssertionError as error:
+            raise AssertionError(f"schedule {seed}: {error}") from error
 
 
 @settings(max_examples=15)

@@ -52,7 +52,7 @@ class World:
         self.names = [f"m{number:03}" for number in range(size)]
         self.roster = {name: public(name) for name in [*self.names, *extra]}
         self.now, self.loss, self.duplication, self.delay_s = 0.0, 0.0, 0.0, 0.02
-        self.group, self.frozen, self.mailbox = {}, set(), {}
+        self.group, self.frozen, self.left, self.mailbox = {}, set(), set(), {}
         self.members, self.kept = {}, {name: Kept() for name in self.names}
         self.sent, self.messages, self.largest = Counter(), 0, 0
         self.deaths, self.histories, self.strangers = [], {}, []
@@ -69,8 +69,13 @@ class World:
             changed=lambda other, what: self._noted(name, other, what),
         )
         self.members[name] = member
+        self.join(name, seeds)
+
+    def join(self, name, seeds=("m000",)):
+        self.left.discard(name)
         hints = {seed: (f"{seed}:7946",) for seed in seeds}
-        self._carry(name, member.start(self.now, seeds=hints, addresses=(f"{name}.local:7946",), model="digits-3"))
+        own = (f"{name}.local:7946",)
+        self._carry(name, self.members[name].start(self.now, seeds=hints, addresses=own, model="digits-3"))
 
     def start_all(self, within_s=5.0):
         for name in self.names:
@@ -81,6 +86,7 @@ class World:
         del self.members[name]
         self.mailbox.pop(name, None)
         self.frozen.discard(name)
+        self.left.discard(name)
 
     def freeze(self, name):
         self.frozen.add(name)
@@ -88,6 +94,7 @@ class World:
 
     def thaw(self, name):
         self.frozen.discard(name)
+        self._planned.pop(name, None)  # what was planned has passed unheard
         for sender, data in self.mailbox.pop(name):
             self._carry(name, self.members[name].received(sender, data, self.now))
         self._plan(name)
@@ -104,6 +111,7 @@ class World:
             self._carry(other, member.roster_changed(self.now))
 
     def leave(self, name):
+        self.left.add(name)
         self._carry(name, self.members[name].leave(self.now))
 
     def run(self, seconds):

@@ -29,6 +29,11 @@ class Broadcasts:
         for author in list(self._at.get(subject, ())):
             self._remove(subject, author)
 
+    def drop_author(self, author: str) -> None:
+        """Nothing more that `author` says."""
+        for subject in [subject for subject, authors in self._at.items() if author in authors]:
+            self._remove(subject, author)
+
     def pick(self, max_bytes: int, limit: int) -> list[bytes]:
         """Statements of at most `max_bytes` in all, sent once more by that; after `limit` times they are forgotten."""
         picked: list[tuple[_Key, bytes, int]] = []

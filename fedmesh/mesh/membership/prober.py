@@ -65,7 +65,9 @@ class Prober:
         self._sequence = rng.randrange(MAX_SEQUENCE)
 
     def start(self, now: float) -> None:
-        """Members that start together do not probe together."""
+        """Members that start together do not probe together. What was under way before is over."""
+        self._probe = None
+        self._relays.clear()
         self._next = now + self._rng.uniform(0, self._settings.probe_s)
 
     @property

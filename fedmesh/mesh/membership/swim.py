@@ -5,6 +5,7 @@ signed; the dead, and seeds that are not here, are tried now and then, which hea
 not hold the time against the others; and nobody is dead on another's word alone (`table`).
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ __all__ = ["Outgoing", "Swim"]
 _PIGGYBACK_BYTES = 1200
 _GOSSIP_BYTES = 4096
 _GREET_S = 5.0
-_SUMMARIES_EACH = 8  # of one peer in `_GREET_S`: each may be answered with the whole view
+_ASKED_EACH = 8  # summaries, and lists of wants, of one peer in `_GREET_S`: each may be answered with the whole view
 _MAX_SEEDS = 64
 
 
@@ -92,14 +93,15 @@ class Swim:
         self._prober = Prober(self._settings, self._table, self._health, rng, self._post)
         self._seeds: dict[str, tuple[str, ...]] = {}
         self._greeted: dict[str, float] = {}
-        self._summaries: dict[str, list[float]] = {}
+        self._asked: dict[str, dict[type[Message], list[float]]] = {}
         self._out: list[Outgoing] = []
         self._gossip_at = self._sync_at = self._reconnect_at = 0.0
-        self._due = self._expected = 0.0
+        self._due = math.inf
+        self._expected = 0.0
 
     @property
     def due(self) -> float:
-        """When `tick` is to be called, at the latest; every call of any method may change it."""
+        """When `tick` is to be called, at the latest; every call of any method may change it; infinite when not here."""
         return self._due
 
     @property
@@ -140,7 +142,9 @@ class Swim:
         Raises:
             ConfigError: the addresses or the version are malformed, or the incarnation cannot be kept.
         """
+        was_away_s = 0.0 if self._view.own is None else max(0.0, now - self._expected)
         self._view.announce(addresses, model)
+        self._table.shift(was_away_s)
         self._gossip_at = now
         self._prober.start(now)
         self._sync_at = now + self._rng.uniform(0, self._settings.sync_s)
@@ -169,9 +173,8 @@ class Swim:
     def roster_changed(self, now: float) -> list[Outgoing]:
         """To be called when a new roster or revocation list was taken over: who is not on it is removed at once."""
         self._view.roster_changed(now)
-        for known in (self._greeted, self._summaries):
-            for name in [name for name in known if self._key_of(name) is None]:
-                del known[name]
+        self._greeted = {name: at for name, at in self._greeted.items() if self._key_of(name) is not None}
+        self._asked = {name: kinds for name, kinds in self._asked.items() if self._key_of(name) is not None}
         return self._flush(now)
 
     def tick(self, now: float) -> list[Outgoing]:
@@ -224,6 +227,8 @@ class Swim:
             self._view.read(message.statements, now, in_bulk=isinstance(message, States))
         if is_absent and not isinstance(message, Summary | States):
             self._greet(peer, now)
+        if isinstance(message, Ping | Ack | PingReq | Gossip) and self._view.is_refuted_in(message.statements):
+            self._post(peer, Gossip((self._view.said.raw,)))  # what told everybody did not reach this one
         self._respond(peer, message, now)
 
     def _respond(self, peer: str, message: Message, now: float) -> None:
@@ -239,9 +244,7 @@ class Swim:
             case Summary():
                 self._answer(peer, message, now)
             case States():
-                known = [name for name in message.wants if name == self._name or name in self._table.records]
-                for page in pages(known, (), self._view.proof):
-                    self._post(peer, page)
+                self._give(peer, message, now)
             case Gossip():
                 pass
 
@@ -252,14 +255,25 @@ class Swim:
             self.counts["busy"] += 1
 
     def _answer(self, peer: str, summary: Summary, now: float) -> None:
-        lately = [at for at in self._summaries.get(peer, ()) if at > now - _GREET_S]
-        if len(lately) >= _SUMMARIES_EACH:
-            self.counts["busy"] += 1
+        if self._asks_too_much(peer, Summary, now):
             return
-        self._summaries[peer] = [*lately, now]
         more, less = differences(self._view.standings, summary)
         for page in pages(more, [name for name in less if self._key_of(name) is not None], self._view.proof):
             self._post(peer, page)
+
+    def _give(self, peer: str, states: States, now: float) -> None:
+        known = [name for name in dict.fromkeys(states.wants) if name == self._name or name in self._table.records]
+        if known and not self._asks_too_much(peer, States, now):
+            for page in pages(known, (), self._view.proof):
+                self._post(peer, page)
+
+    def _asks_too_much(self, peer: str, kind: type[Message], now: float) -> bool:
+        kinds = self._asked.setdefault(peer, {})
+        lately = [at for at in kinds.get(kind, ()) if at > now - _GREET_S]
+        is_enough = len(lately) >= _ASKED_EACH
+        kinds[kind] = lately if is_enough else [*lately, now]
+        self.counts["busy"] += is_enough
+        return is_enough
 
     def _gossip(self) -> None:
         live = self._table.live
@@ -282,9 +296,10 @@ class Swim:
         """Tries one that is not here: a partition may have healed."""
         records = self._table.records
         recent = [name for name in self._table.dead if now - records[name].since < self._settings.dead_tried_s]
-        missing = recent + [name for name in self._seeds if name not in records and self._key_of(name) is not None]
+        seeds = [name for name in self._seeds if name not in records or records[name].state is State.DEAD]
+        missing = dict.fromkeys([*recent, *(name for name in seeds if self._key_of(name) is not None)])
         if missing:
-            name = self._rng.choice(missing)
+            name = self._rng.choice(list(missing))
             if name in records:
                 self._prober.ping(name)
             else:
@@ -316,6 +331,6 @@ class Swim:
         if self._view.news:
             self._gossip_at = max(self._gossip_at, now)  # it was not late: there was nothing to tell
             times.append(self._gossip_at)
-        self._due = min(times)
+        self._due = min(times) if self._is_here else math.inf
         out, self._out = self._out, []
         return out

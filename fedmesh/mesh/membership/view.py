@@ -16,7 +16,7 @@ from fedmesh.mesh.membership.table import Member, Table, Verdict
 
 __all__ = ["View"]
 
-_BAD_STATEMENTS = 4  # of one message; a few may come of a roster that is newer here than there
+_BAD_STATEMENTS = 4  # wrongly signed ones of one message; a few may come of a key that is newer here than there
 _JUDGED = 4096
 _BULK = 1  # so often what was told of all is told on: a few may not know it yet, most will
 
@@ -114,14 +114,24 @@ class View:
             statement = read_statement(raw)
             verdict = self._judge(statement)
             if verdict is Verdict.NEWS:
-                if not self._is_proven(statement):
+                key = self._key_for(statement)
+                if key is None:
+                    continue
+                if not is_signed(raw, self._signer.name.mesh, key):
+                    self.counts["proof"] += 1
                     bad += 1
                     if bad >= _BAD_STATEMENTS:  # verifying costs more than sending
                         return
                     continue
+                self._keys[statement.author] = key
                 self._take(statement, now, in_bulk=in_bulk)
             if verdict is not Verdict.NOT_NOW:
                 self._remember(raw)
+
+    def is_refuted_in(self, statements: Iterable[bytes]) -> bool:
+        """Whether one of them holds against this member what it has answered already."""
+        accusations = (statement for statement in map(read_statement, statements) if statement.is_accusation)
+        return any(one.subject == self._name and one.incarnation < self.incarnation for one in accusations)
 
     def accuse(self, name: str, now: float) -> None:
         """A probe of `name` has failed."""
@@ -148,6 +158,7 @@ class View:
             if self._key_of(name) != key:
                 del self._keys[name]
                 self.news.drop(name)
+                self.news.drop_author(name)
                 self.table.withdraw(name, now)
                 if name in self.table.records:
                     self.table.remove(name)
@@ -162,20 +173,17 @@ class View:
         is_ahead = statement.is_accusation and statement.incarnation > own.incarnation
         return Verdict.NOT_NOW if is_ahead else Verdict.NEWS
 
-    def _is_proven(self, statement: Statement) -> bool:
+    def _key_for(self, statement: Statement) -> bytes | None:
+        """Under which it has to be signed; None: it is of no interest, whoever signed it."""
         key = self._key_of(statement.author)
         if key is None or self._key_of(statement.subject) is None:
             self.counts["name"] += 1
-            return False
-        if not is_signed(statement.raw, self._signer.name.mesh, key):
-            self.counts["proof"] += 1
-            return False
+            return None
         is_new = statement.subject != self._name and statement.subject not in self.table.records
         if is_new and len(self.table.records) >= self._settings.members:
             self.counts["full"] += 1
-            return False
-        self._keys[statement.author] = key
-        return True
+            return None
+        return key
 
     def _take(self, statement: Statement, now: float, *, in_bulk: bool) -> None:
         if statement.subject == self._name:

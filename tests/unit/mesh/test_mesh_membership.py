@@ -1,5 +1,6 @@
 """One member, spoken to by hand."""
 
+import math
 import random
 
 import pytest
@@ -78,7 +79,7 @@ def test_a_ping_is_answered_and_everybody_is_probed():
     assert ("cleo", Ack(77)) in [(to, Ack(message.sequence)) for to, message in one.hear(Ping(77), by="cleo")]
     sent = one.pass_time(9, all_answer)
     assert {to for to, message in sent if isinstance(message, Ping)} == set(NAMES[1:])
-    assert not any(isinstance(message, PingReq) for _, message in sent)
+    assert {type(message) for _, message in sent if isinstance(message, Ping | PingReq)} == {Ping}
     assert one.swim.health == 0
 
 
@@ -243,6 +244,51 @@ def test_who_has_left_is_not_suspected_and_comes_back_with_a_higher_incarnation(
     assert one.state("cleo") is State.LEFT
     one.tell(signer("cleo").alive(2, [], ""))
     assert one.state("cleo") is State.ALIVE
+
+
+def test_the_dead_and_those_who_left_are_accused_no_more():
+    one = One(confirmations=1)
+    one.tell(signer("cleo").left(1))
+    one.tell(signer("bert").accuse(State.SUSPECT, "dora", 1))
+    one.pass_time(60, only_others_answer("dora"))
+    assert (one.state("cleo"), one.state("dora")) == (State.LEFT, State.DEAD)
+    accusations = [signer("emil").accuse(State.DEAD, name, 1) for name in ("cleo", "dora")]
+    one.tell(*accusations, by="emil")
+    sent = [message for _, message in one.pass_time(9, all_answer) if hasattr(message, "statements")]
+    assert not {raw for message in sent for raw in message.statements} & {one.raw for one in accusations}
+    assert (one.state("cleo"), one.state("dora")) == (State.LEFT, State.DEAD)
+
+
+def test_who_did_not_hear_a_refutation_is_told_it_when_it_accuses_again():
+    one = One()
+    accusation = signer("bert").accuse(State.SUSPECT, "anna", 1)
+    one.tell(accusation)
+    one.pass_time(20, all_answer)  # it was told to all, and bert missed it
+    for message in (Ping(7, (accusation.raw,)), Gossip((accusation.raw,))):
+        told = [raw for to, answer in one.hear(message) if to == "bert" for raw in getattr(answer, "statements", ())]
+        assert told == [signer("anna").alive(2, ["anna:1"], "").raw]
+
+
+def test_a_seed_is_tried_for_as_long_as_it_is_not_here():
+    one = One(dead_tried_s=20.0)
+    one.tell(signer("cleo").accuse(State.SUSPECT, "bert", 1), by="cleo")
+    one.pass_time(300, only_others_answer("bert"))
+    assert one.state("bert") is State.DEAD
+    assert "bert" in {to for to, message in one.pass_time(60, only_others_answer("bert")) if isinstance(message, Ping)}
+
+
+def test_what_was_under_way_before_leaving_blames_nobody_afterwards():
+    one = One()
+    one.tell(signer("cleo").accuse(State.SUSPECT, "dora", 1), by="cleo")
+    one.pass_time(1.2)  # a probe is under way
+    one.swim.leave(one.now)
+    assert one.swim.due == math.inf
+    one.now += 3600
+    one.swim.start(one.now, seeds={"bert": ["bert:1"]})
+    sent = one.pass_time(2.5, all_answer)
+    assert {type(message) for _, message in sent if isinstance(message, Ping | PingReq)} == {Ping}
+    assert one.state("dora") is State.SUSPECT
+    assert {one.state(name) for name in ("bert", "cleo", "emil")} == {State.ALIVE}
 
 
 def test_a_member_that_stood_still_holds_it_against_nobody():

@@ -98,9 +98,9 @@ def test_a_seed_that_comes_late_is_found():
     assert world.until(world.all_agree, 60) <= 20
 
 
-@pytest.mark.slow
-def test_three_hundred_members_find_each_other_and_every_message_fits_a_frame():
-    world = World(300, seed=7)
+@pytest.mark.parametrize("size", [100, pytest.param(300, marks=pytest.mark.exhaustive)])
+def test_hundreds_of_members_find_each_other_and_every_message_fits_a_frame(size):
+    world = World(size, seed=7)
     world.start_all()
     assert world.until(world.all_agree, 90, step_s=2.0) <= 20
     assert world.largest <= MAX_MESSAGE_BYTES
