@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fedmesh.errors import FedMeshError
+from fedmesh.errors import FedMeshError, PeerError
 from fedmesh.identity import Membership
 from fedmesh.transport.bucket import Bucket
 from fedmesh.transport.endpoint import Carried, Endpoint
@@ -111,8 +111,14 @@ class PeerCarrier:
         self._courier.announcement_settled(what, data)
 
     async def connected(self, peer: PeerId) -> None:
-        """Returns when there is a connection with `peer`; as long as somebody waits here, it is called."""
+        """Returns when there is a connection with `peer`; as long as somebody waits here, it is called.
+
+        Raises:
+            PeerError: the transport was closed.
+        """
         while peer not in self.pool.links:
+            if self._closed:
+                raise PeerError(f"no connection with {peer}: the transport was closed")
             arrived = self._loop.create_future()
             self._waiting.setdefault(peer, []).append(arrived)
             self.dialler.call_now(peer)
@@ -131,12 +137,13 @@ class PeerCarrier:
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
-        links = list(self.pool.links.values())
         self.pool.close()
+        for arrived in [one for waiting in self._waiting.values() for one in waiting if not one.done()]:
+            arrived.set_result(None)  # who waits finds that it is closed
         await self.dialler.aclose()
         await self.listener.aclose()
-        if links:
-            await asyncio.wait([link.lost for link in links], timeout=_FAREWELL_S)
+        if parting := [link.lost for link in self.pool.made if link.is_open]:
+            await asyncio.wait(parting, timeout=_FAREWELL_S)
 
     # What the pool calls.
 

@@ -177,6 +177,11 @@ class PeerLink(asyncio.Protocol):
         """Bytes that wait to be written."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a socket: until its last words are said, or nobody wants them."""
+        return self._transport is not None and not self.lost.done()
+
     def stalled_s(self, now: float) -> float:
         """For how long nothing of what waits was written."""
         if not self.is_full or self.unwritten < self._left_bytes:

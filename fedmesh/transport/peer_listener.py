@@ -50,6 +50,7 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._strangers: Counter[str] = Counter()
         self._listening: list[socket.socket] = []
+        self._accepted: set[socket.socket] = set()  # and not in the hands of asyncio yet
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -72,6 +73,8 @@ class Listener:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._close()
+        for opened in self._accepted:
+            opened.close()
 
     def _close(self) -> None:
         for opened in self._listening:
@@ -102,18 +105,14 @@ class Listener:
                 opened.close()
                 continue
             self._strangers[address] += 1
+            self._accepted.add(opened)
             self._begin(self._greet(opened, address))
 
     async def _greet(self, opened: socket.socket, address: str) -> None:
         link = self._made()
+        self._accepted.discard(opened)
         try:
             context = self._context()
-        except ConfigError:  # a file of ours is damaged
-            self._count("certificate")
-            self._strangers[address] -= 1
-            opened.close()
-            return
-        try:
             await self._loop.connect_accepted_socket(
                 lambda: link,
                 opened,
@@ -123,6 +122,9 @@ class Listener:
             )
             if await asyncio.shield(link.settled):
                 await asyncio.wait([link.lost], timeout=2 * _LAST_WORDS_S)  # until then it counts
+        except ConfigError:  # a file of ours is damaged
+            self._count("certificate")
+            opened.close()
         except OSError as error:  # ssl.SSLError is one, and so is a handshake that took too long
             self._count(_reason(error))
         finally:

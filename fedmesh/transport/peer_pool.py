@@ -7,6 +7,7 @@ the other one is refused (``mine``), and whoever gets that hello lets go of its 
 import asyncio
 import secrets
 import time
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -57,6 +58,7 @@ class Pool:
     Attributes:
         run: names this process to peers. links: peer -> its connection.
         dialling: peer -> the connection that we are making, where it came that far.
+        made: every connection of which something is left, those that are refused or ending included.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Pool:
         self.run = secrets.token_bytes(RUN_BYTES)
         self.links: dict[PeerId, PeerLink] = {}
         self.dialling: dict[PeerId, PeerLink] = {}
+        self.made: weakref.WeakSet[PeerLink] = weakref.WeakSet()
         self._membership, self._options, self._watcher, self._clock = membership, options, watcher, clock
         self._loop = asyncio.get_running_loop()
         self._believed: tuple[object, object] = (membership.revocations, membership.authority)
@@ -77,7 +80,9 @@ class Pool:
 
     def link(self, dialled: PeerId | None = None) -> PeerLink:
         """A connection that is to be made."""
-        return PeerLink(self, dialled=dialled, hello_s=self._options.hello_s)
+        link = PeerLink(self, dialled=dialled, hello_s=self._options.hello_s)
+        self.made.add(link)
+        return link
 
     def has_room(self) -> bool:
         """Whether one more connection may be made; the least recently used one gives way, if it rests."""

@@ -93,7 +93,8 @@ class PeerTransport(Courier):
         To be called as well when somebody has heard where `peer` is: what waits for it is sent then.
 
         Raises:
-            PeerError: there was none within `wait_s`; we go on trying only if something is to be sent.
+            PeerError: there was none within `wait_s`, and we go on trying only if something is to be sent; or the
+                transport was closed.
         """
         try:
             async with asyncio.timeout(wait_s):

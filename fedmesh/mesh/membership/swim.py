@@ -101,7 +101,7 @@ class Swim:
 
     @property
     def due(self) -> float:
-        """When `tick` is to be called, at the latest; every call of any method may change it; infinite when not here."""
+        """When `tick` is to be called, at the latest; each call of a method may change it. Infinite when not here."""
         return self._due
 
     @property
