@@ -77,8 +77,11 @@ def run_schedule(seed):
     made_whole(world)
     # Nobody who is here stays dead: the dead are tried, and views compared.
     world.until(world.all_agree, 240)
+    world.deaths.clear()
     world.run(20)
-    assert world.all_agree()
+    # A frozen member may still tell an accusation of before: it is refuted, and kills nobody.
+    world.until(world.all_agree, 10)
+    assert world.deaths == []
     check_safety(world)
     for member in world.members.values():
         assert set(member.counts) <= {"busy"}, "honest members refuse nothing of each other"
@@ -87,6 +90,12 @@ def run_schedule(seed):
 @settings(max_examples=15)
 @given(st.integers(0, 1 << 32))
 def test_views_agree_again_whatever_happened(seed):
+    run_schedule(seed)
+
+
+# 1503: joined again while it was frozen; 2702: an accusation told late is being refuted when the views are looked at.
+@pytest.mark.parametrize("seed", [1503, 2702])
+def test_schedules_that_once_failed(seed):
     run_schedule(seed)
 
 
