@@ -1,7 +1,7 @@
 """One party's whole transport without I/O: bytes of frames in, bytes of frames out, messages at the application's side.
 
-`Endpoint` has no thread, no clock and no socket: a carrier (MQTT, memory) hands it what arrived, from whom, and takes
-out what is to be sent when it has room for it. All that hostile frames can do is be counted in `counts`.
+`Endpoint` has no thread, no clock and no socket: a carrier (MQTT, peers, memory) hands it what arrived, from whom, and
+takes out what is to be sent when it has room for it. All that hostile frames can do is be counted in `counts`.
 """
 
 import random
@@ -66,6 +66,7 @@ class Endpoint:
         self._sequence = 0
         self._answers: dict[PeerId, dict[Ident, Have | Done | Refuse]] = {}
         self._shunned: set[PeerId] = set()
+        self._held: set[PeerId] = set()
         self._sender = Sender(
             limits,
             self._incarnation,
@@ -144,11 +145,11 @@ class Endpoint:
 
     def poll(self, now: float) -> Carried | None:
         """The next parcel to carry: answers to one peer, and a message's frame with them; None: nothing to send now."""
-        if not self._answers:
+        peer = next((peer for peer in self._answers if peer not in self._held), None)
+        if peer is None:
             if (outgoing := self._sender.poll(now)) is None:
                 return None
             return Carried(outgoing[0], pack([encode(outgoing[1])]), outgoing[2])
-        peer = next(iter(self._answers))
         answers = self._answers.pop(peer)
         first = [answers.pop(ident) for ident in list(answers)[: PARCEL_FRAMES - 1]]
         frames, size = [], 0
@@ -179,6 +180,16 @@ class Endpoint:
     def reached(self, peer: PeerId | None = None) -> None:
         """A peer (None: the link) is back: asks at once how far everything is."""
         self._sender.reached(peer)
+
+    def hold(self, peer: PeerId) -> None:
+        """`poll` gives nothing for `peer` until it is released: there is no way to it, or its link is full."""
+        self._held.add(peer)
+        self._sender.hold(peer)
+
+    def release(self, peer: PeerId) -> None:
+        """There is room for `peer` again."""
+        self._held.discard(peer)
+        self._sender.release(peer)
 
     def give_up(self, peer: PeerId, reason: str) -> list[Delivered | Settled]:
         """Settles what is out to `peer` with an error."""

@@ -38,6 +38,9 @@ PARCEL_FRAMES = 64
 _PREFIX = struct.Struct(">II")
 _HEAD_BYTES = 1024
 """Longer than what stands in any frame before its `data` or `hashes`."""
+_LONG_BYTES = 1 << 16
+"""Data from which on a head says its length in four bytes."""
+_BYTES_HEAD = struct.Struct(">BI")
 _LARGEST = 1 << 63
 CODES = frozenset({"again", "busy", "channel", "clock", "conflict", "expired", "stale", "too-large", "unknown"})
 """Why a receiver says no: ``busy`` means later, ``again`` now, ``unknown`` from the beginning, ``stale`` with a higher
@@ -131,7 +134,19 @@ _HEADS = {kind: [VERSION, number] for number, kind in enumerate(_KINDS)}
 def encode(frame: Frame) -> bytes:
     """The bytes of a frame; ``decode(encode(f)) == f``."""
     kind = type(frame)
+    if isinstance(frame, Chunk | Whole) and len(frame.data) >= _LONG_BYTES:
+        return _encode_around(frame)
     return wire.dumps([*_HEADS[kind], *frame.ident, *[getattr(frame, name) for name in _FIELDS[kind]]])
+
+
+def _encode_around(frame: Chunk | Whole) -> bytes:
+    """As `encode`; the data is copied once, behind the head of its byte string (RFC 8949, 3.1), and not by cbor2."""
+    kind = type(frame)
+    values = [b"" if name == "data" else getattr(frame, name) for name in _FIELDS[kind]]
+    tail = b"".join(map(wire.dumps, values[values.index(b"") + 1 :]))
+    plain = wire.dumps([*_HEADS[kind], *frame.ident, *values])
+    before = plain[: len(plain) - len(tail) - 1]  # without the head of the empty string that is in its place
+    return b"".join((before, _BYTES_HEAD.pack(0x5A, len(frame.data)), frame.data, tail))
 
 
 def decode(data: bytes) -> Frame:

@@ -113,6 +113,7 @@ class Sender:
         self._counts, self._load, self._renew = counts, load, renew
         self._lanes: dict[PeerId, _Lane] = {}
         self._ready: deque[Outgoing] = deque()
+        self._parked: dict[PeerId, list[Outgoing]] = {}
         self._deadlines: list[tuple[float, int, PeerId]] = []
         self._retry_at = math.inf
         self._last = -1
@@ -178,6 +179,9 @@ class Sender:
             if peer is not None and self._ready[0].peer != peer:
                 return None
             message = self._ready.popleft()
+            if (parked := self._parked.get(message.peer)) is not None:
+                parked.append(message)
+                continue
             message.queued = False
             lane = self._lanes.get(message.peer)
             if lane is None or lane.messages.get(message.sequence) is not message:
@@ -239,6 +243,14 @@ class Sender:
                 if message.active:
                     message.patience_s = 0.0
                     self._ask_again(message)
+
+    def hold(self, peer: PeerId) -> None:
+        """`poll` gives nothing for `peer` until it is released."""
+        self._parked.setdefault(peer, [])
+
+    def release(self, peer: PeerId) -> None:
+        """`poll` gives what there is for `peer` again, in its turn."""
+        self._ready.extend(self._parked.pop(peer, ()))
 
     def give_up(self, peer: PeerId, reason: str) -> list[Settled]:
         """Settles everything for `peer` with an error."""

@@ -53,14 +53,18 @@ def pinning() -> ssl.SSLContext:
     return context
 
 
-def accepting(tls_path: Path, root_path: Path, *, required: bool) -> ssl.SSLContext:
+def accepting(tls_path: Path, root_path: Path, *, required: bool, times: bool = True) -> ssl.SSLContext:
     """For a party that is dialled; `required`: nobody comes in without a certificate of this root.
+
+    Without `times` those of a certificate are left to `check_peer`, as in `dialling`: a device's clock may be anything.
 
     Raises:
         ConfigError: a file is missing or damaged.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+    if not times:
+        context.verify_flags |= _NO_CHECK_TIME
     context.num_tickets = 0  # a resumed session would not show its certificate again
     return _loaded(context, root_path, tls_path)
 

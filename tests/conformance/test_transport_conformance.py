@@ -1,10 +1,11 @@
-"""One suite over every `fedmesh.types.Transport`: memory, and MQTT where there is a broker."""
+"""One suite over every `fedmesh.types.Transport`: memory, peers over TLS, and MQTT where there is a broker."""
 
 import asyncio
 import os
 import random
 
 import pytest
+from peer_mesh import PeerMesh
 
 from fedmesh.errors import ConfigError, DeliveryError, PeerError
 from fedmesh.testing.loopback_broker import LoopbackBroker, SmallCa, find_mosquitto
@@ -17,18 +18,22 @@ LIMITS = Limits(message_bytes=4 << 20, retry_s=0.5)
 LARGE = random.Random(5).randbytes(3_000_000)
 
 
-@pytest.fixture(params=["memory", "mqtt"])
+@pytest.fixture(params=["memory", "mqtt", "peers"])
 def together(request, tmp_path):
     """Runs a coroutine function with a device's and a coordinator's transport."""
     if request.param == "mqtt" and find_mosquitto() is None:
         if os.environ.get("CI"):
             pytest.fail("NO MOSQUITTO: apt-get install mosquitto", pytrace=False)
         pytest.skip("NO MOSQUITTO: the MQTT transport is not held against the suite (apt-get install mosquitto)")
+    members = PeerMesh(tmp_path, limits=LIMITS) if request.param == "peers" else None
     broker = LoopbackBroker(tmp_path / "broker", SmallCa(tmp_path / "ca")) if request.param == "mqtt" else None
 
     async def main(test):
         async with asyncio.timeout(30):
-            if broker is None:
+            if members is not None:
+                pair = [await members.open("device"), await members.open("coordinator", announces=True)]
+                await pair[0].connect("coordinator", wait_s=20)
+            elif broker is None:
                 memory = MemoryBroker()
                 pair = [
                     memory.join("device", limits=LIMITS),

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from fedmesh import wire
@@ -40,6 +42,16 @@ def test_the_bytes_of_version_1():
     # Golden: only added to, never edited. A fleet holds endpoints of several releases.
     assert encode(FRAMES[2]).hex() == "8601021b0000018bcfe5680007024563" + "68756e6b"
     assert encode(FRAMES[5]).hex() == "8601051b0000018bcfe56800076462757379" + "0c"
+
+
+@pytest.mark.parametrize("size", [(1 << 16) - 1, 1 << 16, MAX_CHUNK_BYTES])
+def test_long_data_is_written_as_cbor_would_write_it(size):
+    data = random.Random(size).randbytes(size)
+    for channel in (0, 23, 24, 256):
+        whole = Whole(IDENT, 7, 1_700_000_060_000, DIGEST, data, channel)
+        assert encode(whole) == wire.dumps([1, 1, *IDENT, 7, 1_700_000_060_000, DIGEST, data, channel])
+    for index in (0, 24, 70_000):
+        assert encode(Chunk(IDENT, index, data)) == wire.dumps([1, 2, *IDENT, index, data])
 
 
 def test_the_longest_frames_and_parcel_fit_their_limits():

@@ -1,0 +1,245 @@
+"""The link between a `Courier` and the connections of a party: which frame goes to whom, and who is called for it.
+
+A peer that has no connection, or whose connection is full, is held (`Endpoint.hold`): nothing is taken out for it until
+there is room again, so nothing piles up and nobody else waits for it.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fedmesh.errors import FedMeshError, PeerError
+from fedmesh.identity import Membership
+from fedmesh.transport.bucket import Bucket
+from fedmesh.transport.endpoint import Carried, Endpoint
+from fedmesh.transport.peer_contexts import Contexts
+from fedmesh.transport.peer_dialler import Dialler
+from fedmesh.transport.peer_link import PeerLink
+from fedmesh.transport.peer_listener import Listener
+from fedmesh.transport.peer_options import Address, PeerOptions
+from fedmesh.transport.peer_pool import RESTING, Pool
+from fedmesh.transport.peer_wire import Kind, announcement_in, announcement_of
+from fedmesh.types import PeerId
+
+if TYPE_CHECKING:
+    from fedmesh.transport.courier import Courier
+
+__all__ = ["PeerCarrier"]
+
+_log = logging.getLogger(__name__)
+_TICK_S = 1.0
+_FAREWELL_S = 1.5
+
+
+class PeerCarrier:
+    """As `fedmesh.transport.courier.Link`, to many peers.
+
+    Attributes:
+        announces: whether we may announce something.
+        pool, dialler, listener: the connections, and who makes them.
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        options: PeerOptions,
+        *,
+        courier: "Courier",
+        endpoint: Endpoint,
+        addresses: Callable[[PeerId], Sequence[Address]],
+        clock: Callable[[], float] = time.time,
+        chance: random.Random,
+    ) -> None:
+        contexts = Contexts(membership)
+        self.announces = options.announces
+        self.pool = Pool(membership, options, self, clock=clock)
+        self.dialler = Dialler(
+            self.pool,
+            options,
+            addresses=addresses,
+            context=contexts.dialling,
+            failed=self._failed,
+            again=self._again,
+            chance=chance,
+        )
+        self.listener = Listener(options, context=contexts.accepting, made=self.pool.link, count=self.count)
+        self._contexts, self._options, self._courier, self._endpoint = contexts, options, courier, endpoint
+        self._loop = asyncio.get_running_loop()
+        self._bucket = Bucket(options.bytes_per_s, self._loop.time())
+        self._refill: asyncio.TimerHandle | None = None
+        self._said: dict[str, bytes] = {}
+        self._behind: set[PeerId] = set()
+        self._waiting: dict[PeerId, list[asyncio.Future[None]]] = {}
+        self._ticking: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def start(self) -> None:
+        """Listens and calls. Raises: ConfigError: we cannot listen there, or a file cannot be used."""
+        self._contexts.load()
+        await self.listener.start()
+        self._ticking = self._loop.create_task(self._tick())
+        for peer in self._options.keep:
+            self.dialler.call(peer)
+
+    def has_room(self) -> bool:
+        """Whether the limit of bytes a second lets a frame through now."""
+        if self._closed:
+            return False
+        wait_s = self._bucket.wait_s(self._loop.time())
+        if wait_s and self._refill is None:
+            self._refill = self._loop.call_later(wait_s, self._refilled)
+        return not wait_s
+
+    def carry(self, frame: Carried) -> None:
+        """Sends a frame; without a connection it is lost, and asked for again as soon as there is one."""
+        link = self.pool.links.get(frame.peer)
+        if link is None:
+            self._endpoint.hold(frame.peer)
+            self.dialler.call(frame.peer)
+        else:
+            self._bucket.take(len(frame.data))
+            link.send(Kind.PARCEL, frame.data)
+
+    def announce(self, what: str, data: bytes) -> None:
+        """Tells everybody with whom there is a connection; the others when they are met."""
+        self._said[what] = data
+        for link in list(self.pool.links.values()):
+            self._say(link, [what])
+        self._courier.announcement_settled(what, data)
+
+    async def connected(self, peer: PeerId) -> None:
+        """Returns when there is a connection with `peer`; as long as somebody waits here, it is called.
+
+        Raises:
+            PeerError: the transport was closed.
+        """
+        while peer not in self.pool.links:
+            if self._closed:
+                raise PeerError(f"no connection with {peer}: the transport was closed")
+            arrived = self._loop.create_future()
+            self._waiting.setdefault(peer, []).append(arrived)
+            self.dialler.call_now(peer)
+            try:
+                await arrived
+            finally:
+                self._waiting[peer].remove(arrived)
+                if not self._waiting[peer]:
+                    del self._waiting[peer]
+
+    async def aclose(self) -> None:
+        """Says goodbye, and ends everything."""
+        self._closed = True
+        if self._refill is not None:
+            self._refill.cancel()
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.gather(self._ticking, return_exceptions=True)
+        self.pool.close()
+        for arrived in [one for waiting in self._waiting.values() for one in waiting if not one.done()]:
+            arrived.set_result(None)  # who waits finds that it is closed
+        await self.dialler.aclose()
+        await self.listener.aclose()
+        if parting := [link.lost for link in self.pool.made if link.is_open]:
+            await asyncio.wait(parting, timeout=_FAREWELL_S)
+
+    # What the pool calls.
+
+    def came(self, link: PeerLink) -> None:
+        """As `Watcher`."""
+        peer = link.name
+        self.dialler.reached(peer, by_us=link.dialled is not None)
+        self._endpoint.release(peer)
+        self._say(link, list(self._said))
+        self._courier.noticed(peer, there=True)
+        for waiting in self._waiting.get(peer, []):
+            if not waiting.done():
+                waiting.set_result(None)
+
+    def went(self, link: PeerLink) -> None:
+        """As `Watcher`."""
+        if self._closed:
+            return
+        peer = link.name
+        self._behind.discard(peer)
+        if self._loop.time() - link.since >= self._options.steady_s:
+            self.dialler.steady(peer)
+        if link.why not in RESTING:
+            self.count("peer_left" if link.it_left else "connection_lost")
+            self._courier.noticed(peer, there=False)
+        if link.why == "idle":
+            self._endpoint.release(peer)
+            self._endpoint.reached(peer)  # what crossed the goodbye is asked for, and calls it
+            if peer in self._options.keep:
+                self.dialler.call(peer)
+            self._loop.call_soon(self._courier.pump)
+        else:
+            self._endpoint.hold(peer)
+            self.dialler.put_off(peer)
+
+    def received(self, link: PeerLink, kind: Kind, body: bytes) -> None:
+        """As `Watcher`. Raises: DecodeError: nothing that is announced."""
+        if self._closed:
+            return
+        if kind == Kind.PARCEL:
+            self._courier.arrived(link.name, body)
+        else:
+            self._courier.heard(link.name, *announcement_in(body))
+
+    def full(self, link: PeerLink, *, full: bool) -> None:
+        """As `Watcher`."""
+        peer = link.name
+        if full:
+            self._endpoint.hold(peer)
+            return
+        self._endpoint.release(peer)
+        if peer in self._behind:
+            self._behind.discard(peer)
+            self._say(link, list(self._said))
+        self._loop.call_soon(self._courier.pump)  # asyncio is in the midst of writing
+
+    def count(self, reason: str) -> None:
+        """As `Watcher`."""
+        self._courier.counts[reason] += 1
+
+    # The rest.
+
+    def _say(self, link: PeerLink, whats: list[str]) -> None:
+        for what in whats:
+            if link.is_full:  # it is told of all when it reads again
+                self._behind.add(link.name)
+                return
+            link.send(Kind.ANNOUNCEMENT, announcement_of(what, self._said[what]))
+
+    def _failed(self, peer: PeerId) -> None:
+        """There is no way to `peer` for now."""
+        self._endpoint.hold(peer)
+        if peer in self._courier.present:
+            self._courier.noticed(peer, there=False)
+
+    def _again(self, peer: PeerId) -> None:
+        """`peer` may be called once more: it is, if there is a reason to."""
+        if self._closed or peer in self.pool.links:
+            return
+        self._endpoint.release(peer)
+        self._endpoint.reached(peer)  # whatever is out for it is asked for, and that calls it
+        if peer in self._options.keep or peer in self._waiting:
+            self.dialler.call(peer)
+        self._courier.pump()
+
+    def _refilled(self) -> None:
+        self._refill = None
+        self._courier.pump()
+
+    async def _tick(self) -> None:
+        options = self._options
+        every_s = min(_TICK_S, options.idle_s / 4, options.quiet_s / 4, options.frame_s / 4)
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                self.pool.tick()
+            except FedMeshError as error:  # the disk is full, and the time floor cannot be kept
+                self.count("tick_failed")
+                _log.error("connections cannot be looked after: %s", error)

@@ -1,0 +1,79 @@
+"""A transport between peers that is closed leaves nothing behind: no task, no socket, and nobody who waits."""
+
+import asyncio
+import socket
+
+import pytest
+from peer_mesh import HOST, PeerMesh
+
+from fedmesh.errors import PeerError
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    return PeerMesh(tmp_path)
+
+
+def running(test):
+    async def main():
+        async with asyncio.timeout(20):
+            await test()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_is_saying_goodbye_is_waited_for(mesh):
+    async def test():
+        one, other = await mesh.open("one"), await mesh.open("other")
+        await one.connect("other", wait_s=10)
+        other.carrier.pool.links["one"]._transport.pause_reading()
+        link = one.carrier.pool.links["other"]
+        link.close("idle")
+        await one.aclose()
+        assert link.lost.done()
+        await other.aclose()
+
+    running(test)
+
+
+def test_who_waits_for_a_connection_is_told(mesh):
+    async def test():
+        one = await mesh.open("one")
+        waiting = asyncio.create_task(one.connect("nobody", wait_s=3600))
+        await asyncio.sleep(0.05)
+        await one.aclose()
+        with pytest.raises(PeerError, match="closed"):
+            await waiting
+        with pytest.raises(PeerError, match="closed"):
+            await one.connect("nobody", wait_s=3600)
+
+    running(test)
+
+
+def test_who_dials_at_the_last_moment_is_hung_up_on(mesh):
+    async def test():
+        one = await mesh.open("one")
+        listener = one.carrier.listener
+        with socket.create_connection((HOST, one.listening[0][1])):
+            while not listener._strangers:
+                await asyncio.sleep(0)
+            accepted = list(listener._accepted)
+            assert accepted, "its greeting has not begun"
+            await listener.aclose()
+            await one.aclose()
+            assert [opened.fileno() for opened in accepted] == [-1]
+
+    running(test)
+
+
+def test_calls_that_are_under_way_end(mesh):
+    async def test():
+        with socket.create_server((HOST, 0)) as deaf:
+            mesh.addresses["deaf"] = [deaf.getsockname()[:2]]
+            one = await mesh.open("one")
+            await one.post("deaf", b"hello")
+            await asyncio.sleep(0.1)
+            await one.aclose()
+
+    running(test)
