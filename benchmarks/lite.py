@@ -1,8 +1,9 @@
 """Lite devices in a federation: accuracy by their share, and what a lite device's round takes.
 
-``python -m benchmarks.lite [--seeds 3] [--epsilon 8 3] [--json]``: the scenario ``digits`` with no, half and all of its
-devices lite, by privacy budget. *rescaled* is half lite with the backbone's change averaged over the full devices only
-(as HeteroFL does, Diao et al. 2021) instead of over all. Without secure aggregation, which changes no bit of it.
+``python -m benchmarks.lite [--seeds 3] [--epsilon 8 3] [--rounds 20] [--json]``: the scenario ``digits`` with no, half
+and all of its devices lite, by privacy budget. *rescaled* is half lite with the backbone's change averaged over the
+full devices only (as HeteroFL does, Diao et al. 2021) instead of over all. Without secure aggregation, which changes
+no bit of it.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,6 +28,8 @@ from fedmesh.federation.tiers import Backbones
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.quantization.head import Head
 from fedmesh.simulation import run
+from fedmesh.simulation.tiers import LITE
+from fedmesh.simulation.zygote import Zygote, preload_of
 
 SCENARIO = Path(__file__).parents[1] / "simulations" / "digits.toml"
 BUDGETS: tuple[float | None, ...] = (None, 8.0, 3.0, 1.0)
@@ -57,12 +61,13 @@ class _Rescaled(Tiered):
         return vector_record("model", before + self.layout.flatten(change)), metrics
 
 
-def accuracy(seed: int, budget: float | None, kind: str) -> tuple[float, float]:
+def accuracy(zygote: Zygote, seed: int, budget: float | None, kind: str, rounds: int | None) -> tuple[float, float]:
     """Of the int8 model on held-out digits, at the start and at the end."""
     changes: dict[str, Any] = {"seed": seed, "secure_aggregation.enabled": False, "client.lite_fraction": SHARES[kind]}
     changes |= {"privacy.enabled": False} if budget is None else {"privacy.epsilon": budget}
+    changes |= {} if rounds is None else {"rounds": rounds}
     with tempfile.TemporaryDirectory() as folder, patch.object(run, "tiered", _made(kind)):
-        result = run.simulate(Scenario.load(SCENARIO, changes), Path(folder) / "run")
+        result = run.simulate(Scenario.load(SCENARIO, changes), Path(folder) / "run", zygote=zygote)
     return result["start"]["accuracy_int8"], result["final"]["accuracy_int8"]
 
 
@@ -75,16 +80,20 @@ def _made(kind: str) -> Callable[..., Tiered]:
     return tiered
 
 
-def figures(seeds: int, budgets: Sequence[float | None] = BUDGETS) -> dict[str, Any]:
-    """Budget -> kind -> accuracies by seed; and the accuracies of the starts."""
+def figures(seeds: int, budgets: Sequence[float | None] = BUDGETS, *, rounds: int | None = None) -> dict[str, Any]:
+    """Budget -> kind -> accuracies by seed; and the accuracies of the starts. `rounds`: None for the scenario's."""
     starts: list[float] = []
     found: dict[str, Any] = {}
-    for budget in budgets:
-        rows = {kind: [accuracy(seed, budget, kind) for seed in range(1, seeds + 1)] for kind in SHARES}
-        starts = [start for start, _ in rows["full"]]
-        found["no privacy" if budget is None else f"epsilon {budget:g}"] = {
-            kind: [end for _, end in pairs] for kind, pairs in rows.items()
-        }
+    modules = preload_of("vision", private=any(budgets)) + preload_of(LITE, private=False)
+    with closing(Zygote(modules)) as zygote:
+        for budget in budgets:
+            rows = {
+                kind: [accuracy(zygote, seed, budget, kind, rounds) for seed in range(1, seeds + 1)] for kind in SHARES
+            }
+            starts = [start for start, _ in rows["full"]]
+            found["no privacy" if budget is None else f"epsilon {budget:g}"] = {
+                kind: [end for _, end in pairs] for kind, pairs in rows.items()
+            }
     return {"start": starts, "accuracy": found, "device": device()}
 
 
@@ -119,10 +128,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epsilon", type=float, nargs="*", help="of these budgets only; none: without privacy")
+    parser.add_argument("--rounds", type=int, help="of a run; none: as many as the scenario has")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     chosen = BUDGETS if arguments.epsilon is None else arguments.epsilon or (None,)
-    found = figures(arguments.seeds, chosen)
+    found = figures(arguments.seeds, chosen, rounds=arguments.rounds)
     if arguments.json:
         print(json.dumps(found))
         return

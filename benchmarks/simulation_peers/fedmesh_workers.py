@@ -54,7 +54,7 @@ def main() -> None:
     data = SharedExamples.pack([examples_of(partition) for partition in range(WORK["clients"])])
     rounds = []
     with WorkerFleet(
-        ClientSpec("vision", task, data), WORK["clients"], workers=WORK["workers"], zygote=zygote
+        ClientSpec("vision", task, data), WORK["clients"], workers=WORK["workers"], launcher=zygote
     ) as fleet:
         grid = FleetGrid(fleet)
         for number in range(1, WORK["rounds"] + 1):

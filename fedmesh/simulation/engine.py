@@ -104,7 +104,7 @@ class WorkerFleet:
             it is when the fleet is made, which is only sound while it has no GPU context and no busy threads.
         nodes: number of devices; device i is partition i.
         workers: number of processes; None for one on each core.
-        zygote: a zygote that was started earlier; the fleet closes it.
+        launcher: where workers come from, e.g. a zygote that was started earlier; the fleet closes it.
 
     Raises:
         ConfigError: an impossible number, or workers that cannot be started.
@@ -116,7 +116,7 @@ class WorkerFleet:
         nodes: int,
         *,
         workers: int | None = None,
-        zygote: Zygote | None = None,
+        launcher: Launcher | None = None,
     ) -> None:
         if nodes < 1:
             raise ConfigError(f"a fleet of {nodes} devices was asked for: it needs at least one")
@@ -131,7 +131,7 @@ class WorkerFleet:
         if isinstance(app, ClientSpec | ImportedApp):
             self._data = app.data if isinstance(app, ClientSpec) else None
             self._spec = json.dumps({**app.to_plain(), "nodes": nodes}).encode()
-            self._launcher = zygote or Zygote()
+            self._launcher = launcher or Zygote()
         else:
             self._launcher = Forked(serve_app(app, nodes))
         self._states: dict[int, bytes] = {}

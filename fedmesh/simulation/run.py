@@ -40,7 +40,7 @@ from fedmesh.simulation.faults import FaultyFleet
 from fedmesh.simulation.shared import SharedExamples
 from fedmesh.simulation.spending import check_spent, spent_by_device
 from fedmesh.simulation.tiers import LITE
-from fedmesh.simulation.zygote import Zygote, preload_of
+from fedmesh.simulation.zygote import Borrowed, Launcher, Zygote, preload_of
 from fedmesh.types import Float32, Layout
 
 __all__ = ["resume", "simulate"]
@@ -56,6 +56,7 @@ def simulate(
     data_dir: Path | None = None,
     workers: int | None = None,
     events: EventSink = ignore,
+    zygote: Zygote | None = None,
 ) -> dict[str, Any]:
     """Runs `scenario` from its start to its end.
 
@@ -65,6 +66,8 @@ def simulate(
         data_dir: where data sets lie that do not come with a package.
         workers: number of worker processes; by default one for each core. The figures do not depend on it.
         events: gets the facts of the run.
+        zygote: what workers are forked from, for one run after the other without the imports of each; stays open. By
+            default the run starts one of its own.
 
     Returns:
         The content of result.json.
@@ -74,11 +77,18 @@ def simulate(
         TrustError: a promise would be broken: the run has stopped.
         RoundError: too many rounds failed one after another.
     """
-    return _run(scenario, lambda digest: RunDirectory.create(out, scenario, digest), data_dir, workers, events)
+    return _run(
+        scenario, lambda digest: RunDirectory.create(out, scenario, digest), data_dir, events, _Workers(workers, zygote)
+    )
 
 
 def resume(
-    out: Path, *, data_dir: Path | None = None, workers: int | None = None, events: EventSink = ignore
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    workers: int | None = None,
+    events: EventSink = ignore,
+    zygote: Zygote | None = None,
 ) -> dict[str, Any]:
     """Goes on with the run in `out` behind its last committed round; returns and raises as `simulate`."""
     directory = RunDirectory.open(out)
@@ -87,7 +97,15 @@ def resume(
         directory.check_data(digest)
         return directory
 
-    return _run(directory.scenario, found, data_dir, workers, events)
+    return _run(directory.scenario, found, data_dir, events, _Workers(workers, zygote))
+
+
+@dataclass(frozen=True, slots=True)
+class _Workers:
+    """How many worker processes a run has, and what they are forked from; None: see `simulate`."""
+
+    count: int | None
+    zygote: Zygote | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +127,13 @@ def _run(
     scenario: Scenario,
     directory_for: Callable[[str], RunDirectory],
     data_dir: Path | None,
-    workers: int | None,
     events: EventSink,
+    workers: _Workers,
 ) -> dict[str, Any]:
     begun = time.monotonic()
     check_plugins(scenario)
     with ExitStack() as stack:
-        zygote = stack.enter_context(_early_zygote(scenario))  # imports torch while the data is read
+        launcher = stack.enter_context(_launcher(scenario, workers.zygote))  # imports torch while the data is read
         stack.enter_context(one_thread())
         stack.enter_context(quiet_flower())
         with _timed(f"data: {scenario.data.name}", events):
@@ -129,8 +147,8 @@ def _run(
         fleet = WorkerFleet(
             _client(federation),
             len(data.devices),
-            workers=workers,
-            zygote=zygote,
+            workers=workers.count,
+            launcher=launcher,
         )
         stack.callback(fleet.close)
         records, weights = _train(federation, FaultyFleet(fleet, scenario.failures, scenario.seed), journal, events)
@@ -293,7 +311,10 @@ def _timed(what: str, events: EventSink) -> Iterator[None]:
 
 
 @contextmanager
-def _early_zygote(scenario: Scenario) -> Iterator[Zygote]:
+def _launcher(scenario: Scenario, kept: Zygote | None) -> Iterator[Launcher]:
+    if kept is not None:
+        yield Borrowed(kept)  # which the fleet closes, as it has launched from it
+        return
     modules = preload_of(scenario.client.name, private=scenario.privacy.enabled)
     if scenario.client.lite_fraction:
         modules += preload_of(LITE, private=False)

@@ -6,7 +6,7 @@ engine prepares data, so its imports (1.3 s) cost nothing, and a dead worker is 
 the other launcher, for client apps that exist only as an object in the engine's process.
 
 When the engine's process ends, however it ends, the zygote reads the end of its control socket, kills its workers and
-exits: there are no orphans.
+exits: there are no orphans. `Borrowed` is the launcher of one run among several that share a zygote.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from fedmesh.errors import ConfigError
 from fedmesh.pipes import Pipe, PipeClosedError
 from fedmesh.plugins import CLIENTS, available
 
-__all__ = ["Forked", "Launcher", "WorkerProcess", "Zygote", "preload_of"]
+__all__ = ["Borrowed", "Forked", "Launcher", "WorkerProcess", "Zygote", "preload_of"]
 
 PRELOADED = ("fedmesh.simulation.worker",)
 _OPACUS = "fedmesh.privacy.preload"
@@ -85,11 +85,13 @@ class Zygote:
             its.close()
         self._control = mine
         self._endings: dict[int, int] = {}
+        self._has_launched = False
         _engine_ends.add(mine)
 
     def launch(self) -> WorkerProcess:
         """See `Launcher.launch`; waits for the imports the first time."""
         mine, its = Pipe.pair()
+        self._has_launched = True
         try:
             self._control.send([b"fork", b""], [its.fileno()])
             while True:
@@ -120,6 +122,8 @@ class Zygote:
     def close(self) -> None:
         """See `Launcher.close`."""
         self._control.close()
+        if not self._has_launched:  # a run that was refused: no worker to end, perhaps seconds of imports to come
+            self._process.kill()
         try:
             self._process.wait(_EXIT_GRACE_S)
         except subprocess.TimeoutExpired:  # still importing, or stopped by a debugger
@@ -136,6 +140,30 @@ class Zygote:
         except subprocess.TimeoutExpired:
             return "does not answer"
         return f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
+
+
+class Borrowed:
+    """Workers of a zygote that somebody else keeps: `close` ends them and leaves the zygote to the next run."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self._zygote = zygote
+        self._workers: list[WorkerProcess] = []
+
+    def launch(self) -> WorkerProcess:
+        """See `Launcher.launch`."""
+        worker = self._zygote.launch()
+        self._workers.append(worker)
+        return worker
+
+    def ending(self, worker: WorkerProcess) -> str:
+        """See `Launcher.ending`."""
+        self._workers.remove(worker)
+        return self._zygote.ending(worker)
+
+    def close(self) -> None:
+        """See `Launcher.close`."""
+        while self._workers:
+            self._zygote.ending(self._workers.pop())
 
 
 class Forked:

@@ -33,7 +33,7 @@ def test_workers_train_heads_without_torch(tmp_path: Path) -> None:
         folder.mkdir()
     zygote = Zygote(preload_of("lite", private=True))
     spec = ClientSpec("lite", task, data, folders[0])
-    with WorkerFleet(spec, DEVICES, workers=2, zygote=zygote) as fleet:
+    with WorkerFleet(spec, DEVICES, workers=2, launcher=zygote) as fleet:
         packets = train(fleet)
         maps = [Path(f"/proc/{pid}/maps").read_text(encoding="utf-8") for pid in fleet.pids]
     assert len(maps) == 2

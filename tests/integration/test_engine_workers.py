@@ -23,7 +23,7 @@ from fedmesh.flower.identity import FIRST_NODE_ID
 from fedmesh.simulation.engine import ClientSpec, ImportedApp, WorkerFleet
 from fedmesh.simulation.shared import SharedExamples
 from fedmesh.simulation.worker import imported_app
-from fedmesh.simulation.zygote import Zygote, preload_of
+from fedmesh.simulation.zygote import Borrowed, Zygote, preload_of
 from fedmesh_clients import vision
 
 SIZES = (11, 3, 8, 30, 4, 1, 7)
@@ -87,12 +87,37 @@ def test_the_packets_do_not_depend_on_the_number_of_workers(task: Task, tmp_path
 def test_workers_of_a_zygote_compute_what_one_process_computes() -> None:
     data, task = shared(), training.task(batching="never")
     zygote = Zygote(preload_of("vision", private=False))
-    with WorkerFleet(ClientSpec("vision", task, data), len(SIZES), workers=2, zygote=zygote) as fleet:
+    with WorkerFleet(ClientSpec("vision", task, data), len(SIZES), workers=2, launcher=zygote) as fleet:
         packets, pids = train(fleet), fleet.pids
         assert len(set(pids)) == 2
     inline = InlineFleet(vision.build(task, shared().source(), homes=SimulatedHomes()), len(SIZES))
     assert train(inline) == packets
     assert all(map(gone, pids))
+
+
+def test_a_borrowed_zygote_serves_one_fleet_after_another_and_the_workers_of_each_end_with_it() -> None:
+    zygote = Zygote(preload_of("vision", private=False))
+    busy = SharedExamples.pack([training.examples(device, 2000) for device in range(2)])
+    endless = ClientSpec("vision", training.task(local_epochs=1000, batching="never"), busy)
+    try:
+        with WorkerFleet(endless, 2, workers=2, launcher=Borrowed(zygote)) as fleet:
+            for node_id in fleet.node_ids:
+                fleet.submit(training.train_message(node_id, training.start()))
+            assert fleet.collect(0.5) == []
+            pids = fleet.pids
+        assert all(map(gone, pids))
+        spec = ClientSpec("vision", training.task(batching="never"), shared())
+        with WorkerFleet(spec, len(SIZES), workers=2, launcher=Borrowed(zygote)) as fleet:
+            assert train(fleet)
+            assert set(fleet.pids).isdisjoint(pids)
+    finally:
+        zygote.close()
+
+
+def test_a_zygote_that_no_worker_was_asked_of_ends_without_its_imports() -> None:
+    zygote = Zygote(preload_of("vision", private=True))
+    zygote.close()
+    assert zygote._process.returncode == -signal.SIGKILL
 
 
 @pytest.fixture

@@ -169,14 +169,6 @@ def check_finished(site: Site) -> np.ndarray:
     return weights
 
 
-def test_a_coordinator_that_is_killed_in_the_middle_of_a_round_goes_on_with_it(site):
-    devices = whole_run(site, [{"event": "StageStarted", "stage": "train", "round": 1}])
-    check_finished(site)
-    run = {offer.run for device in devices for offer in device.offers}
-    assert len(run) == 1, "it is the same run before and after"
-    assert all(device.ended == list(run) for device in devices)
-
-
 def stage(name: str, number: int) -> dict:
     return {"event": "StageStarted", "stage": name, "round": number}
 
@@ -194,10 +186,13 @@ def test_kill_9_before_anything_was_signed_changes_nothing_of_what_comes_out(tmp
         (tmp_path / name).mkdir()
         site = Site(tmp_path / name)
         try:
-            whole_run(site, kills)
+            devices = whole_run(site, kills)
             weights.append(check_finished(site))
         finally:
             site.fleet.close()
+        run = {offer.run for device in devices for offer in device.offers}
+        assert len(run) == 1, "it is the same run before and after"
+        assert all(device.ended == list(run) for device in devices)
     np.testing.assert_array_equal(*weights)
 
 

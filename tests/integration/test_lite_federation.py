@@ -11,8 +11,9 @@ import pytest
 from flwr.app import RecordDict
 from lite_models import cut
 from secure_flower import SecureServer
-from small_runs import DIGITS, SMALL, arguments, cli, small_digits
+from small_runs import DIGITS, SMALL, arguments, simulate, small_digits
 
+from fedmesh.cli import main
 from fedmesh.client.assignment import Assignment
 from fedmesh.client.head_trainer import HeadTrainer
 from fedmesh.client.home import SimulatedHomes
@@ -29,7 +30,6 @@ from fedmesh.flower.arrays import vector
 from fedmesh.flower.backbone import DIGEST, attach_backbone
 from fedmesh.flower.secure import model_hash
 from fedmesh.quantization.codec import DeltaCodec
-from fedmesh.simulation.run import simulate
 from fedmesh.simulation.tiers import TieredApp
 from fedmesh.types import Examples
 from fedmesh_clients import lite, vision
@@ -217,8 +217,7 @@ def test_lite_devices_are_drawn_by_the_seed() -> None:
     assert drawn(1.0) == frozenset(range(20))
 
 
-def test_a_refusal_reaches_whoever_runs_the_command(tmp_path: Path) -> None:
-    status, _, err = cli(*arguments(tmp_path / "run", client__lite_fraction=0.5, privacy__mode="shared"))
-    assert status == 2
-    assert "client.lite_fraction with privacy.mode = 'shared'" in " ".join(err.split())
+def test_a_refusal_reaches_whoever_runs_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(tmp_path / "run", client__lite_fraction=0.5, privacy__mode="shared")) == 2
+    assert "client.lite_fraction with privacy.mode = 'shared'" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()

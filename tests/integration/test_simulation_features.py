@@ -4,11 +4,11 @@ import json
 import shutil
 
 import pytest
-from small_runs import cli, small_digits
+from small_runs import resume, simulate, small_digits
 
+from fedmesh.cli import main
 from fedmesh.errors import ConfigError
 from fedmesh.features import load
-from fedmesh.simulation.run import resume, simulate
 
 FEATURES = {
     "features.name": "hog",
@@ -25,7 +25,7 @@ def scenario(**changes):
     return small_digits(**{**FEATURES, "privacy.enabled": False, **changes})
 
 
-def test_a_run_keeps_its_map_and_the_model_runs_on_raw_examples(tmp_path):
+def test_a_run_keeps_its_map_and_the_model_runs_on_raw_examples(tmp_path, capsys):
     out = tmp_path / "run"
     result = simulate(scenario(), out, workers=2)
     assert result["final"]["max_abs_logit_difference"] == 0.0
@@ -33,9 +33,8 @@ def test_a_run_keeps_its_map_and_the_model_runs_on_raw_examples(tmp_path):
     features = load(out / "features.cbor")
     assert (features.name, features.components) == ("hog", 30)
     map_and_data = ["--features", str(out / "features.cbor"), "--data", "digits"]
-    status, report, _ = cli("infer", str(out / "model.int8.onnx"), *map_and_data, "--json")
-    assert status == 0
-    assert json.loads(report)["accuracy"] == result["final"]["accuracy_int8"]
+    assert main(["infer", str(out / "model.int8.onnx"), *map_and_data, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == result["final"]["accuracy_int8"]
 
 
 def test_a_run_without_its_map_or_with_another_does_not_go_on(tmp_path):

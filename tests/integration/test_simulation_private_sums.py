@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from small_runs import small_digits
+from small_runs import resume, simulate, small_digits
 
 from fedmesh.client.assignment import Assignment
 from fedmesh.client.ledgers import ledger_path, open_ledger
@@ -18,7 +18,6 @@ from fedmesh.flower.arrays import vector
 from fedmesh.privacy import release_id
 from fedmesh.privacy.skellam import rotation_seed
 from fedmesh.privacy.summing import mean_of
-from fedmesh.simulation.run import resume, simulate
 from fedmesh.types import PrivacyEvent
 
 SHARED = {"privacy__mode": "shared", "privacy__expected_batch": 300.0, "privacy__epsilon": 8.0}

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from small_runs import small_digits, steady
+from small_runs import resume, simulate, small_digits, steady
 
 from fedmesh.errors import ConfigError
 from fedmesh.events import DeviceReplied, ModelChecked, RoundFinished
@@ -12,17 +12,17 @@ from fedmesh.federation import datasets
 from fedmesh.flower.secure import STEPS
 from fedmesh.inference import Engine, evaluate
 from fedmesh.quantization import integer_kernels
-from fedmesh.simulation.run import resume, simulate
+from fedmesh.simulation import run
 
 PARAMETERS = 6586
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """One private run with all its events."""
+    """One private run with all its events, on workers of its own zygote as a person's are."""
     out = tmp_path_factory.mktemp("run") / "out"
     events = []
-    return out, simulate(small_digits(), out, workers=2, events=events.append), events
+    return out, run.simulate(small_digits(), out, workers=2, events=events.append), events
 
 
 def test_result_json_is_what_was_returned_and_has_every_promised_key(finished):

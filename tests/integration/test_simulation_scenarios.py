@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from small_runs import ROOT
+from small_runs import ROOT, simulate
 
 from fedmesh.federation.scenario import Scenario
 from fedmesh.flower.secure import STEPS
-from fedmesh.simulation.run import simulate
 
 SCENARIOS = ROOT / "simulations"
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import arguments, cli, small_digits
+from small_runs import arguments, resume, simulate, small_digits
 
+from fedmesh.cli import main
 from fedmesh.client.assignment import Assignment
 from fedmesh.client.identities import AGGREGATOR, device_name
 from fedmesh.client.trainer import Trainer
@@ -18,7 +19,6 @@ from fedmesh.federation.plan import make_strategy, make_task
 from fedmesh.federation.scenario import Scenario
 from fedmesh.flower.arrays import vector
 from fedmesh.quantization.codec import DeltaCodec, dequantize_sum
-from fedmesh.simulation.run import resume, simulate
 from fedmesh.types import Float32
 
 STILL_IN_THE_SUM = ("at the step sign", "at the step unmask")
@@ -180,9 +180,9 @@ def test_rounds_that_are_lost_on_purpose_do_not_end_the_run_but_a_run_of_lost_ro
         simulate(hopeless, tmp_path / "run", workers=1)
 
 
-def test_a_run_of_lost_rounds_is_not_advised_to_go_on(tmp_path):
-    code, _, said = cli(*arguments(tmp_path / "run", failures__dropout=0.95, rounds=2))
-    assert code == 1
+def test_a_run_of_lost_rounds_is_not_advised_to_go_on(tmp_path, capsys):
+    assert main(arguments(tmp_path / "run", failures__dropout=0.95, rounds=2)) == 1
+    said = capsys.readouterr().err
     assert "all 2 rounds failed" in said
     assert "begin a new run" in said
     assert "--resume" not in said

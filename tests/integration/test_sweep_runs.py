@@ -52,12 +52,12 @@ def test_a_sweep_is_stopped_goes_on_and_is_the_same_again(tmp_path: Path) -> Non
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert list((out / "runs").glob("*.log")) == []
 
-    # One at a time, without a stop, and with another number of seeds: the same figures.
-    code, printed, told = cli(*arguments(tmp_path / "again", "--jobs", "1", "--seeds", "1", "--json"))
+    # One at a time, without a stop, and with fewer seeds and budgets: the same figures.
+    code, printed, told = cli(*arguments(tmp_path / "again", "--jobs", "1", "--seeds", "1", "--epsilon", "8", "--json"))
     assert code == 0, told
     steady = {"seconds", "bytes_up"}  # a run that was stopped has exchanged some keys twice
     again = json.loads(printed)
-    for one, other in zip(content["cells"][:2], again["cells"], strict=True):
+    for one, other in zip(content["cells"][1:2], again["cells"], strict=True):
         assert {k: v for k, v in one.items() if k not in steady} == {k: v for k, v in other.items() if k not in steady}
 
     # Nothing is left to do; another scenario is refused.

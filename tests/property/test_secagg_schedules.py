@@ -118,7 +118,7 @@ def test_crashes_among_four(data):
 
 
 @given(st.data(), st.integers(0, 2**32), FAULTS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_bad_networks_among_four(data, seed, faults):
     check_network(data.draw(federations(4)), seed, faults, data.draw(crashes(4, 1)))
 
@@ -145,9 +145,17 @@ def test_hundreds_of_bad_networks_among_seven(data, seed, faults):
     check_network(data.draw(federations(7)), seed, faults, data.draw(crashes(7, 4)))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @given(st.data(), st.integers(0, 2**32), FAULTS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=60, deadline=None)
+def test_dozens_of_bad_networks_among_thirty_two(data, seed, faults):
+    check_network(data.draw(federations(32)), seed, faults, data.draw(crashes(32, 14)))
+
+
+@pytest.mark.slow
+@given(st.data(), st.integers(0, 2**32), FAULTS)
+@settings(max_examples=6, deadline=None)
 def test_bad_networks_among_thirty_two(data, seed, faults):
     check_network(data.draw(federations(32)), seed, faults, data.draw(crashes(32, 14)))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from flower_apps import LAYOUT
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from hypothesis import given, settings
@@ -98,16 +99,33 @@ def train(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    plan=st.dictionaries(st.tuples(st.integers(0, DEVICES - 1), st.sampled_from(STEPS)), st.sampled_from(ACTIONS)),
-    group_size=st.sampled_from([4, 128]),
-    attempts=st.integers(1, 3),
-    overlap=st.booleans(),
+ROUND = st.fixed_dictionaries(
+    {
+        "plan": st.dictionaries(
+            st.tuples(st.integers(0, DEVICES - 1), st.sampled_from(STEPS)), st.sampled_from(ACTIONS)
+        ),
+        "group_size": st.sampled_from([4, 128]),
+        "attempts": st.integers(1, 3),
+        "overlap": st.booleans(),
+    }
 )
-def test_a_round_ends_with_the_right_sum_or_a_typed_failure(
-    plan: dict[tuple[int, str], str], group_size: int, attempts: int, overlap: bool
-) -> None:
+
+
+@settings(max_examples=10, deadline=None)
+@given(ROUND)
+def test_a_round_ends_with_the_right_sum_or_a_typed_failure(drawn: dict[str, Any]) -> None:
+    check_round(**drawn)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
+@given(ROUND)
+def test_many_rounds_end_with_the_right_sum_or_a_typed_failure(drawn: dict[str, Any]) -> None:
+    check_round(**drawn)
+
+
+def check_round(plan: dict[tuple[int, str], str], group_size: int, attempts: int, overlap: bool) -> None:
     strategy, journal, clock = Listening(), Journal(), ManualClock()
     with tempfile.TemporaryDirectory() as folder, quiet_flower():
         made = federation(Path(folder), plan)

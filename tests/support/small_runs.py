@@ -1,5 +1,7 @@
 """Small real runs, and the command line as a process."""
 
+import atexit
+import functools
 import json
 import os
 import signal
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fedmesh.federation.scenario import Scenario
+from fedmesh.simulation import run
+from fedmesh.simulation.zygote import Zygote, preload_of
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "simulations" / "digits.toml"
@@ -20,6 +24,24 @@ def small_digits(**overrides: Any) -> Scenario:
     """The digits scenario, cut down to seconds; ``a__b=c`` sets ``a.b``."""
     dotted = {key.replace("__", "."): value for key, value in overrides.items()}
     return Scenario.load(DIGITS, {**SMALL, **dotted})
+
+
+def simulate(scenario: Scenario, out: Path, **options: Any) -> dict[str, Any]:
+    """`fedmesh.simulation.run.simulate` without the imports of each run, which cost more than a small run does."""
+    return run.simulate(scenario, out, zygote=_zygote(), **options)
+
+
+def resume(out: Path, **options: Any) -> dict[str, Any]:
+    """`fedmesh.simulation.run.resume`, likewise."""
+    return run.resume(out, zygote=_zygote(), **options)
+
+
+@functools.cache
+def _zygote() -> Zygote:
+    """One for all runs of this process."""
+    zygote = Zygote([*preload_of("vision", private=True), *preload_of("lite", private=False)])
+    atexit.register(zygote.close)
+    return zygote
 
 
 def arguments(out: Path, **overrides: Any) -> list[str]:

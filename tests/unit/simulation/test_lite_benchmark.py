@@ -14,7 +14,7 @@ def test_a_lite_devices_figures():
 
 @pytest.mark.slow
 def test_the_benchmark_prints_its_figures(capsys):
-    main(["--seeds", "1", "--epsilon", "--json"])
+    main(["--seeds", "1", "--epsilon", "--rounds", "6", "--json"])
     figures = json.loads(capsys.readouterr().out)
     ends = figures["accuracy"]["no privacy"]
     assert set(ends) == set(SHARES)
