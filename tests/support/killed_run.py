@@ -7,7 +7,9 @@ JOURNAL is a path, or the URL of a store of runs.
 Prints one JSON object: how many children were killed and at which rounds, the journal's records, the last arrays.
 """
 
+import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -31,12 +33,13 @@ from fedmesh_strategies.fedavg import FedAvg
 NODES = 3
 
 
-def federation(kind: str, journal: RoundJournal, rounds: int, *, pause_s: float) -> RunResult:
-    """The run that is killed, or not."""
-    inner = delta_app() if kind == "ours" else plain_app()
+def federation(kind: str, journal: RoundJournal, rounds: int, *, pause_s: float, most: float = math.inf) -> RunResult:
+    """The run that is killed, or not; it waits for its end behind `most` trainings."""
+    inner, trained = (delta_app() if kind == "ours" else plain_app()), itertools.count(1)
 
     def slow(message: Message, context: Context) -> Message:
-        time.sleep(pause_s)
+        over = message.metadata.message_type == "train" and next(trained) > most
+        time.sleep(60.0 if over else pause_s)
         return inner(message, context)
 
     start = vector_record("model", np.linspace(-1, 1, LAYOUT.size, dtype=np.float32))
@@ -63,7 +66,7 @@ def main(path: str, kind: str, rounds: int, seed: int) -> None:
         pid = os.fork()
         if pid == 0:
             with closing(opened(path)) as journal:
-                federation(kind, journal, rounds, pause_s=0.002)
+                federation(kind, journal, rounds, pause_s=0.002, most=3 * NODES)  # so that it is not over in one life
             os._exit(0)
         deadline = time.monotonic() + moments.uniform(0.0, longest_s)
         while time.monotonic() < deadline and not os.waitpid(pid, os.WNOHANG)[0]:
