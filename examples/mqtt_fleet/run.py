@@ -1,9 +1,9 @@
-"""A whole fleet on this machine: python examples/mqtt_fleet/run.py [FOLDER]
+"""A whole fleet on this machine: a broker, a coordinator and six devices, each a process with its own key.
 
-A broker, a coordinator and six devices, each a process with its own key, over mutual TLS. Three rounds on real digits
-under secure aggregation and a privacy budget; a device and the coordinator are killed on the way.
+Three rounds on real digits under secure aggregation and a privacy budget; a device and the coordinator are killed.
 """
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -13,16 +13,15 @@ import files
 import mesh
 from stage import Stage
 
-HERE = Path(__file__).parent
-
 
 def main(folder: Path) -> None:
-    """The story."""
+    """The story, in a new folder."""
+    folder.mkdir(parents=True)
     stage = Stage(folder)
     try:
         print("enrolling six devices ...", flush=True)
         (port, issuer), serving = mesh.found(stage), mesh.free_port()
-        files.write(folder, HERE / "digits.toml", port=port, issuer=issuer, serving=serving)
+        files.write(folder, Path(__file__).with_name("digits.toml"), port=port, issuer=issuer, serving=serving)
         stage.fedmesh("model", "init", "repository")
         for name in ("coordinator", *mesh.TIERS):
             stage.fedmesh("config", "check", f"{name}.toml")
@@ -49,9 +48,12 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).mkdir(parents=True)
-        main(Path(sys.argv[1]).resolve())
-    else:
-        with tempfile.TemporaryDirectory() as made:
-            main(Path(made))
+    parser = argparse.ArgumentParser(description="A whole fleet on this machine.")
+    parser.add_argument("folder", nargs="?", type=Path, help="is made, and kept; by default a temporary one")
+    with tempfile.TemporaryDirectory() as made:
+        if (folder := (parser.parse_args().folder or Path(made) / "fleet").resolve()).exists():
+            parser.error(f"{folder} is there already: name a new folder")
+        try:
+            main(folder)
+        except KeyboardInterrupt:
+            sys.exit("stopped: all that was started has ended")
