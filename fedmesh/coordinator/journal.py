@@ -6,7 +6,6 @@ what a resumed run reads is checked against the chain: a damaged journal is refu
 signature: whoever can write the file can write another journal.
 """
 
-import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from flwr.app import ArrayRecord
 from fedmesh.coordinator.chain import Row, follow, verified
 from fedmesh.coordinator.checkpoint import Checkpoint, Entry, State
 from fedmesh.coordinator.records import RoundRecord
+from fedmesh.coordinator.run_ids import new_run_id
 from fedmesh.errors import ConfigError, DecodeError
 
 __all__ = ["Journal"]
@@ -176,7 +176,7 @@ class Journal:
     def _create(self) -> None:
         for statement in _SCHEMA.strip().split("\n"):
             self._db.execute(statement)
-        self._db.execute("INSERT INTO journal VALUES (?, ?)", (FORMAT, secrets.randbits(62) + 1))
+        self._db.execute("INSERT INTO journal VALUES (?, ?)", (FORMAT, new_run_id()))
 
     def _last_number(self) -> int:
         with self._explained("read"):

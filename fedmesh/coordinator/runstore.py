@@ -5,7 +5,6 @@ ask for a pause or an end (`ask`), from another process or machine.
 """
 
 import json
-import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from fedmesh.clock import Clock, SystemClock
 from fedmesh.coordinator.chain import Row, verified
 from fedmesh.coordinator.control import RunState, Wish
 from fedmesh.coordinator.records import RoundRecord
+from fedmesh.coordinator.run_ids import new_run_id
 from fedmesh.coordinator.rundatabase import Database
 from fedmesh.coordinator.runlease import held
 from fedmesh.coordinator.runtables import row, run, wish
@@ -124,7 +124,7 @@ class RunStore:
         Raises:
             ConfigError: it cannot be written.
         """
-        run_id, now = secrets.randbits(62) + 1, self._now()
+        run_id, now = new_run_id(), self._now()
         values = {"id": run_id, "name": name, "scenario": json.dumps(scenario), "rounds": rounds, "facts": "{}"}
         values |= {"state": RunState.CREATED, "reason": "", "created": now, "updated": now, "host": "", "lease": 0}
         with self._database.writing() as connection:
