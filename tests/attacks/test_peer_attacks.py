@@ -8,7 +8,7 @@ import time
 import pytest
 from cryptography import x509
 from meshes import Uri, leaf, rogue
-from peer_mesh import HOST, PeerMesh
+from peer_mesh import HOST, PeerMesh, play, until
 
 from fedmesh.errors import PeerError
 from fedmesh.identity.certificates import DAY_S, new_key, pem
@@ -26,20 +26,7 @@ def mesh(tmp_path):
 
 
 def running(test):
-    async def main():
-        async with asyncio.timeout(15), contextlib.AsyncExitStack() as stack:
-
-            async def entered(opening):
-                return await stack.enter_async_context(await opening)
-
-            await test(entered)
-
-    asyncio.run(main())
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.005)
+    play(test, within_s=15)
 
 
 def files(mesh, certificate, key, *chain):

@@ -1,7 +1,6 @@
 """Peers over real TLS 1.3 on loopback, with real certificates: who is connected when, and what gets through."""
 
 import asyncio
-import contextlib
 import random
 import signal
 import socket
@@ -10,7 +9,7 @@ import sys
 import time
 
 import pytest
-from peer_mesh import HOST, PeerMesh
+from peer_mesh import HOST, PeerMesh, play, until
 
 from fedmesh.errors import ConfigError, DeliveryError, PeerError
 from fedmesh.testing.proxy import Proxy
@@ -25,20 +24,7 @@ def mesh(tmp_path):
 
 
 def running(test):
-    async def main():
-        async with asyncio.timeout(20), contextlib.AsyncExitStack() as stack:
-
-            async def entered(opening):
-                return await stack.enter_async_context(await opening)
-
-            await test(entered)
-
-    asyncio.run(main())
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.005)
+    play(test, within_s=20)
 
 
 def test_three_peers_each_with_each(mesh):

@@ -1,6 +1,9 @@
 """Peers over TLS on loopback, each with an identity folder of its own."""
 
+import asyncio
+import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +49,23 @@ class PeerMesh:
         if listens:
             self.addresses[name] = transport.listening
         return transport
+
+
+def play(test: Callable[[Any], Awaitable[None]], *, within_s: float) -> None:
+    """Runs ``test(entered)``; what ``await entered(opening)`` opened is closed behind it."""
+
+    async def main() -> None:
+        async with asyncio.timeout(within_s), contextlib.AsyncExitStack() as stack:
+
+            async def entered(opening: Any) -> Any:
+                return await stack.enter_async_context(await opening)
+
+            await test(entered)
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Returns when `condition` holds."""
+    while not condition():
+        await asyncio.sleep(0.005)
