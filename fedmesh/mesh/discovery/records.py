@@ -75,10 +75,10 @@ def usable(
 
 
 def _properties_in(text: bytes) -> dict[bytes, bytes]:
-    """Keys and values of a TXT record (RFC 6763, 6.4: of two equal keys the first counts)."""
+    """Keys and values of a TXT record (RFC 6763, 6.4: of two equal keys the first counts), as far as it is whole."""
     said: dict[bytes, bytes] = {}
     at = 0
-    while at < len(text):
+    while at < len(text) and at + text[at] < len(text):
         key, _, value = text[at + 1 : at + 1 + text[at]].partition(b"=")
         said.setdefault(key.lower(), value)
         at += 1 + text[at]
