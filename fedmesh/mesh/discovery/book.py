@@ -59,9 +59,9 @@ class Book:
         return [address for address, turn in self._entries.get(name, {}).items() if not turn]
 
     def best(self) -> list[tuple[str, Address]]:
-        """Names and addresses that worked, the last one first."""
-        worked = [(turn, name, address) for name, entry in self._entries.items() for address, turn in entry.items()]
-        return [(name, address) for turn, name, address in sorted(worked, reverse=True) if turn]
+        """Names and addresses: those that worked, the last one first, and then those that were only said."""
+        every = [(turn, name, address) for name, entry in self._entries.items() for address, turn in entry.items()]
+        return [(name, address) for _, name, address in sorted(every, reverse=True)]
 
     def succeeded(self, name: str, address: Address) -> None:
         """`name` was at `address`, by its certificate."""

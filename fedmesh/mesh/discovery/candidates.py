@@ -70,12 +70,16 @@ class Candidates:
         """Somebody nearby is said to have gone."""
         self._nearby.withdraw(key)
 
-    def next(self, now: float, here: Here) -> Attempt | None:
-        """What is to be tried now; None: nothing before `due`."""
+    def next(self, now: float, here: Here, sources: Collection[Source] = tuple(Source)) -> Attempt | None:
+        """What is to be tried now, of `sources`; None: nothing before `due`."""
         if self._pace.room_at(now) > now:
             return None
         for source in self._served:
-            if self._budgets[source].ready_at(now) <= now and (attempt := self._pick(source, now, here)):
+            if (
+                source in sources
+                and self._budgets[source].ready_at(now) <= now
+                and (attempt := self._pick(source, now, here))
+            ):
                 self._served.remove(source)
                 self._served.append(source)
                 self._budgets[source].take(now)
@@ -83,10 +87,10 @@ class Candidates:
                 return attempt
         return None
 
-    def due(self, now: float, here: Here) -> float | None:
+    def due(self, now: float, here: Here, sources: Collection[Source] = tuple(Source)) -> float | None:
         """When `next` may have something; None: not before something new is heard or somebody goes away."""
         times = []
-        for source in Source:
+        for source in sources:
             free = [self._pace.free_at(attempt.address) for group in self._groups(source, here) for attempt in group]
             if free:
                 times.append(max(min(free), self._budgets[source].ready_at(now)))

@@ -35,7 +35,9 @@ Identify = Callable[[Address, PeerId], Awaitable[PeerId]]
 Raises IdentityError: it is nobody of ours, or another. PeerError: nobody answers.
 """
 
-_AT_ONCE = 4
+_AT_ONCE = 2
+"""Attempts of one source that are under way: who answers slowly, or never, takes no turn of another source."""
+_KNOWN = 64
 _IDLE_S = 30.0
 _SAVE_S = 60.0
 _DIALLED = 8
@@ -92,8 +94,10 @@ class Discovery:
         self._resolver = Resolver()
         self._awake = asyncio.Event()
         self._multicast: Multicast | None = None
+        self._running: Counter[Source] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._saving: asyncio.Task[None] | None = None
         self._saved_at = -math.inf
 
     @property
@@ -130,6 +134,8 @@ class Discovery:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._multicast is not None:
             await self._multicast.aclose()
+        if self._saving is not None:
+            await self._saving  # and not cancelled: it would be neither written nor to be written
         await self._save()
 
     def wake(self) -> None:
@@ -159,13 +165,7 @@ class Discovery:
     def addresses_of(self, name: PeerId) -> list[Address]:
         """Where to dial a member, eight at most: where it was last, what it says, and the configured ones always."""
         seeds = list(self._seeds.get(name, ()))[:_DIALLED]
-        said = set(self.book.said(name))
-        around = self._around() if any(map(is_link_local, said)) else None
-        known = [
-            each
-            for address in self.book.addresses(name)
-            for each in (around.localized(address) if around is not None and address in said else [address])
-        ]
+        known = self._dialled(name, self.book.addresses(name))
         first = [address for address in dict.fromkeys(known) if address not in seeds][: max(1, _DIALLED - len(seeds))]
         return [*first, *seeds][:_DIALLED]
 
@@ -174,7 +174,14 @@ class Discovery:
         return self._around().announceable(self._port, at_most=at_most) if self._port else []
 
     def _known(self) -> list[tuple[str, Address]]:
-        return self.book.best()[:64]
+        known = self.book.best()[:_KNOWN]
+        return [(name, each) for name, address in known for each in self._dialled(name, [address])]
+
+    def _dialled(self, name: PeerId, addresses: Iterable[Address]) -> list[Address]:
+        """As they have to be dialled: what is only said may have the scopes of another machine."""
+        said = {address for address in self.book.said(name) if is_link_local(address)}
+        around = self._around() if said else Surroundings(())
+        return [each for address in addresses for each in (around.localized(address) if address in said else [address])]
 
     def _offered(self, hint: Hint) -> None:
         if self._candidates.offer(hint):
@@ -183,14 +190,19 @@ class Discovery:
     async def _look(self) -> None:
         while True:
             now, here = self._clock(), self._here()
-            attempt = self._candidates.next(now, here) if len(self._tasks) < _AT_ONCE else None
+            free = [source for source in Source if self._running[source] < _AT_ONCE]
+            attempt = self._candidates.next(now, here, free)
             if attempt is not None:
                 self._begin(attempt)
                 continue
-            due = self._candidates.due(now, here) if len(self._tasks) < _AT_ONCE else None
+            due = self._candidates.due(now, here, free)
             await self._rest(_IDLE_S if due is None else min(_IDLE_S, max(0.05, due - now)))
-            if self.book.is_changed and self._clock() - self._saved_at >= _SAVE_S:
-                await self._save()
+            if self.book.is_changed and self._clock() - self._saved_at >= _SAVE_S and self._is_saved:
+                self._saving = asyncio.get_running_loop().create_task(self._save(), name="discovery-book")
+
+    @property
+    def _is_saved(self) -> bool:
+        return self._saving is None or self._saving.done()
 
     async def _rest(self, seconds: float) -> None:
         self._awake.clear()
@@ -203,16 +215,18 @@ class Discovery:
     def _begin(self, attempt: Attempt) -> None:
         self.counts[f"tried_{attempt.source}"] += 1
         task = asyncio.get_running_loop().create_task(self._try(attempt), name="discovery-attempt")
+        self._running[attempt.source] += 1
         self._tasks.add(task)
-        task.add_done_callback(self._over)
+        task.add_done_callback(lambda done: self._over(attempt, done))
 
-    def _over(self, task: "asyncio.Task[None]") -> None:
+    def _over(self, attempt: Attempt, task: "asyncio.Task[None]") -> None:
+        self._running[attempt.source] -= 1
         self._tasks.discard(task)
         self._awake.set()
         _tell(task)
 
     async def _try(self, attempt: Attempt) -> None:
-        why = ""
+        why = "unresolved"
         try:
             for address in await self._resolver.resolve(attempt.address):
                 try:
@@ -220,12 +234,12 @@ class Discovery:
                 except IdentityError:
                     why = "refused"
                 except PeerError:
-                    why = why or "unreached"
+                    why = "refused" if why == "refused" else "unreached"
                 else:
                     self._met(attempt, name, address)
                     return
         except PeerError:
-            why = "unresolved"
+            pass  # nobody knows the host
         except ConfigError as error:  # our certificate cannot be read
             why = "certificate"
             self._events(Notice(str(error)))
