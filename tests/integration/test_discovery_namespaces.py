@@ -87,6 +87,22 @@ def test_who_gets_its_network_later_is_found_without_a_default_route_and_forgott
     anna.end()
 
 
+def test_an_interface_that_is_made_anew_under_the_same_address_is_listened_at_again(lan: Lan, folders: Path) -> None:
+    here, there = lan.machine("anna"), lan.machine("bert")
+    here.up("10.77.0.1/24", ipv6=False)
+    anna = Process(here, folders / "anna")
+    anna.wait(lambda line: "nearby" in line)
+    time.sleep(1)  # it listens at the first one
+    here.make_anew()
+    here.up("10.77.0.1/24", ipv6=False)
+    there.up("10.77.0.2/24", ipv6=False)
+    bert = Process(there, folders / "bert")
+    assert anna.find("bert")["host"] == "10.77.0.2"
+    assert bert.find("anna")["host"] == "10.77.0.1"
+    bert.end()
+    anna.end()
+
+
 def test_with_nothing_but_link_local_ipv6_they_find_each_other(lan: Lan, folders: Path) -> None:
     here, there = lan.machine("anna"), lan.machine("bert")
     here.up()

@@ -20,6 +20,7 @@ from typing import Any, Self
 import pytest
 
 _PREFIX = "fmtest"
+_IPV6 = "/proc/sys/net/ipv6/conf/eth0"
 
 
 def require_namespaces() -> None:
@@ -54,15 +55,16 @@ class Machine:
     def up(self, *addresses: str, ipv6: bool = True) -> None:
         """Brings it up. An IPv6 address needs no second in which nobody may use it: nobody else has it."""
         for key, value in (("disable_ipv6", int(not ipv6)), ("accept_dad", 0), ("router_solicitations", 0)):
-            self.run("sysctl", "-q", "-w", f"net.ipv6.conf.eth0.{key}={value}")
+            self.run("sh", "-c", f"[ ! -d {_IPV6} ] || echo {value} > {_IPV6}/{key}")
         for address in addresses:
             ip("-n", self.namespace, "address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
         ip("-n", self.namespace, "link", "set", "lo", "up")
         ip("-n", self.namespace, "link", "set", "eth0", "up")
 
-    def plug(self, *, is_in: bool) -> None:
-        """Its cable to the bridge."""
-        ip("-n", self._lan.bridge, "link", "set", self._port, "up" if is_in else "down")
+    def make_anew(self) -> None:
+        """Its interface goes, and another one of the same name comes, down and without an address."""
+        ip("-n", self._lan.bridge, "link", "del", self._port)
+        self._lan.wire(self.namespace, self._port)
 
     def run(self, *command: str) -> str:
         done = subprocess.run([*self.inside, *command], capture_output=True, text=True, check=False)
@@ -103,9 +105,12 @@ class Lan:
     def machine(self, name: str) -> Machine:
         namespace, port = f"{self._prefix}-{name}", f"p{len(self._namespaces)}"
         self._make(namespace)
+        self.wire(namespace, port)
+        return Machine(self, namespace, port)
+
+    def wire(self, namespace: str, port: str) -> None:
         ip("-n", self.bridge, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         ip("-n", self.bridge, "link", "set", port, "master", "br0", "up")
-        return Machine(self, namespace, port)
 
     def close(self) -> None:
         for process in self.processes:

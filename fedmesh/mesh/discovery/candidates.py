@@ -56,6 +56,7 @@ class Candidates:
         self._pace = Pace(self._settings, rng)
         self._budgets = {source: Budget(self._settings) for source in Source}
         self._served = list(Source)
+        self._busy: dict[tuple[Source, str], float] = {}
 
     @property
     def nearby(self) -> int:
@@ -84,6 +85,8 @@ class Candidates:
                 self._served.append(source)
                 self._budgets[source].take(now)
                 self._pace.began(attempt.address, now)
+                self._busy = {key: over for key, over in self._busy.items() if over > now}
+                self._busy[attempt.source, attempt.key or attempt.name] = now + self._settings.gap_s
                 return attempt
         return None
 
@@ -91,26 +94,31 @@ class Candidates:
         """When `next` may have something; None: not before something new is heard or somebody goes away."""
         times = []
         for source in sources:
-            free = [self._pace.free_at(attempt.address) for group in self._groups(source, here) for attempt in group]
+            free = [self._free_at(attempt) for group in self._groups(source, here) for attempt in group]
             if free:
                 times.append(max(min(free), self._budgets[source].ready_at(now)))
         return max(self._pace.room_at(now), min(times)) if times else None
 
     def reached(self, attempt: Attempt, name: str, now: float) -> None:
         """`name` was there, by its certificate."""
+        self._busy.pop((attempt.source, attempt.key or attempt.name), None)
         self._pace.reached(attempt.address, now)
         self._nearby.reached(attempt.key, attempt.address, name)
 
     def failed(self, attempt: Attempt, now: float) -> None:
         """Nobody answered, or nobody of this mesh, or another than was wanted."""
+        self._busy.pop((attempt.source, attempt.key or attempt.name), None)
         self._pace.failed(attempt.address, now)
         self._nearby.failed(attempt.key, attempt.address, now)
 
+    def _free_at(self, attempt: Attempt) -> float:
+        """When it may be made: not while another address of the same party is being tried."""
+        busy = self._busy.get((attempt.source, attempt.key or attempt.name), 0.0)
+        return max(busy, self._pace.free_at(attempt.address))
+
     def _pick(self, source: Source, now: float, here: Here) -> Attempt | None:
         """One by lot of a source whose hints nobody vouches for, else the one that failed least."""
-        free = [
-            [each for each in group if self._pace.free_at(each.address) <= now] for group in self._groups(source, here)
-        ]
+        free = [[each for each in group if self._free_at(each) <= now] for group in self._groups(source, here)]
         free = [group for group in free if group]
         if not free:
             return None

@@ -86,6 +86,19 @@ def test_an_attempt_of_which_nobody_says_what_came_of_it_is_not_made_twice_at_on
     assert 5.0 <= (wanted.due(0.0, NOBODY) or 0.0) <= 7.5
 
 
+def test_of_one_party_one_address_is_tried_at_a_time() -> None:
+    wanted = candidates(gap_s=5)
+    wanted.offer(Hint(Source.NEARBY, (("10.1.0.7", 1), ("10.1.0.8", 1)), 0.0, "key"))
+    first = wanted.next(0.0, NOBODY)
+    assert first is not None
+    assert wanted.next(0.0, NOBODY) is None
+    assert wanted.due(0.0, NOBODY) == 5.0
+    wanted.failed(first, 1.0)
+    second = wanted.next(1.0, NOBODY)
+    assert second is not None
+    assert second.address != first.address
+
+
 def test_who_is_here_is_not_looked_for() -> None:
     wanted = candidates(seeds={"gate": [SEED]}, known=[("bert", ("10.0.0.2", 1))])
     wanted.offer(hint(7))
