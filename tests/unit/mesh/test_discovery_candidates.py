@@ -181,10 +181,11 @@ def test_a_new_hint_of_the_same_key_replaces_the_old_one_and_its_addresses_keep_
 
 
 def test_a_flood_of_hints_takes_nothing_from_seeds_and_known_members() -> None:
-    seeds = {"gate": [SEED]}
-    known = [("bert", ("10.0.0.2", 7946))]
-    alone = run(candidates(seeds=seeds, known=known), until=300.0)
-    wanted = candidates(seeds=seeds, known=known)
+    """More of each than its budget lets through: who shared it with the flood would have a third."""
+    seeds = {f"gate-{n}": [(f"10.0.0.{n}", 7946)] for n in range(30)}
+    known = [(f"peer-{n}", (f"10.0.1.{n}", 7946)) for n in range(30)]
+    alone = run(candidates(seeds=seeds, known=known, longest_s=10), until=300.0)
+    wanted = candidates(seeds=seeds, known=known, longest_s=10)
     serial = iter(range(10**6))
 
     def flood(now: float) -> None:
@@ -197,7 +198,8 @@ def test_a_flood_of_hints_takes_nothing_from_seeds_and_known_members() -> None:
     assert wanted.nearby <= Settings().nearby
     assert count[Source.NEARBY] <= 4 + 300 / 2 + 1  # its own budget, and no more
     for source in (Source.SEED, Source.KNOWN):
-        assert abs(count[source] - quiet[source]) <= 1  # jitter apart
+        assert quiet[source] > 140
+        assert abs(count[source] - quiet[source]) <= 2  # the steps of the clock apart
         assert next(at for at, attempt in flooded if attempt.source is source) == 0.0
 
 
