@@ -1,8 +1,8 @@
 """Whom to try next, of seeds, members known from before, and what is nearby. Sans-IO: clock and chance are arguments.
 
 Guaranteed, whatever is announced nearby: each source has a budget of its own, so a flood of hints takes nothing from
-seeds and known members; and an address is never tried more often than its pace allows, whoever names it, under however
-many keys.
+seeds and known members; an address is never tried more often than its pace allows, whoever names it, under however many
+keys; and sources that name the same one take turns, so that each learns in the end what it is worth.
 """
 
 import random
@@ -55,6 +55,7 @@ class Candidates:
         self._nearby = NearbyHints(self._settings, rng)
         self._pace = Pace(self._settings, rng)
         self._budgets = {source: Budget(self._settings) for source in Source}
+        self._served = list(Source)
         self._busy: dict[tuple[Source, str], float] = {}
 
     @property
@@ -74,12 +75,14 @@ class Candidates:
         """What is to be tried now, of `sources`; None: nothing before `due`."""
         if self._pace.room_at(now) > now:
             return None
-        for source in Source:
+        for source in self._served:
             if (
                 source in sources
                 and self._budgets[source].ready_at(now) <= now
                 and (attempt := self._pick(source, now, here))
             ):
+                self._served.remove(source)
+                self._served.append(source)
                 self._budgets[source].take(now)
                 self._pace.began(attempt.address, now)
                 self._busy = {key: over for key, over in self._busy.items() if over > now}

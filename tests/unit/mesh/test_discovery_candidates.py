@@ -133,6 +133,16 @@ def test_a_hint_expires_after_some_failures_and_is_not_taken_up_again_from_the_s
     assert wanted.offer(hint(7, at=1_600.0))
 
 
+def test_a_hint_expires_even_if_another_source_names_the_same_address() -> None:
+    address = ("10.1.0.7", 7946)
+    wanted = candidates(seeds={"gate": [address]}, known=[("bert", address)], tries=3)
+    wanted.offer(hint(7))
+    made = Counter(attempt.source for _, attempt in run(wanted, until=5_000.0))
+    assert wanted.nearby == 0
+    assert made[Source.SEED] > 3
+    assert made[Source.KNOWN] > 3
+
+
 def test_a_restarted_peer_announces_itself_anew_and_is_tried_again() -> None:
     wanted = candidates(tries=3)
     wanted.offer(hint(7))
