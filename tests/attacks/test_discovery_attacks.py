@@ -1,77 +1,17 @@
 """Whoever is on the link can announce what he likes: real packets of multicast DNS, on loopback."""
 
 import asyncio
-import contextlib
 import random
 import secrets
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
 
 import pytest
-from lying_records import Liar, addresses, announcement, packets, text
+from lying_records import addresses, announcement, packets, text
+from multicast_listeners import listening
 from zeroconf import DNSPointer
 
-from fedmesh.mesh.discovery import Hint, MulticastOptions, Surroundings, own_addresses
-from fedmesh.mesh.discovery.multicast import Multicast
 from fedmesh.mesh.discovery.multicast_guards import MAX_RECORDS
 from fedmesh.mesh.discovery.records import SERVICE
-
-
-class Listener:
-    """A peer that listens on loopback; parallel tests are there, too, so each has a mesh and names of its own."""
-
-    def __init__(self) -> None:
-        self.mesh = f"home-{secrets.token_hex(4)}"
-        self.hints: list[Hint] = []
-        self.withdrawn: list[str] = []
-        self.counts: Counter[str] = Counter()
-        self.told: list[object] = []
-        self.liar = Liar()
-        loopback = own_addresses(["lo"], loopback=True)
-        around = Surroundings(tuple(own for own in loopback if own.ip == "127.0.0.1"))
-        self.multicast = Multicast(
-            self.mesh,
-            0,
-            around=lambda: around,
-            offer=self.hints.append,
-            withdraw=self.withdrawn.append,
-            clock=time.monotonic,
-            rng=random.Random(1),
-            counts=self.counts,
-            events=self.told.append,
-            options=MulticastOptions(loopback=True, interfaces_s=0.2, services=16),
-        )
-        self.multicast.start()
-
-    async def until(self, wanted: Callable[[], object], *, wait_s: float = 20.0) -> None:
-        async with asyncio.timeout(wait_s):
-            while not wanted():
-                await asyncio.sleep(0.01)
-
-    async def truth(self) -> Hint:
-        """An honest announcement still arrives; whatever was sent before it has been handled then."""
-        name = secrets.token_hex(8)
-        self.liar.say(announcement(name, txt=text(self.mesh)))
-        async with asyncio.timeout(20):
-            while True:
-                for hint in self.hints:
-                    if hint.key == name:
-                        return hint
-                await asyncio.sleep(0.02)
-                self.liar.say(announcement(name, txt=text(self.mesh)))
-
-
-@contextlib.asynccontextmanager
-async def listening() -> AsyncIterator[Listener]:
-    listener = Listener()
-    try:
-        await listener.until(lambda: listener.multicast._session)
-        yield listener
-    finally:
-        await listener.multicast.aclose()
-        listener.liar.close()
-
 
 LIES = {
     "a port of none": ({"port": 0}, "port"),
