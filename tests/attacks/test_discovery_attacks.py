@@ -91,8 +91,27 @@ def test_a_name_that_is_none_is_counted(instance: bytes) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    "alias",
+    ["a._FEDMESH._tcp.local.", "a._http._tcp.local.", "_fedmesh._tcp.local.", "a._x._sub._fedmesh._tcp.local."],
+)
+def test_a_pointer_may_point_anywhere(alias: str) -> None:
+    async def scenario() -> None:
+        broken: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context))
+        async with listening() as listener:
+            listener.liar.say([DNSPointer(SERVICE, 12, 1, 4_500, alias)])
+            await listener.until(lambda: listener.counts["name"])
+            await listener.truth()
+            assert not broken
+
+    asyncio.run(scenario())
+
+
 def test_noise_is_nothing() -> None:
     async def scenario() -> None:
+        broken: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context))
         async with listening() as listener:
             chance = random.Random(7)
             (honest,) = packets(announcement("place", txt=text(listener.mesh)))
@@ -103,7 +122,7 @@ def test_noise_is_nothing() -> None:
                 listener.liar.send(bytes(bad[: chance.randrange(len(bad))]) if chance.random() < 0.3 else bytes(bad))
                 await asyncio.sleep(0)
             await listener.truth()
-            assert listener.told == []
+            assert listener.told == broken == []
 
     asyncio.run(scenario())
 

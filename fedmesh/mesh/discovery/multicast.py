@@ -72,11 +72,12 @@ class Multicast:
         self._clock, self._rng, self._counts, self._events = clock, rng, counts, events
         self._session: _Session | None = None
         self._surroundings = Surroundings(())
-        self._indexes: dict[str, int] = {}
+        self._indexes: dict[tuple[str, str], int] = {}
         self._trouble = ""
         self._wanted: dict[str, None] = {}
         self._resolving: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -113,8 +114,8 @@ class Multicast:
     async def _look(self) -> None:
         """Brings zeroconf in line with the interfaces that there are now."""
         around = self._surroundings = self._around()
-        indexes = {own.ip: own.index for own in around.own}
-        if any(self._indexes.get(ip, index) != index for ip, index in indexes.items()):
+        indexes = {(own.ip, own.interface): own.index for own in around.own}
+        if any(self._indexes.get(which, index) != index for which, index in indexes.items()):
             await self._end()  # an interface was made anew: its groups are gone with the old one
         self._indexes = indexes
         choice = _choice(around)
@@ -151,18 +152,21 @@ class Multicast:
         session.browser = AsyncServiceBrowser(zc, SERVICE, handlers=[self._changed])
 
     async def _end(self) -> None:
+        """Closes what is open; whoever is cancelled meanwhile leaves it to be closed."""
         session, self._session = self._session, None
-        if session is None:
-            return
+        if session is not None:
+            self._ending = asyncio.get_running_loop().create_task(self._close(session), name="discovery-farewell")
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+
+    async def _close(self, session: _Session) -> None:
         try:
             async with asyncio.timeout(_FAREWELL_S):
                 await session.browser.async_cancel()
                 await session.zeroconf.async_close()
         except (TimeoutError, OSError, RuntimeError, Error):
             self._counts["farewell_failed"] += 1
-        finally:
-            if not session.zeroconf.zeroconf.done:
-                session.zeroconf.zeroconf.close()
+            session.zeroconf.zeroconf.close()
 
     async def _announce(self, session: _Session, around: Surroundings) -> None:
         info = self._service(around)

@@ -17,7 +17,8 @@ class MulticastOptions:
 
     Attributes:
         interfaces: names of those that are used; empty: all that are up, with or without a default route.
-        instance: what everybody on the link reads as our name; empty: 16 hexadecimal digits, drawn at each start.
+        instance: what everybody on the link reads as our name; empty: 16 hexadecimal digits, drawn at each start,
+            and where somebody else has the name that is given.
         loopback: whether peers on this machine are looked for by 127.0.0.1, and that is announced.
         off_link: whether announced addresses that are on none of our links are tried; they are, where a reflector
             carries announcements from link to link. Then whoever can announce chooses what our devices knock at.

@@ -21,9 +21,12 @@ _VERSION = b"1"
 
 
 def instance_in(name: str) -> str:
-    """The instance of a service's full name, in lower case as DNS compares; empty: it is none of ours."""
+    """The instance of a service's full name, in lower case as DNS compares; empty: it is none of ours.
+
+    The type is compared letter by letter: zeroconf raises an error about one that is spelled otherwise.
+    """
     instance = name[: -len(SERVICE) - 1]
-    is_ours = name.lower().endswith("." + SERVICE) and _INSTANCE.fullmatch(instance) is not None
+    is_ours = name.endswith("." + SERVICE) and _INSTANCE.fullmatch(instance) is not None
     return instance.lower() if is_ours else ""
 
 
