@@ -100,8 +100,8 @@ class Candidates:
         return max(self._pace.room_at(now), min(times)) if times else None
 
     def reached(self, attempt: Attempt, name: str, now: float) -> None:
-        """`name` was there, by its certificate."""
-        self._busy.pop((attempt.source, attempt.key or attempt.name), None)
+        """`name` was there, by its certificate: while it is being connected, none of its addresses is tried."""
+        self._busy[attempt.source, attempt.key or attempt.name] = now + self._settings.gap_s
         self._pace.reached(attempt.address, now)
         self._nearby.reached(attempt.key, attempt.address, name)
 

@@ -97,6 +97,8 @@ def test_of_one_party_one_address_is_tried_at_a_time() -> None:
     second = wanted.next(1.0, NOBODY)
     assert second is not None
     assert second.address != first.address
+    wanted.reached(second, "bert", 1.0)  # the membership does not know yet
+    assert wanted.next(5.9, NOBODY) is None
 
 
 def test_who_is_here_is_not_looked_for() -> None:
