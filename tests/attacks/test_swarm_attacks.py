@@ -5,13 +5,13 @@ import random
 from dataclasses import replace
 
 import pytest
-from registry_worlds import World, moved, weights
+from registry_worlds import World, code_of, moved, weights
 from swarm_liars import Claiming, Forger, Liar, bragging, flipped, honest, mute, poison, short
 from swarm_meshes import SIZE, Mesh
 from swarm_worlds import CHUNK, Memory, Net, Origin, blob_of, model
 
-from fedmesh.errors import ConfigError
-from fedmesh.mesh.swarm import Settings, Swarm
+from fedmesh.errors import ConfigError, FileError
+from fedmesh.mesh.swarm import Held, Settings, Swarm, SwarmSource
 from fedmesh.mesh.swarm.messages import MAX_MESSAGE_BYTES, Announce, Bits, Cancel, Piece, Request, decode, encode
 from fedmesh.registry import Pointer
 
@@ -391,3 +391,20 @@ def test_a_disk_that_gives_nothing_back_is_tried_less_and_less_often(mesh, kind)
     mesh.net.run(mesh.net.now + 60)
     assert anna.version == 0
     assert mesh.devices["bert"].swarm.given.total() - before < 3 * SIZE
+
+
+def test_behind_a_root_that_is_on_its_way_nothing_is_verified_by_the_old_one(tmp_path):
+    source = SwarmSource(Held(tmp_path / "swarm"))
+    source.files["metadata/timestamp.json"] = b"by a key that the next root revokes"
+    source.begin()
+    for name in ("metadata/2.root.json", "metadata/timestamp.json"):
+        with pytest.raises(FileError) as caught:
+            source.fetch(name, max_bytes=100)
+        assert caught.value.code == "busy"
+    assert source.wanted == ("metadata/2.root.json", 100)
+    source.gone.add("metadata/2.root.json")
+    source.begin()
+    assert code_of(lambda: source.fetch("metadata/2.root.json", max_bytes=100)) == "missing"
+    assert source.fetch("metadata/timestamp.json", max_bytes=100)
+    assert code_of(lambda: source.fetch("metadata/timestamp.json", max_bytes=3)) == "oversize"
+    assert code_of(lambda: source.fetch("../root.key", max_bytes=3)) == "name"

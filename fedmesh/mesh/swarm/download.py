@@ -62,7 +62,7 @@ class Download:
         idle = [one for one in neighbours if not one.asked]
         for slow in neighbours:
             for item in slow.asked.values():
-                if item.index < 0 or now - item.at < after_s:
+                if item.index < 0 or now < item.at + after_s:
                     continue
                 others = [one for one in idle if one.masks.get(self.blob.sha256, 0) >> item.index & 1]
                 if others:
@@ -70,6 +70,11 @@ class Download:
                     idle.remove(chosen)
                     moved.append((slow, item, chosen))
         return moved
+
+    @property
+    def waiting_s(self) -> float:
+        """After how long a neighbour no longer counts as one that gives."""
+        return self._typical_s or _LEAST_OVERDUE_S
 
     @property
     def overdue_s(self) -> float:
@@ -92,7 +97,7 @@ class Download:
         A few only: a device with many slow neighbours does not ask them all.
         """
         since = {one.name: min(item.at for item in one.asked.values()) for one in neighbours if one.asked}
-        slow = [name for name, at in since.items() if now - at > (self._typical_s or _LEAST_OVERDUE_S)]
+        slow = [name for name, at in since.items() if now >= at + self.waiting_s]
         return set(sorted(slow, key=since.__getitem__)[: self._settings.sources])
 
     def _able(self, neighbours: Sequence[Neighbour], under_way: dict[str, int], waiting: set[str]) -> list[Neighbour]:

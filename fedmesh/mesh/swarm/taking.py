@@ -153,8 +153,9 @@ class Taking:
         """When `expire` or `plan` is to be called."""
         times = [self._ends(one) for one in self._neighbours if one.asked]
         if self.download is not None and not self.download.is_complete:
-            after_s = self.download.overdue_s
-            overdue = [item.at + after_s for one in self._neighbours for item in one.asked.values() if item.index >= 0]
+            after_s = (self.download.overdue_s, self.download.waiting_s)
+            chunks = [item for one in self._neighbours for item in one.asked.values() if item.index >= 0]
+            overdue = [item.at + late_s for item in chunks for late_s in after_s]
             times += [at for at in overdue if at > now]
             times.append(self._neighbours.next_pardon(now))
         return min(times, default=_FOREVER)

@@ -67,7 +67,7 @@ class Uploads:
         return peer, self._waiting[peer].pop(number)
 
     def _fresh(self, now: float) -> int:
-        return sum(now - item.since < self.slow_s for item in self._leaving)
+        return sum(now < item.since + self.slow_s for item in self._leaving)
 
     @property
     def slow_s(self) -> float:
@@ -101,7 +101,7 @@ class Uploads:
 
     def stuck(self, now: float) -> list[str]:
         """For whom a piece has not left in time: what it asked for is forgotten."""
-        late = {item.peer for item in self._leaving if now - item.since >= self._settings.send_s}
+        late = {item.peer for item in self._leaving if now >= item.since + self._settings.send_s}
         for peer in late:
             self._waiting.pop(peer, None)
             self._leaving = [item for item in self._leaving if item.peer != peer]

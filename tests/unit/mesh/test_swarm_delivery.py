@@ -1,10 +1,15 @@
 """A repository, installers as in a fleet, and the swarm between them, with a manual clock."""
 
+import random
+
 import pytest
 from registry_worlds import golden, moved, refuse, weights
 from swarm_meshes import SIZE, Mesh
+from swarm_worlds import CHUNK, Memory, Net, Origin, blob_of, model
 
+from fedmesh.mesh.swarm import Swarm
 from fedmesh.registry import Facts, File, Pointer, Rollout
+from fedmesh.registry.founding import replace_signers
 
 
 @pytest.fixture
@@ -154,3 +159,38 @@ def test_a_pointer_is_announced_only_when_its_metadata_is_verified(mesh):
     assert mesh.all_run(weights(1, SIZE), names=["anna", "bert"])
     assert Pointer.decode(mesh.devices["bert"].held.pointer) == Pointer.decode(mesh.world.repository.pointer())
     assert mesh.devices["cleo"].held.pointer == b""
+
+
+def test_new_roots_are_taken_over_from_neighbours(mesh):
+    mesh.line("origin", "anna", "bert")
+    mesh.publish(weights(1, SIZE))
+    assert mesh.all_run(weights(1, SIZE), names=["anna", "bert"])
+    folder = mesh.world.folder / "repository"
+    for _ in range(2):
+        replace_signers(folder, [folder / "keys" / "root.key"], online=True, clock=mesh.world.clock)
+    mesh.world.reopened()
+    mesh.net.crash("origin")
+    mesh.net.nodes["origin"] = mesh.origin = Origin(mesh.world.repository, 3)
+    mesh.line("origin", "anna")
+    mesh.publish(weights(2, SIZE))
+    assert mesh.all_run(weights(2, SIZE), names=["anna", "bert"])
+    assert {"metadata/2.root.json", "metadata/3.root.json"} <= mesh.devices["bert"].installer.public.keys()
+    mesh.net.crash("origin")
+    mesh.line("bert", "cleo")
+    assert mesh.all_run(weights(2, SIZE))
+
+
+def test_near_the_end_a_slow_neighbour_is_not_waited_for():
+    net = Net(1, rates={"slow": 1e6})
+    blob = blob_of(data := model(1, 10 * CHUNK))
+    disk = Memory()
+    disk.blobs[blob.sha256] = blob
+    net.nodes["anna"] = anna = Swarm(disk, rng=random.Random(1))
+    for name in ("slow", "fast"):
+        net.nodes[name] = Swarm(Memory(data), rng=random.Random(2))
+        net.link("anna", name)
+    net.carry("anna", anna.want_blob(blob, 0.0))
+    assert net.until(lambda: anna.is_complete, 1.9)  # a chunk of the slow one takes 2.1 s
+    assert disk.joined(blob) == data
+    net.run(10)
+    assert anna.wasted <= CHUNK  # of two requests, that which had not left was taken back
