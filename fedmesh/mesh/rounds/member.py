@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from fedmesh.errors import ChainError, DecodeError, RoundError
 from fedmesh.mesh.rounds import messages
-from fedmesh.mesh.rounds.chain import Chain
+from fedmesh.mesh.rounds.chain import Chain, Fork
 from fedmesh.mesh.rounds.charter import Charter
 from fedmesh.mesh.rounds.effects import Certified, Effect, Forked, Send, Want
 from fedmesh.mesh.rounds.election import coordinator, deputies, ranking
@@ -168,7 +168,11 @@ class Member:
 
     @property
     def _is_over(self) -> bool:
-        return self.chain.is_complete or self.chain.fork is not None
+        return self.chain.is_complete or self._is_broken
+
+    @property
+    def _is_broken(self) -> bool:
+        return self.chain.fork is not None
 
     def _begin_round(self) -> None:
         self._order = ranking(self.chain.parent, self.round, self._charter.names)
@@ -360,6 +364,8 @@ class Member:
 
     def _certified(self, certificate: Certificate, to: Collection[str], sender: str = "") -> None:
         """Takes a result over, and tells it on."""
+        if self._is_broken:
+            return
         try:
             is_new = self.chain.add(certificate)
         except ChainError as error:
@@ -368,7 +374,7 @@ class Member:
                 self._send(sender, Wanted(self.round if error.code == "round" else max(1, self.round - 1)))
             return
         if self.chain.fork is not None:
-            self._tell_fork()
+            self._tell_fork(self.chain.fork)
         if not is_new:
             return
         number = certificate.result.round
@@ -383,11 +389,9 @@ class Member:
         self._begin_round()
         self._tell_all()
 
-    def _tell_fork(self) -> None:
-        fork = self.chain.fork
-        if fork is not None and not any(isinstance(effect, Forked) for effect in self._effects):
-            self._effects.append(Forked(fork))
-            self._send_all(Certificates((fork.first, fork.second)))
+    def _tell_fork(self, fork: Fork) -> None:
+        self._effects.append(Forked(fork))
+        self._send_all(Certificates((fork.first, fork.second)))
 
     def _bring(self, to: str, first: int) -> None:
         """Sends certificates, as many as a message has room for."""
