@@ -1,1 +1,4 @@
-"""The mesh: a federation with no broker and no coordinator. So far: who is a member (`membership`), what was learned (`rounds`)."""
+"""The mesh: a federation with no broker and no coordinator.
+
+So far: who is a member (`fedmesh.mesh.membership`), and rounds that a quorum certifies (`fedmesh.mesh.rounds`).
+"""

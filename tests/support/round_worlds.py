@@ -98,12 +98,14 @@ class World:
         violations: what must never happen, in words.
     """
 
-    def __init__(self, size, seed, *, detect_s=2.0, budget=100, crash_rate=0.0, **facts):
+    def __init__(
+        self, size, seed, *, detect_s=2.0, budget=100, crash_rate=0.0, sessions=FakeSessions, keys=None, **facts
+    ):
         self.rng = random.Random(seed)
         self.charter = charter(size, **facts)
         self.names = list(self.charter.names)
         self.now, self.loss, self.duplication, self.delay_s, self.detect_s = 0.0, 0.0, 0.0, 0.05, detect_s
-        self.crash_rate = crash_rate
+        self.crash_rate, self._sessions, self._keys = crash_rate, sessions, keys or FakeKeys
         self.group, self.members, self.violations = {}, {}, []
         self.memories = {name: FakeMemory(self._crash_at) for name in self.names}
         self.disks = {name: Disk(budget) for name in self.names}
@@ -118,8 +120,8 @@ class World:
     def start(self, name):
         self.lives[name] += 1
         life = self.lives[name]
-        keys = FakeKeys(name)
-        sessions = FakeSessions(
+        keys = self._keys(name)
+        sessions = self._sessions(
             name, keys, self.disks[name], self.blobs[name], lambda *late: self._train(name, life, *late)
         )
         try:
@@ -325,9 +327,10 @@ def play(seed):
     )  # fmt: skip
     world.loss, world.duplication = rng.choice([0, 0.05, 0.2, 0.4]), rng.choice([0, 0.1, 0.3])
     world.delay_s = rng.choice([0.05, 0.5, 3.0])
+    mean_s = rng.choice([0.5, 3, 15])
     world.start_all()
-    for _ in range(rng.randrange(8)):
-        world.run(rng.expovariate(1 / 3))
+    for _ in range(rng.randrange(10)):
+        world.run(rng.expovariate(1 / mean_s))
         _strike(world, rng)
     survivors = set(rng.sample(world.names, rng.randint(world.charter.quorum, size)))
     world.crash_rate, world.loss, world.delay_s = 0.0, rng.choice([0, 0.1]), rng.choice([0.05, 0.3])

@@ -269,7 +269,7 @@ class Member:
 
     def _is_of_now(self, sender: str, message: InRound) -> bool:
         """Whether it is of this round; who is behind is told what it missed, who is ahead is asked."""
-        number, parent = _round_of(message), getattr(message, "parent", self.chain.parent)
+        number, parent = messages.round_of(message), getattr(message, "parent", self.chain.parent)
         if number < self.round or parent != self.chain.parent:
             if sender != self.name:
                 self._bring(sender, min(number, self.round - 1))
@@ -398,7 +398,3 @@ class Member:
         page = messages.page(self.chain.since(first, messages.MAX_CERTIFICATES))
         if page.certificates and to != self.name:
             self._send(to, page)
-
-
-def _round_of(message: InRound) -> int:
-    return message.result.round if isinstance(message, Ask) else message.round

@@ -38,6 +38,7 @@ __all__ = [
     "decode",
     "encode",
     "page",
+    "round_of",
 ]
 
 VERSION = 1
@@ -210,6 +211,11 @@ def _plain_vote(message: Status | Ask | Vote | Certificates | Wanted, charter: b
             return [7, charter, [certificate.to_bytes() for certificate in message.certificates]]
         case _:
             return [8, charter, message.first]
+
+
+def round_of(message: InRound) -> int:
+    """The round that it is of."""
+    return message.result.round if isinstance(message, Ask) else message.round
 
 
 def page(certificates: Iterable[Certificate]) -> Certificates:
