@@ -9,6 +9,7 @@
     │   ├── FileError      a peer's file is not to be had
     │   ├── IdentityError  who it says it is, or what it shows for it, is refused
     │   ├── RegistryError  a model, or what says that it may run, is refused
+    │   ├── ChainError     a run's charter, or a result of it, does not follow from what a quorum has signed
     │   └── RequestError   a request that is not answered: the status and the advice go back to who sent it
     ├── RoundError     this round failed; the next may not
     │   ├── NothingLearnedError  every round of the run failed: it is over
@@ -32,6 +33,7 @@ __all__ = [
     "IDENTITY_CODES",
     "REGISTRY_CODES",
     "BudgetError",
+    "ChainError",
     "ConfigError",
     "DataError",
     "DecodeError",
@@ -152,6 +154,19 @@ class FileError(PeerError):
 
     Attributes:
         code: one of `fedmesh.transport.file_messages.FILE_CODES`, ``timeout`` or ``closed``.
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ChainError(PeerError):
+    """A charter, a result or a certificate of a run is refused; what is known already stays.
+
+    Attributes:
+        code: ``charter``, ``quorum`` (too few signatures, or wrong ones), ``parent`` (it follows another result) or
+            ``round`` (one in between is missing).
     """
 
     def __init__(self, message: str, *, code: str) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "OfTask",
     "OfferAnswered",
     "PacketRefused",
+    "PeerFound",
     "ReplyKept",
     "ReplyPosted",
     "RoundFinished",
@@ -212,6 +213,14 @@ class PacketRefused(Event):
 
     sender: str
     code: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFound(Event):
+    """A member answered at an address that `source` named: one word, as ``seed``, ``known`` or ``nearby``."""
+
+    device: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)

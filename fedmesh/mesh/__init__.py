@@ -1,1 +1,4 @@
-"""The mesh: a federation with no broker and no coordinator. So far: who is a member (`fedmesh.mesh.membership`)."""
+"""The mesh: a federation with no broker and no coordinator.
+
+Who is there: `membership` and `discovery`. How a model gets around: `swarm`. How it is made: `rounds`.
+"""

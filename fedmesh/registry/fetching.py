@@ -83,7 +83,13 @@ class Fetching:
             return None
         from fedmesh.registry import delta  # and numpy, which a device without a delta does without
 
-        packed = self._whole(item.blob)
+        try:
+            packed = self._whole(item.blob)
+        except RegistryError as error:
+            if error.code != "missing":
+                raise
+            self.refused["delta"] += 1  # its source has thrown it away, which still may have the file
+            return None
         try:
             data = delta.decode(base, packed, max_bytes=blob.length)
         except RegistryError:

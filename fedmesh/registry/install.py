@@ -119,6 +119,11 @@ class Installer:
         """The number of the newest timestamp that was verified here; 0: none was."""
         return self._trust.timestamp
 
+    @property
+    def public(self) -> dict[str, bytes]:
+        """The metadata that was verified here, by name, for who passes it on to neighbours."""
+        return self._trust.public
+
     def is_news(self, announced: bytes) -> bool:
         """Whether a pointer that was announced may say something new: a reason to `update`, and no more.
 

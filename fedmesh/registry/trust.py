@@ -92,6 +92,11 @@ class Trust:
         data = self._files.get("timestamp.json")
         return Metadata[Timestamp].from_bytes(data).signed.version if data else 0
 
+    @property
+    def public(self) -> dict[str, bytes]:
+        """What was verified, under the names that a registry gives it, for who passes it on."""
+        return {_public_name(name, data): data for name, data in self._files.items()}
+
     def refresh(self, source: Source, now: float) -> Allowed | None:
         """What may run now; None: nothing was published yet.
 
@@ -233,6 +238,12 @@ def _nothing_published(folder: Path) -> bool:
     """Whether a verified snapshot knows of no targets."""
     path = folder / "snapshot.json"
     return path.exists() and "targets.json" not in Metadata[Snapshot].from_bytes(path.read_bytes()).signed.meta
+
+
+def _public_name(name: str, data: bytes) -> str:
+    if name == "timestamp.json" or name.startswith("root_history/"):
+        return f"metadata/{name.rpartition('/')[2]}"
+    return f"metadata/{Metadata[Targets].from_bytes(data).signed.version}.{name}"
 
 
 def _is_file(item: tuple[object, object]) -> bool:

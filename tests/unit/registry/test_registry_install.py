@@ -83,6 +83,33 @@ def test_a_delta_against_what_is_not_here_comes_whole(world):
         assert not world.events[-1].as_delta
 
 
+def test_a_delta_that_its_source_has_no_more_gives_way_to_the_file(world):
+    def gone(name, data):
+        if name in deltas:
+            raise RegistryError("it was thrown away", code="missing")
+        return data
+
+    with world.device() as device:
+        device.update()
+        second = moved(FIRST)
+        blobs = [item.blob for item in world.publish(second).manifest.variants[0].deltas]
+        deltas = {f"chunks/{digest.hex()}" for blob in blobs for digest in blob.chunks}
+        assert deltas
+        device._source.change = gone
+        assert device.update().version == 2
+        assert world.running(device) == second
+        assert device.refused == {"delta": 1}
+
+
+def test_what_was_verified_can_be_passed_on_under_the_names_that_a_registry_gives_it(world):
+    with world.device() as device:
+        assert device.public == {}
+        device.update()
+        public = device.public
+        assert {name.rpartition(".")[0].rpartition(".")[2] for name in public} >= {"root", "snapshot", "targets"}
+        assert all((world.public / name).read_bytes() == data for name, data in public.items())
+
+
 def test_a_fleet_goes_back_by_a_higher_version_with_nothing_to_fetch(world):
     source = Spying(world.public)
     with world.device(source=source) as device:

@@ -1,0 +1,166 @@
+"""How a round goes when things go wrong, one thing at a time."""
+
+import pytest
+from round_worlds import World
+
+from fedmesh.mesh.rounds.messages import Ask, Certificates, Handover, Step, Wanted
+from fedmesh.mesh.rounds.voting import Phase
+
+
+def started(size=7, **facts):
+    world = World(size, 3, **{"rounds": 2, **facts})
+    world.start_all()
+    return world
+
+
+def crash_coordinator(world, when):
+    """Kills round 1's coordinator the moment it sends what `when` says, before that leaves."""
+    killed = []
+
+    def on_send(sender, to, message):
+        if not killed and world.members[sender].coordinator == sender and when(message):
+            killed.append(sender)
+        if sender in killed:
+            world.crash(sender)
+            return False
+        return True
+
+    world.on_send = on_send
+    return killed
+
+
+def charges(world, number):
+    return sorted(attempt for disk in world.disks.values() for at, attempt in disk.charged if at == number)
+
+
+def is_step(kind):
+    return lambda message: isinstance(message, Step) and message.down and kind in message.data[:12]
+
+
+def test_a_round_trains_once_and_everybody_has_the_result():
+    world = started()
+    world.until(world.is_over, 30)
+    world.check()
+    assert charges(world, 1) == [0] * 7
+    assert world.voids() == 0
+
+
+STEPS = {
+    "before it trains": (is_step(b"train"), 1, 0),
+    "before the masked sum is with a deputy": (lambda message: isinstance(message, Handover), 1, 0),
+    "before the set is signed": (is_step(b"sign"), 1, 0),
+    "when the set is signed": (is_step(b"quorum"), 0, 0),
+    "before it proposes": (lambda message: isinstance(message, Ask) and message.phase is Phase.PREPARE, 0, 0),
+    "when it is prepared": (lambda message: isinstance(message, Ask) and message.phase is Phase.COMMIT, 0, 0),
+    "when it is committed": (lambda message: isinstance(message, Ask) and message.phase is Phase.CERTIFY, 0, 0),
+    "when it is certified": (lambda message: isinstance(message, Certificates), 0, 0),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_coordinator_that_dies(step):
+    when, attempt, voids = STEPS[step]
+    world = started()
+    killed = crash_coordinator(world, when)
+    others = world.until(lambda: killed, 30) and [name for name in world.names if name not in killed]
+    world.until(lambda: world.is_over(others), 60)
+    world.check()
+    assert world.voids() == voids
+    assert world.results[1].attempt == attempt  # 0: its session was gone on with, and nobody trained twice
+    trained = charges(world, 1)
+    assert trained.count(1) == (6 if attempt else 0)
+    world.on_send = lambda *_: True
+    world.start(killed[0])
+    world.until(world.is_over, 30)  # it catches up
+    world.check()
+
+
+def test_a_successor_that_keeps_no_masked_sum_fetches_it():
+    world = started()
+    killed = crash_coordinator(world, is_step(b"quorum"))
+    world.until(lambda: killed, 30)
+    order = world.members[next(iter(world.members))]._order
+    place = order.index(killed[0])
+    first, second = (order[place + 1 :] + order[:place])[:2]
+    world.members[first]._handovers.clear()
+    world.until(lambda: 1 in world.results, 60)
+    world.check()
+    assert world.results[1].attempt == 0
+    assert second in world.members
+
+
+def test_without_any_copy_of_the_masked_sum_the_round_is_given_up_and_the_next_one_learns():
+    world = started()
+    killed = crash_coordinator(world, is_step(b"quorum"))
+    world.until(lambda: killed, 30)
+    for member in world.members.values():
+        member._handovers.clear()
+    others = [name for name in world.names if name not in killed]
+    world.until(lambda: world.is_over(others), 200)
+    world.check()
+    assert world.results[1].is_void  # all have signed: none may mask another input in this round
+    assert charges(world, 1) == [0] * 7
+    assert not world.results[2].is_void
+
+
+def test_a_partitioned_mesh_does_not_agree():
+    world = started(rounds=50)
+    world.until(lambda: 1 in world.results, 30)
+    few, many = world.names[:3], world.names[3:]  # neither has a quorum of 5
+    world.partition(few, many)
+    world.run(200)
+    assert max(world.results) <= 2  # what was under way when it happened
+    before = max(world.results)
+    attempts = [member.attempt for member in world.members.values()]
+    world.heal()
+    world.until(lambda: before + 2 in world.results, 60)
+    world.check()
+    assert max(attempts) <= 3  # nobody ran ahead
+
+
+def test_a_minority_catches_up():
+    world = started(rounds=4)
+    world.until(lambda: 1 in world.results, 30)
+    world.partition(world.names[:2], world.names[2:])
+    world.until(lambda: world.is_over(world.names[2:]), 200)
+    assert not world.is_over(world.names[:2])
+    world.heal()
+    world.until(world.is_over, 20)
+    world.check()
+
+
+def test_a_late_joiner_catches_up_from_any_one_peer():
+    world = started()
+    world.crash("m6")
+    world.until(lambda: world.is_over(world.names[:6]), 60)
+    for name in world.names[1:6]:
+        world.crash(name)
+    world.start("m6")
+    world.until(lambda: world.is_over(["m0", "m6"]), 20)
+    world.check()
+
+
+def test_all_that_restart_at_once_go_on_where_they_were():
+    world = started(rounds=3)
+    world.until(lambda: 2 in world.results, 60)
+    for name in world.names:
+        world.crash(name)
+    world.start_all()
+    world.until(world.is_over, 200)
+    world.check()
+
+
+def test_members_without_budget_vote_and_the_rounds_are_given_up():
+    world = started(budget=1)
+    world.until(world.is_over, 100)
+    world.check()
+    assert [world.results[number].is_void for number in (1, 2)] == [False, True]
+
+
+def test_what_a_round_costs_beside_secure_aggregation():
+    world = started()
+    sizes = []
+    world.on_send = lambda sender, to, message: sizes.append(message) or True
+    world.until(world.is_over, 30)
+    votes = [message for message in sizes if not isinstance(message, Step | Handover | Wanted)]
+    assert len(votes) / (2 * 7) <= 40  # messages a member and round, resent ones included
