@@ -265,9 +265,9 @@ class PeerLink(asyncio.Protocol):
 
     def _close(self, code: str) -> None:
         assert self._transport is not None, "closed after it was made"
+        self._over(code)  # first: to close asyncio's TLS hands out what has come and was not read
         self._transport.close()
         self._loop.call_later(_LAST_WORDS_S, self._transport.abort)  # it may not read
-        self._over(code)
 
     def _over(self, code: str) -> None:
         if self.is_over:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 
 import pytest
 from peer_mesh import HOST, PeerMesh
@@ -47,6 +48,26 @@ def test_who_waits_for_a_connection_is_told(mesh):
             await waiting
         with pytest.raises(PeerError, match="closed"):
             await one.connect("nobody", wait_s=3600)
+
+    running(test)
+
+
+def test_who_is_refused_and_has_said_hello_already_is_no_error(mesh):
+    """What came with the end of the handshake is handed out while the connection is being closed."""
+
+    async def test():
+        errors = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
+        one, other = await mesh.open("one"), await mesh.open("other", reconnect_max_s=0.02)
+        mesh.mesh.issuer.revoke("other", time.time())
+        _, revocations = mesh.mesh.issuer.lists(time.time())
+        mesh.members["one"].accept(time.time(), revocations=revocations)
+        with pytest.raises(PeerError):
+            await other.connect("one", wait_s=0.5)
+        assert one.counts["refused_revoked"] > 1
+        assert not errors
+        await one.aclose()
+        await other.aclose()
 
     running(test)
 
