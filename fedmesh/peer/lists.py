@@ -108,6 +108,7 @@ class Lists:
 
     async def _look_at_files(self) -> None:
         """Somebody has put a list there (``fedmesh ca lists``), or renewed the certificate by hand."""
+        is_newer = False
         for kind in KINDS:
             path = self._membership.folder / f"{kind}.signed"
             try:
@@ -115,11 +116,12 @@ class Lists:
                 if self._membership.accept(self._clock(), **lists):
                     held = self._membership.roster if kind == "roster" else self._membership.revocations
                     self._accepted(kind, held.header.version, "folder")
+                    is_newer = True
             except (IdentityError, ConfigError) as error:
                 if self._trouble != str(error):
                     self._events(Notice(f"{path} is not taken over: {error}"))
                 self._trouble = str(error)
-        if self._news:
+        if is_newer:  # not `_news`: what came meanwhile has seen to that, and told nobody
             self._carry(self.gossip.changed(self._loop.time()))
 
     def _stamps(self) -> tuple[tuple[int, int], ...]:
