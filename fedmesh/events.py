@@ -16,6 +16,8 @@ __all__ = [
     "Event",
     "EventSink",
     "InstructionRefused",
+    "ListAccepted",
+    "MemberChanged",
     "ModelChecked",
     "ModelInstalled",
     "ModelProven",
@@ -220,6 +222,24 @@ class PeerFound(Event):
     """A member answered at an address that `source` named: one word, as ``seed``, ``known`` or ``nearby``."""
 
     device: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemberChanged(Event):
+    """What this member of a mesh holds another to be: alive, suspect, dead, left, or removed from the roster."""
+
+    device: str
+    state: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListAccepted(Event):
+    """A newer signed list, ``roster`` or ``revocations``, counts from now on; `source`: ``neighbour`` or ``folder``."""
+
+    kind: str
+    version: int
     source: str
 
 

@@ -28,6 +28,8 @@ _HOMES = {
     "runs": "runs:runs",
     "model": "model:model",
     "client": "client:client",
+    "peer": "peer:peer",
+    "mesh": "mesh:mesh",
     "ca": "ca:ca",
     "broker": "broker_config:broker",
     "coordinator": "coordinator:coordinator",

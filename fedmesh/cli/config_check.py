@@ -1,4 +1,4 @@
-"""``fedmesh config check FILE``: whether a scenario, a coordinator's or a device's file can work on this machine."""
+"""``fedmesh config check FILE``: whether a scenario, or a coordinator's, device's or peer's file can work here."""
 
 import time
 from collections.abc import Mapping
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "kind_of"]
 
-Kind = Literal["scenario", "coordinator", "client"]
+Kind = Literal["scenario", "coordinator", "client", "peer"]
 
 
 def command(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A TOML file, or the name of a scenario.")],
     kind: Annotated[
-        str | None, typer.Option(metavar="scenario|coordinator|client", help="What it is, if its keys do not tell.")
+        str | None,
+        typer.Option(metavar="scenario|coordinator|client|peer", help="What it is, if its keys do not tell."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -62,21 +63,22 @@ def kind_of(tables: Mapping[str, Any], source: str) -> Kind:
     if best == 0 or len(leaders) > 1:
         what = f"keys of {' and '.join(leaders)}" if best else "no key that tells what it is"
         raise ConfigError(
-            f"{source} has {what}: a scenario has a name, a coordinator's file [[task]], a device's [state]; or say "
-            "--kind scenario, coordinator or client"
+            f"{source} has {what}: a scenario has a name, a coordinator's file [[task]], a device's [state], a "
+            "peer's [mesh]; or say --kind scenario, coordinator, client or peer"
         )
     return leaders[0]
 
 
 def _own_keys() -> dict[Kind, set[str]]:
     """The keys of each kind of file that no other kind has."""
-    from fedmesh.configuration import ClientConfig, CoordinatorConfig
+    from fedmesh.configuration import ClientConfig, CoordinatorConfig, PeerConfig
     from fedmesh.federation.scenario import Scenario
 
     keys: dict[Kind, set[str]] = {
         "scenario": set(Scenario.model_fields),
         "coordinator": set(CoordinatorConfig.model_fields),
         "client": set(ClientConfig.model_fields),
+        "peer": set(PeerConfig.model_fields),
     }
     return {
         kind: own - set().union(*(other for name, other in keys.items() if name != kind)) for kind, own in keys.items()
@@ -87,7 +89,7 @@ def _given(kind: str) -> Kind:
     for known in _own_keys():
         if kind == known:
             return known
-    raise ConfigError(f"--kind is {kind!r}: wanted scenario, coordinator or client")
+    raise ConfigError(f"--kind is {kind!r}: wanted scenario, coordinator, client or peer")
 
 
 def _checks(kind: Kind, path: Path) -> "list[Check]":
@@ -107,8 +109,12 @@ def _examined(kind: Kind, path: Path) -> "list[Check]":
         from fedmesh.cli.config_scenarios import examine_scenario
 
         return [Check("file", "ok", f"{path} is a scenario"), *examine_scenario(str(path))]
-    from fedmesh.configuration import ClientConfig, CoordinatorConfig
+    from fedmesh.configuration import ClientConfig, CoordinatorConfig, PeerConfig
 
+    if kind == "peer":
+        from fedmesh.cli.config_peer import examine_peer
+
+        return [what, *examine_peer(PeerConfig.load(path), time.time())]
     if kind == "coordinator":
         from fedmesh.cli.config_coordinator import examine_coordinator
 

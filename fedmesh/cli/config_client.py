@@ -1,6 +1,5 @@
 """Whether a device's file can work here: identity, data, packages for its tier, and what its policy comes to."""
 
-import json
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,9 +7,13 @@ from typing import TYPE_CHECKING
 
 from fedmesh import plugins
 from fedmesh.cli.checks import Check
-from fedmesh.cli.config_places import examine_folder, examine_identity, examine_listener, examine_metrics
-from fedmesh.errors import ConfigError
-from fedmesh.files import read_bounded
+from fedmesh.cli.config_places import (
+    examine_folder,
+    examine_identity,
+    examine_listener,
+    examine_metrics,
+    examine_root,
+)
 
 if TYPE_CHECKING:
     from fedmesh.configuration import ClientConfig
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["examine_client"]
 
 _NEEDS = {"full": ("torch", "flwr", "opacus"), "lite": ("onnxruntime",), "inference": ("onnxruntime",)}
-_MAX_ROOT_BYTES = 1 << 20
 
 
 def examine_client(config: "ClientConfig", clock: float) -> list[Check]:
@@ -30,7 +32,7 @@ def examine_client(config: "ClientConfig", clock: float) -> list[Check]:
     if config.tier != "inference":
         checks += [_data(config), _clients(config), _privacy(config), _secure(config)]
     if config.registry is not None:
-        checks.append(_root(config.registry.trusted_root))
+        checks.append(examine_root(config.registry.trusted_root))
     if config.inference is not None:
         checks += _inference(config)
     return [*checks, examine_metrics(config.metrics)]
@@ -122,20 +124,6 @@ def _secure(config: "ClientConfig") -> Check:
             "secure aggregation", "note", "the server may see this device's updates", "required = true hides them"
         )
     return Check("secure aggregation", "ok", f"required, {detail}")
-
-
-def _root(path: Path) -> Check:
-    try:
-        signed = json.loads(read_bounded(path, _MAX_ROOT_BYTES, called="the trusted root"))["signed"]
-        kind, version, expires = signed["_type"], signed["version"], signed["expires"]
-    except ConfigError as error:
-        return Check("registry", "failed", str(error), "copy the root metadata of the coordinator's registry there")
-    except (ValueError, KeyError, TypeError):
-        return Check("registry", "failed", f"{path} is not TUF metadata", "copy the registry's root metadata there")
-    if kind != "root":
-        return Check("registry", "failed", f"{path} is TUF metadata of {kind!r}, wanted root", "copy the root there")
-    # An old root is no fault: newer ones, each signed by the one before, lead on from it (TUF 5.3).
-    return Check("registry", "ok", f"{path}, version {version}, until {expires}; its signatures show when it is used")
 
 
 def _inference(config: "ClientConfig") -> list[Check]:

@@ -1,18 +1,22 @@
-"""What every part of a fleet names in its file: an identity, folders, addresses. Looked at, never changed."""
+"""What every part of a fleet or mesh names in its file: an identity, folders, addresses. Looked at, never changed."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedmesh.cli.checks import Check
 from fedmesh.errors import ConfigError
+from fedmesh.files import read_bounded
 
 if TYPE_CHECKING:
     from fedmesh.configuration.shared import MetricsSection
     from fedmesh.configuration.values import Address
     from fedmesh.identity import Membership
 
-__all__ = ["examine_folder", "examine_identity", "examine_listener", "examine_metrics"]
+__all__ = ["examine_folder", "examine_identity", "examine_listener", "examine_metrics", "examine_root"]
+
+_MAX_ROOT_BYTES = 1 << 20
 
 
 def examine_identity(folder: Path, clock: float) -> "tuple[Membership | None, Check]":
@@ -73,3 +77,18 @@ def examine_listener(name: str, address: "Address") -> Check:
     return Check(
         name, "note", f"on http://{address}", "anyone who reaches that address can read it: no TLS, no password"
     )
+
+
+def examine_root(path: Path) -> Check:
+    """Whether `path` is the root metadata (TUF) of a registry."""
+    try:
+        signed = json.loads(read_bounded(path, _MAX_ROOT_BYTES, called="the trusted root"))["signed"]
+        kind, version, expires = signed["_type"], signed["version"], signed["expires"]
+    except ConfigError as error:
+        return Check("registry", "failed", str(error), "copy the root metadata of the coordinator's registry there")
+    except (ValueError, KeyError, TypeError):
+        return Check("registry", "failed", f"{path} is not TUF metadata", "copy the registry's root metadata there")
+    if kind != "root":
+        return Check("registry", "failed", f"{path} is TUF metadata of {kind!r}, wanted root", "copy the root there")
+    # An old root is no fault: newer ones, each signed by the one before, lead on from it (TUF 5.3).
+    return Check("registry", "ok", f"{path}, version {version}, until {expires}; its signatures show when it is used")

@@ -1,4 +1,4 @@
-"""What the commands of a fleet show while they run: their connection and certificate, beside what they tell."""
+"""What the commands that keep running show: their connections and certificate, beside what they tell."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from fedmesh.identity import Membership
     from fedmesh.observability import Observer
+    from fedmesh.peer.node import Node
 
-__all__ = ["refusals_of", "watch_party"]
+__all__ = ["refusals_of", "watch_node", "watch_party"]
 
 _DAY_S = 86_400
 
@@ -47,20 +48,39 @@ def watch_party(
 ) -> None:
     """Metrics of a party's connection and certificate. It is ready while connected, with a certificate for a day."""
 
-    def ends() -> float:
-        return membership.leaf.not_valid_after_utc.timestamp()
-
     def broker() -> str | None:
         return None if transport.link.is_connected else "there is no connection to the broker"
+
+    observer.metrics.refusals.watch("transport", lambda: transport.counts)
+    observer.metrics.watch(connected=lambda: transport.link.is_connected, present=lambda: len(transport.present))
+    observer.health.ready |= {"broker": broker}
+    _watch_certificate(observer, membership, clock)
+
+
+def watch_node(observer: "Observer", node: "Node", *, clock: Callable[[], float] = time.time) -> None:
+    """Metrics of a member of a mesh. It is ready while linked with another, with a certificate for a day."""
+    from fedmesh.observability.mesh import MeshMetrics
+
+    def linked() -> str | None:
+        return None if node.transport.links else "there is no connection to another member"
+
+    for part, counts in node.counts.items():
+        observer.metrics.refusals.watch(part, counts)
+    MeshMetrics(observer.metrics.registry, states=lambda: node.members.states, links=lambda: len(node.transport.links))
+    observer.metrics.watch(present=lambda: len(node.transport.present))
+    observer.health.ready |= {"mesh": linked}
+    _watch_certificate(observer, node.membership, clock)
+
+
+def _watch_certificate(observer: "Observer", membership: "Membership", clock: Callable[[], float]) -> None:
+    def ends() -> float:
+        return membership.leaf.not_valid_after_utc.timestamp()
 
     def certificate() -> str | None:
         return None if ends() - membership.now(clock()) > _DAY_S else "the certificate ends within a day"
 
-    observer.metrics.refusals.watch("transport", lambda: transport.counts)
-    observer.metrics.watch(
-        connected=lambda: transport.link.is_connected, present=lambda: len(transport.present), certificate_ends=ends
-    )
-    observer.health.ready |= {"broker": broker, "certificate": certificate}
+    observer.metrics.watch(certificate_ends=ends)
+    observer.health.ready |= {"certificate": certificate}
 
 
 def refusals_of(part: "_Counting | None") -> Mapping[str, int]:

@@ -1,14 +1,11 @@
 """``fedmesh client run``: a device from its configuration, over MQTT, until it is told to stop."""
 
 import asyncio
-import fcntl
 import logging
 import math
-import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +17,7 @@ from fedmesh.errors import ConfigError, PeerError
 from fedmesh.events import EventSink, ignore
 from fedmesh.fleet.agent import Agent, Beside, Device
 from fedmesh.fleet.freshness import keep_fresh
+from fedmesh.fleet.state_folder import LOCK, state_of
 from fedmesh.identity import Membership
 from fedmesh.transport.files import RemoteFiles
 from fedmesh.transport.limits import Limits
@@ -34,7 +32,6 @@ __all__ = ["JOURNAL", "LOCK", "load", "run", "state_of"]
 
 JOURNAL = "agent.sqlite3"
 """Beside ``NAME.sqlite`` of secure aggregation, whatever the device is called."""
-LOCK = "agent.lock"
 _SPOOL = "spool"
 _PATIENCE_S = 3.0
 
@@ -135,22 +132,3 @@ def _deliveries(
             observer.health.alive["inference"] = receiver.fault
             observer.health.ready["inference"] = receiver.unready
     return receiver.run
-
-
-@contextmanager
-def state_of(folder: Path) -> Iterator[Path]:
-    """The state folder, made if it is not there, for one agent at a time. Raises: ConfigError: another has it."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"cannot use the state folder {folder}: {error.strerror}; check its permissions") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield folder
-    except BlockingIOError as error:
-        raise ConfigError(
-            f"another agent runs with the state folder {folder}: stop it, or name another folder"
-        ) from error
-    finally:
-        os.close(lock)

@@ -6,31 +6,57 @@ serves predictions itself.
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fedmesh.errors import FedMeshError, MismatchError
 
-__all__ = ["probe_apart"]
+__all__ = ["Interrupted", "probe_apart"]
 
 _MOST_S = 300.0
+_LOOK_S = 0.1
 
 
-def probe_apart(path: Path) -> None:
+class Interrupted(BaseException):
+    """A probe was given up because its agent ends: it says nothing about the model, and must not count as a failure."""
+
+
+def probe_apart(path: Path, *, stopped: Callable[[], bool] = lambda: False) -> None:
     """Runs `fedmesh.inference.probe.probe` on the model at `path`; blocks.
+
+    Args:
+        stopped: asked every now and then whether to give up.
 
     Raises:
         MismatchError: it must not run here, and why.
+        Interrupted: `stopped` said so.
     """
     command = [sys.executable, "-m", "fedmesh.fleet.probing", str(path)]
-    try:
-        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_MOST_S, check=False)  # noqa: S603 - our own
-    except subprocess.TimeoutExpired as error:
-        raise MismatchError(f"it was still running after {_MOST_S:g} s") from error
-    if ended.returncode < 0:
-        raise MismatchError(f"it ended its process by signal {-ended.returncode}")
-    if ended.returncode:
-        said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise MismatchError(said[-1][:500] if said else f"its process ended with {ended.returncode}")
+    probing = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # noqa: S603 - our own
+    with probing:
+        try:
+            said = _watched(probing, stopped)
+        except BaseException:
+            probing.kill()
+            raise
+    if probing.returncode < 0:
+        raise MismatchError(f"it ended its process by signal {-probing.returncode}")
+    if probing.returncode:
+        lines = said.decode("utf-8", "replace").strip().splitlines()
+        raise MismatchError(lines[-1][:500] if lines else f"its process ended with {probing.returncode}")
+
+
+def _watched(probing: "subprocess.Popen[bytes]", stopped: Callable[[], bool]) -> bytes:
+    """What it wrote on stderr, once it has ended."""
+    ends_at = time.monotonic() + _MOST_S
+    while not stopped():
+        try:
+            return probing.communicate(timeout=_LOOK_S)[1]
+        except subprocess.TimeoutExpired:  # nothing that it wrote is lost
+            if time.monotonic() >= ends_at:
+                raise MismatchError(f"it was still running after {_MOST_S:g} s") from None
+    raise Interrupted
 
 
 def main(path: str) -> int:

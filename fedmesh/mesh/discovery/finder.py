@@ -55,6 +55,8 @@ class Discovery:
         port: where we are dialled, to be announced; 0: nowhere.
         mesh: its name, for the announcement.
         multicast: how to announce and listen on our links; None: not at all, and zeroconf is not loaded.
+        loopback: whether members on this machine are looked for where they say they are, at 127.0.0.1; as
+            `MulticastOptions.loopback`, without multicast.
         around: tells our own addresses.
         rng: for all choices; leave it out but in tests, so that nobody foresees them.
         clock: seconds that only go forward.
@@ -76,6 +78,7 @@ class Discovery:
         port: int,
         mesh: str,
         multicast: MulticastOptions | None = None,
+        loopback: bool = False,
         settings: Settings | None = None,
         around: Callable[[], Surroundings] | None = None,
         rng: random.Random | None = None,
@@ -86,7 +89,7 @@ class Discovery:
         self.book = book
         self._identify, self._found, self._here, self._seeds = identify, found, here, seeds
         self._port, self._mesh, self._options = port, mesh, multicast
-        options = multicast or MulticastOptions()
+        options = multicast or MulticastOptions(loopback=loopback)
         self._loopback = options.loopback
         self._around = around or (lambda: Surroundings(own_addresses(options.interfaces, loopback=options.loopback)))
         self._rng, self._clock, self._events = rng or random.SystemRandom(), clock, events

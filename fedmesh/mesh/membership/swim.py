@@ -177,6 +177,14 @@ class Swim:
         self._asked = {name: kinds for name, kinds in self._asked.items() if self._key_of(name) is not None}
         return self._flush(now)
 
+    def met(self, peer: str, now: float) -> list[Outgoing]:
+        """There is a link with `peer`, whoever made it: if it is new here, or held dead, the two compare views."""
+        record = self._table.records.get(peer)
+        is_absent = record is None or record.state >= State.DEAD
+        if self._is_here and is_absent and peer != self._name and self._key_of(peer) is not None:
+            self._greet(peer, now)
+        return self._flush(now)
+
     def tick(self, now: float) -> list[Outgoing]:
         """What is to be sent because time has passed."""
         if not self._is_here:

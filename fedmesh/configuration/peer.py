@@ -1,0 +1,105 @@
+"""The file of ``fedmesh peer run``: who this member of a mesh is, where it listens, whom it looks for, what it runs."""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from fedmesh.configuration.section import Section, parsed, read_tables
+from fedmesh.configuration.shared import IdentitySection, IssuerSection, MetricsSection
+from fedmesh.configuration.values import Address, Dialled, Listen, PartyName, PathValue
+
+__all__ = ["DiscoverySection", "MeshSection", "PeerConfig", "PublishSection", "RegistrySection"]
+
+PORT = 7946
+Addresses = Annotated[tuple[Dialled, ...], Field(strict=False, min_length=1, max_length=8)]
+
+
+class DiscoverySection(Section):
+    """Multicast DNS on our own links (docs/mesh-discovery.md). Seeds and addresses from before need none of it."""
+
+    enabled: bool = True
+    interfaces: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Empty: all that are up."""
+    instance: str = ""
+    """What everybody on the link reads as our name; empty: drawn anew at each start."""
+    off_link: bool = False
+    """Whether announced addresses of other links are tried: where a reflector carries announcements."""
+
+
+class MeshSection(Section):
+    """The member."""
+
+    folder: PathValue
+    """What it remembers: incarnation, addresses of others, and where nothing else is said its models."""
+    listen: Annotated[tuple[Listen, ...], Field(strict=False, min_length=1, max_length=4)] = (
+        Address("0.0.0.0", PORT),  # noqa: S104 - members are to reach it, and show certificates
+    )
+    addresses: Annotated[tuple[Dialled, ...], Field(strict=False, max_length=4)] = ()
+    """Where others reach it; empty: where it listens, or all addresses of its interfaces."""
+    connections: Annotated[int, Field(ge=2, le=1024)] = 64
+    """Live ones at once, some 300 KB each; with fewer than there are members they take turns."""
+    bytes_per_s: Annotated[float, Field(gt=0)] | None = None
+    """Most that is sent, to all together; None: no limit."""
+    seeds: dict[PartyName, Addresses] = Field(default_factory=dict, max_length=64)
+    """Members, and where they may be."""
+    discovery: DiscoverySection = DiscoverySection()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if not self.seeds and not self.discovery.enabled:
+            raise ValueError("there are no seeds and discovery is off: nobody would be looked for; name [mesh.seeds]")
+        return self
+
+
+class RegistrySection(Section):
+    """Whose models are believed; they come from neighbours."""
+
+    trusted_root: PathValue
+    """The root metadata (TUF) that was carried here with the installation; newer ones are signed by it."""
+    folder: PathValue | None = None
+    """Metadata that was seen, and the A/B slots; None: ``registry`` in the mesh's folder."""
+
+
+class PublishSection(Section):
+    """A repository (``fedmesh model init``) whose versions this member gives to the mesh."""
+
+    folder: PathValue
+
+
+class PeerConfig(Section):
+    """A member of a mesh."""
+
+    identity: IdentitySection
+    mesh: MeshSection
+    registry: RegistrySection | None = None
+    """None: no model is fetched."""
+    publish: PublishSection | None = None
+    """None: nothing is published here."""
+    metrics: MetricsSection = MetricsSection()
+    issuer: IssuerSection = IssuerSection()
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if self.registry is not None and self.publish is not None:
+            raise ValueError(
+                "there is [registry] and [publish]: who publishes has the models already; run two members, or remove "
+                "one of them"
+            )
+        return self
+
+    @property
+    def registry_folder(self) -> Path:
+        """Where the metadata that was seen and the models lie, as `fedmesh model` takes it."""
+        named = self.registry.folder if self.registry else None
+        return named or self.mesh.folder / "registry"
+
+    @classmethod
+    def parse(cls, tables: dict[str, Any], *, source: str, folder: Path | None = None) -> Self:
+        """A configuration from TOML tables. Raises: ConfigError: naming every key that is wrong."""
+        return parsed(cls, tables, source=source, folder=folder)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The configuration in a TOML file. Raises: ConfigError: unreadable, not TOML, or wrong keys, each named."""
+        return cls.parse(read_tables(path), source=str(path), folder=path.parent)
