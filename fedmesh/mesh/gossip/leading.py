@@ -20,7 +20,7 @@ class Leading:
 
     Attributes:
         outgoing: (to, message), for the caller to take away; some may be for the leader itself.
-        is_over: it came to a sum, which is told to all of the group, or to nothing.
+        is_over: it came to a sum, which is told to all who took part, or to nothing.
     """
 
     def __init__(self, run: Run, step: int, *, name: str, identity: Identity, roster: Roster, mixing: Mixing) -> None:
@@ -94,5 +94,5 @@ class Leading:
             self._close_at = now + self._run.wait_s
         if aggregator.result is not None:
             total: Total = total_of(aggregator.result, aggregator.header)
-            self.outgoing += [(name, total) for name in self._group]
+            self.outgoing += [(name, total) for name in total.cohort]
             self.is_over = True

@@ -198,7 +198,7 @@ class Member:
                 case Total():
                     self._sum(message)
                 case Wanted(step):
-                    if step in self._sums:
+                    if step in self._sums and sender in self._sums[step].cohort:
                         self._outgoing.append((sender, self._sums[step]))
         except SecAggError:
             self.counts["session"] += 1
@@ -242,9 +242,7 @@ class Member:
         except (DecodeError, SecAggError):
             self.counts["sum"] += 1
             return
-        if (
-            result.aggregator != self._leader
-        ):  # anybody has the signatures of the survivors, and could sign a sum of its own
+        if result.aggregator != self._leader:  # anybody who took part has these signatures, and could sign another sum
             self.counts["sum"] += 1
             return
         self._sums[self.step] = message

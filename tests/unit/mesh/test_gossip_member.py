@@ -7,7 +7,7 @@ from gossip_worlds import GRID, ID, SIZE, World, identity, kind_of, moved, names
 from benchmarks.gossip import averaged
 from fedmesh.errors import ConfigError, DecodeError
 from fedmesh.mesh.gossip import Member, Run, deal
-from fedmesh.mesh.gossip.messages import Here, Open, Up, decode, encode, read_sum, total_of
+from fedmesh.mesh.gossip.messages import Here, Open, Up, Wanted, decode, encode, read_sum, total_of
 from fedmesh.secagg import Roster
 from fedmesh.secagg.result import sign_result
 
@@ -181,6 +181,7 @@ def test_a_leader_cannot_bring_strangers_or_a_group_of_its_own():
     (answer,) = member.received(group[0], encode(Open(1, group), ID), 0.0)
     assert answer[0] == group[0]
     assert member.received(group[0], encode(Open(1, group), ID), 0.0) == []  # once
+    assert (member.counts["turn"], member.counts["session"]) == (5, 1)
 
 
 def told_of(group, change):
@@ -204,23 +205,47 @@ def test_a_sum_that_was_not_signed_for_is_refused():
     assert told_of(group, lambda _world, total: total).outcome == "mixed"  # whoever brings it
 
 
-def test_a_member_cannot_sign_a_sum_of_its_own():
-    group = deal(ID, 1, names(6), 6)[0]
+def signed_by(liar):
+    """Changes a sum on the way: all signatures of the survivors are right, and `liar` signs that it is 7 more."""
 
-    def another(world, data):
-        header = world.run.header(1, group, still("m00"))
-        told = read_sum(decode(data, ID, max_bytes=1 << 20), header)
-        liar = identity(group[1])
+    def change(world, data):
+        message = decode(data, ID, max_bytes=1 << 20)
+        header = world.run.header(1, message.cohort, still("m00"))
+        told = read_sum(message, header)
         forged = sign_result(
             told.total + 7, told.weight, told.survivors, told.signatures,
-            sid=told.sid, context=told.context, aggregator=group[1], identity=liar,
+            sid=told.sid, context=told.context, aggregator=liar, identity=identity(liar),
         )  # fmt: skip
         forged.verify(header, world.roster)
         return encode(total_of(forged, header), ID)
 
-    member = told_of(group, another)
+    return change
+
+
+def test_a_member_cannot_sign_a_sum_of_its_own():
+    group = deal(ID, 1, names(6), 6)[0]
+    member = told_of(group, signed_by(group[1]))
     assert member.counts["sum"] == 1
     assert member.outcome is None
+
+
+def test_a_leader_can_tell_a_wrong_sum():
+    """A known limit: nobody can prove a sum. It has signed it, next to what it has told the others."""
+    group = deal(ID, 1, names(6), 6)[0]
+    wrong, right = told_of(group, signed_by(group[0])), told_of(group, lambda _world, total: total)
+    assert wrong.outcome == "mixed"
+    assert (wrong.codes != right.codes).any()
+
+
+def test_a_sum_is_for_those_who_took_part():
+    run = run_of(13)
+    world = World(run, still)
+    world.step(1)
+    group, other = deal(ID, 1, run.members, 6)
+    holder = world.members[group[0]]
+    assert holder.received(other[0], encode(Wanted(1), ID), 0.0) == []
+    ((to, data),) = holder.received(group[2], encode(Wanted(1), ID), 0.0)
+    assert (to, kind_of(data)) == (group[2], TOTAL)
 
 
 def test_strangers_and_nonsense_are_counted():
