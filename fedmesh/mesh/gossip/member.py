@@ -1,0 +1,254 @@
+"""One member of gossip averaging: trains, averages with the group of the step, and goes on; there is no one in charge.
+
+Sans-IO. A step is over, for a member, in one of three ways (`Outcome`):
+
+* ``mixed``: its input was in the sum, and it took its part of it. Those who are in a sum have signed for the set, so
+  that all of them agree about it, and the mean over all members stays what it was, to the last unit.
+* ``left-out``: its input was in no sum for certain; it keeps what it has trained.
+* ``unsettled``: its input left it, and nobody could say what became of it. It goes back to what it was before it
+  trained. Only then does the mean move: by the distance between this member's input and its part, over the number of
+  members, and by no more.
+
+Not guaranteed: that a leader tells the right sum, nor that it tells all the same.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+
+from fedmesh.errors import ConfigError, DecodeError, SecAggError
+from fedmesh.mesh.gossip.grid import Codes
+from fedmesh.mesh.gossip.leading import Leading
+from fedmesh.mesh.gossip.messages import Down, Here, Message, Open, Total, Up, Wanted, decode, encode, read_sum
+from fedmesh.mesh.gossip.mixing import Mixing, Prepared
+from fedmesh.mesh.gossip.run import Run
+from fedmesh.secagg import Identity, Participant, Policy, Roster, SessionHeader
+
+__all__ = ["Member", "Outcome", "Send"]
+
+Outcome = Literal["mixed", "left-out", "unsettled"]
+
+Send = tuple[str, bytes]
+"""To whom, and what; it may be lost."""
+
+_KEPT_SUMS = 4
+_ASKS = 3  # for a sum that did not come
+
+
+class Member:
+    """What its methods return is to be sent; `due` is when `tick` is to be called.
+
+    Args:
+        run: the run. name: this member's.
+        identity: its key pair. roster: keys of all members.
+        mixing: what it puts into sums.
+        codes: the model to begin with, int64 [P].
+        store_path: where it remembers what it has signed, see `Participant`.
+        max_bytes: longest message.
+
+    Raises:
+        ConfigError: it is no member of the run.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        *,
+        identity: Identity,
+        roster: Roster,
+        mixing: Mixing,
+        codes: Codes,
+        store_path: Path | None = None,
+        max_bytes: int = 1 << 26,
+    ) -> None:
+        run.group(0, name)  # refuses who is no member
+        self.name, self._run, self._mixing, self._max_bytes = name, run, mixing, max_bytes
+        self._identity, self._roster = identity, roster
+        self.codes = codes
+        """The model. Keep it on the disk when a step is over: after a crash a member goes on from there."""
+        self.step = -1
+        """The step that it is in, or was in last."""
+        self.outcome: Outcome | None = None
+        """How the step ended; None: it is under way, or there was none."""
+        self.counts: Counter[str] = Counter()
+        """What was refused, by reason: ``name``, ``malformed``, ``turn``, ``session``, ``sum``."""
+        policy = Policy(modular=mixing.modular, privacy=mixing.privacy, min_survivors=mixing.fewest)
+        self._participant = Participant(name, identity, roster, policy, store_path)
+        self._sums: dict[int, Total] = {}
+        self._early: dict[str, int] = {}
+        self._outgoing: list[tuple[str, Message]] = []
+        self._prepared: Prepared | None = None
+        self._header: SessionHeader | None = None
+        self._leading: Leading | None = None
+        self._leader = ""
+        self._alive: frozenset[str] = frozenset()
+        self._has_left = False  # the input has
+        self._deadline, self._asks = math.inf, 0
+
+    def __repr__(self) -> str:
+        return f"Member({self.name!r}, step={self.step}, outcome={self.outcome!r})"
+
+    @property
+    def due(self) -> float:
+        """When `tick` is to be called, at the latest; every call may change it."""
+        leading = math.inf if self._leading is None else self._leading.due
+        return min(leading, math.inf if self.outcome else self._deadline)
+
+    def begin(self, step: int, alive: Collection[str], now: float) -> list[Send]:
+        """Enters a step: pays, trains (this takes as long as it takes), and tells the leader of its group.
+
+        Args:
+            step: above the last one; may skip some, as a member does that was away.
+            alive: whom the membership holds alive. now: seconds on a clock that only goes forward, when trained.
+
+        Raises:
+            ConfigError: the step is not above the last one, or that one is not over.
+            LedgerError: what it pays cannot be written down.
+            RoundError: the training diverged; the member stays as it was, and may begin a later step.
+        """
+        if step <= self.step or (self.step >= 0 and self.outcome is None):
+            raise ConfigError(f"step {step} was asked to begin, and step {self.step} is {self.outcome or 'under way'}")
+        prepared = self._mixing.prepare(step, self.codes)
+        self.step, self.outcome, self._leading, self._header = step, None, None, None
+        self._has_left, self._asks, self._deadline = False, 0, now + self._run.step_s
+        self._alive = frozenset(alive) | {self.name}
+        self._prepared = prepared
+        if prepared is None:
+            self.outcome = "left-out"
+            return []
+        group = self._run.group(step, self.name)
+        self._leader = next(name for name in group if name in self._alive)
+        if self._leader == self.name:
+            self._leading = Leading(
+                self._run, step, name=self.name, identity=self._identity, roster=self._roster, mixing=self._mixing
+            )
+            for sender in [self.name, *(name for name, early in self._early.items() if early == step)]:
+                self._leading.gather(sender, self._alive, now)
+        else:
+            self._outgoing.append((self._leader, Here(step)))
+        return self._done(now)
+
+    def received(self, sender: str, data: bytes, now: float) -> list[Send]:
+        """A message came; `sender` is the name in the certificate of its link."""
+        if sender not in self._run.members:
+            self.counts["name"] += 1
+            return []
+        try:
+            message = decode(data, self._run.id, max_bytes=self._max_bytes)
+        except DecodeError:
+            self.counts["malformed"] += 1
+            return []
+        self._take(sender, message, now)
+        return self._done(now)
+
+    def tick(self, now: float) -> list[Send]:
+        """Does what is due."""
+        if self._leading is not None:
+            self._leading.pulse(now)
+        if self.outcome is None and now >= self._deadline:
+            self._run_out(now)
+        return self._done(now)
+
+    def _run_out(self, now: float) -> None:
+        """No sum came. Whose input has left it asks the others some times, and then gives up."""
+        if self._prepared is None:
+            return
+        if not self._has_left:
+            self._end("left-out", self._prepared.left_out)
+        elif self._asks == _ASKS or self._header is None:
+            self._end("unsettled", self._prepared.kept)
+        else:
+            self._asks, self._deadline = self._asks + 1, now + self._run.wait_s
+            self._outgoing += [(name, Wanted(self.step)) for name in self._header.cohort if name != self.name]
+
+    def _end(self, outcome: Outcome, codes: Codes) -> None:
+        self.outcome, self.codes, self._prepared = outcome, codes, None
+
+    def _done(self, now: float) -> list[Send]:
+        """What is to be sent; what a leader has to say to itself is taken at once."""
+        sends: list[Send] = []
+        while True:
+            if self._leading is not None:
+                self._outgoing += self._leading.outgoing
+                self._leading.outgoing = []
+            if not self._outgoing:
+                return sends
+            outgoing, self._outgoing = self._outgoing, []
+            for to, message in outgoing:
+                if to == self.name:
+                    self._take(to, message, now)
+                else:
+                    sends.append((to, encode(message, self._run.id)))
+
+    def _take(self, sender: str, message: Message, now: float) -> None:
+        try:
+            match message:
+                case Here(step):
+                    self._here(sender, step, now)
+                case Open():
+                    self._open(sender, message)
+                case Up(step, data):
+                    if self._leading is not None and step == self.step:
+                        self._leading.take(sender, data, now)
+                case Down(step, data):
+                    self._down(sender, step, data)
+                case Total():
+                    self._sum(message)
+                case Wanted(step):
+                    if step in self._sums and sender in self._sums[step].cohort:
+                        self._outgoing.append((sender, self._sums[step]))
+        except SecAggError:
+            self.counts["session"] += 1
+
+    def _here(self, sender: str, step: int, now: float) -> None:
+        if self._leading is not None and step == self.step:
+            self._leading.gather(sender, self._alive, now)
+        elif step > self.step:
+            self._early[sender] = step
+
+    def _open(self, sender: str, message: Open) -> None:
+        """Joins the first session of its group that it is asked to; nothing but the list of names is believed."""
+        group = self._run.group(self.step, self.name) if self.step >= 0 else ()
+        names = frozenset(message.cohort)
+        is_ours = message.step == self.step and sender in group and self.name in names and names <= frozenset(group)
+        if not is_ours or self.outcome or self._header is not None or self._prepared is None:
+            self.counts["turn"] += 1
+            return
+        header = self._run.header(self.step, tuple(name for name in group if name in names), self._mixing)
+        advert = self._participant.begin(header, self._prepared.vector)
+        self._header, self._leader = header, sender
+        self._outgoing.append((sender, Up(self.step, advert)))
+
+    def _down(self, sender: str, step: int, data: bytes) -> None:
+        if step != self.step or sender != self._leader or self._header is None or self.outcome:
+            self.counts["turn"] += 1
+            return
+        reply = self._participant.handle(data)
+        self._has_left = self._has_left or self._participant.step == "masked"
+        if reply is not None:
+            self._outgoing.append((sender, Up(step, reply)))
+
+    def _sum(self, message: Total) -> None:
+        """Takes its part of a sum that enough of those in it have signed for."""
+        header, prepared = self._header, self._prepared
+        if message.step != self.step or header is None or prepared is None or self.outcome:
+            return
+        try:
+            result = read_sum(message, header)
+            result.verify(header, self._roster)
+        except (DecodeError, SecAggError):
+            self.counts["sum"] += 1
+            return
+        if result.aggregator != self._leader:  # anybody who took part has these signatures, and could sign another sum
+            self.counts["sum"] += 1
+            return
+        self._sums[self.step] = message
+        self._sums = dict(list(self._sums.items())[-_KEPT_SUMS:])
+        if self.name not in result.survivors:
+            self._end("left-out", prepared.left_out)
+            return
+        place = result.survivors.index(self.name)
+        self._end("mixed", self._mixing.mixed(result.total, len(result.survivors), place, self.step))
