@@ -117,7 +117,7 @@ class Handover:
         )
 
 
-def sign_handover(  # noqa: PLR0913  # a session's facts
+def sign_handover(  # a session's facts
     header: SessionHeader,
     *,
     context: bytes,

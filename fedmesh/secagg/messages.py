@@ -45,7 +45,7 @@ _MEMBERS = 1 << 16  # largest cohort that any message is read for
 
 
 class Kind(IntEnum):
-    """What a message is; odd ones go up to the aggregator, even ones down to a device, the last to who may succeed it."""
+    """What a message is; odd ones go up to the aggregator, even ones down to a device, the last to successors."""
 
     ADVERTISE = 1
     KEYS = 2
