@@ -6,6 +6,7 @@ what it has signed. docs/secure-aggregation.md says what is protected, from whom
 
 from fedmesh.errors import SecAggError
 from fedmesh.secagg.aggregator import Aggregator
+from fedmesh.secagg.handover import Handover
 from fedmesh.secagg.header import SessionHeader
 from fedmesh.secagg.identity import Identity, Roster
 from fedmesh.secagg.messages import decode_masked
@@ -17,6 +18,7 @@ from fedmesh.secagg.ring import Ring
 
 __all__ = [
     "Aggregator",
+    "Handover",
     "Identity",
     "MetricCodec",
     "Participant",

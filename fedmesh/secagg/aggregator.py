@@ -3,9 +3,12 @@
 Guaranteed, with honest devices: the bitwise right sum over the survivors, or a typed abort, whoever is lost at whatever
 step; a message that is refused changes nothing; masked inputs are added as they come, so memory is one vector and the
 shares, which are O(n^2). Nobody has to trust it: everything that a device accepts from it, the device checks.
+
+Once the masked inputs are in, another can go on in its place, with what `handover` gives: `Aggregator.resume`.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 from fedmesh.errors import SecAggError
 from fedmesh.secagg import shares as sharing
 from fedmesh.secagg import unmasking
+from fedmesh.secagg.handover import Handover, sign_handover
 from fedmesh.secagg.header import SessionHeader
 from fedmesh.secagg.identity import Identity, Roster, verify
 from fedmesh.secagg.messages import (
@@ -30,9 +34,6 @@ from fedmesh.secagg.pairwise import KEY_BYTES, require_distinct, require_sound
 from fedmesh.secagg.result import SumResult, sign_result
 from fedmesh.secagg.session import binding, input_context, survivors_digest
 from fedmesh.secagg.survivors import in_order, require_enough
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["STEPS", "Aggregator"]
 
@@ -65,7 +66,7 @@ class Aggregator:
         self.result: SumResult | None = None
         """The sum, once the last step is over."""
         self.lost: dict[str, str] = {}
-        """Device -> the step in which it was not heard."""
+        """Device -> the step in which it was not heard; in a session that was resumed, that step or one before."""
         self._identity, self._roster = identity, roster
         self._sid, self._session = header.sid, binding(header, roster)
         self._step = 0
@@ -81,9 +82,60 @@ class Aggregator:
         self._signatures: dict[str, bytes] = {}
         self._revealed: dict[str, tuple[Mapping[str, bytes], Mapping[str, bytes]]] = {}
         self._total = _zeros(header)
+        self._handover = b""
         self._context = b""
         if header.model_hash is not None and header.scale_hash is not None:
             self._context = input_context(self._session, header.model_hash, header.scale_hash)
+
+    @classmethod
+    def resume(
+        cls,
+        handover: Handover,
+        identity: Identity,
+        roster: Roster,
+        *,
+        of: str,
+        signatures: Mapping[str, bytes],
+        threads: int = 1,
+    ) -> Self:
+        """Goes on with the session of another, which may be dead, slow or lying; `advance` then asks for the shares.
+
+        The devices that have signed the survivors are asked; whoever has revealed before sends the same again.
+
+        Args:
+            handover: what the other handed over.
+            identity, roster, threads: as for a session of its own; the result is signed with this identity.
+            of: the other's name, as *this* party knows it (its own device took part): a handover is good from whoever
+                led the session, and from nobody else.
+            signatures: name -> what devices are said to have signed; those that are not good for these survivors are
+                left out.
+
+        Raises:
+            SecAggError: ``identity``: somebody else signed the handover. ``threshold``: too few have signed the set.
+        """
+        if handover.aggregator != of:
+            raise SecAggError(
+                f"the handover of a session of {of!r:.80} is signed by {handover.aggregator!r:.80}", code="identity"
+            )
+        signers = handover.signers(signatures, roster)
+        if len(signers) < handover.header.threshold:
+            raise SecAggError(
+                f"{len(signers)} devices have signed for the survivors that were handed over; going on takes "
+                f"{handover.header.threshold}",
+                code="threshold",
+            )
+        resumed = cls(handover.header, identity, roster, threads=threads)
+        resumed._take_over(handover, signers)
+        return resumed
+
+    def _take_over(self, handover: Handover, signers: Mapping[str, bytes]) -> None:
+        self._adverts, self._commitments = dict(handover.keys), dict(handover.commitments)
+        self._sharers, self._survivors = handover.sharers, handover.survivors
+        self._total, self._context, self._handover = handover.total.copy(), handover.context, handover.raw
+        self._signatures, self._heard = dict(signers), dict.fromkeys(signers, b"")
+        self._expected, self._step = handover.survivors, STEPS.index("sign")
+        self.lost = {name: "share" for name in self.header.cohort if name not in self._sharers}
+        self.lost |= {name: "mask" for name in self._sharers if name not in self._survivors}
 
     def __repr__(self) -> str:
         return f"Aggregator(round={self.header.round}, attempt={self.header.attempt}, step={self.step!r})"
@@ -116,6 +168,29 @@ class Aggregator:
         if self._context:
             raise SecAggError("the session's model is settled already", code="turn")
         self._context = input_context(self._session, model_hash, scale_hash)
+
+    def handover(self) -> bytes:
+        """What a successor needs, from when the masked inputs are in until the sum is there; the same bytes every time.
+
+        As long as a masked input, and about 300 bytes for each device. It is public: see `fedmesh.secagg.handover`.
+
+        Raises:
+            SecAggError: ``turn``: the inputs are not in yet, or the session is over.
+        """
+        if self.step not in {"sign", "unmask"}:
+            raise SecAggError(f"a session in the step {self.step!r} has nothing to hand over", code="turn")
+        if not self._handover:
+            self._handover = sign_handover(
+                self.header,
+                context=self._context,
+                keys={name: self._adverts[name] for name in self._sharers},
+                commitments={name: self._commitments[name] for name in self._survivors},
+                total=self._total,
+                aggregator=self.name,
+                identity=self._identity,
+                roster=self._roster,
+            )
+        return self._handover
 
     def handle(self, sender: str, message: bytes) -> Outgoing:
         """Takes a device's message; the next step's messages when it was the last one awaited.
@@ -312,7 +387,7 @@ class Aggregator:
     def _drop(self) -> None:
         """Lets go of what is not needed any more: shares most of all."""
         self._shares, self._revealed, self._commitments = {}, {}, {}
-        self._total = np.zeros(0, self.header.ring.dtype)
+        self._total, self._handover = np.zeros(0, self.header.ring.dtype), b""
 
 
 def _zeros(header: SessionHeader) -> NDArray[np.unsignedinteger[Any]]:

@@ -13,7 +13,7 @@ from fedmesh import wire
 from fedmesh.errors import DecodeError, SecAggError
 from fedmesh.secagg.ring import Ring
 
-__all__ = ["PROTOCOL", "SessionHeader"]
+__all__ = ["MAX_HEADER_BYTES", "PROTOCOL", "SessionHeader"]
 
 PROTOCOL = "fedmesh/secagg/1"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedmesh.errors import SecAggError
 from fedmesh.secagg.header import SessionHeader
 
-__all__ = ["check_input"]
+__all__ = ["check_input", "input_hashes"]
 
 
 def check_input(
@@ -55,3 +55,22 @@ def check_input(
     lifted[:-1] *= factor
     lifted[-1] = factor
     return lifted
+
+
+def input_hashes(header: SessionHeader, model_hash: bytes | None, scale_hash: bytes | None) -> tuple[bytes, bytes]:
+    """Model and scales that the input belongs to: the header's, or those given where it leaves them open.
+
+    Raises:
+        SecAggError: neither says them, or they contradict each other.
+    """
+    found = []
+    for name, announced, given in (
+        ("model_hash", header.model_hash, model_hash),
+        ("scale_hash", header.scale_hash, scale_hash),
+    ):
+        if announced is None and given is None:
+            raise SecAggError(f"the header leaves {name} open: say it with the input", code="input")
+        if announced is not None and given is not None and given != announced:
+            raise SecAggError(f"the input belongs to another {name} than the session", code="policy")
+        found.append(announced if given is None else given)
+    return found[0] or b"", found[1] or b""

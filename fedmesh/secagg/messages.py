@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedmesh import wire
 from fedmesh.errors import DecodeError, SecAggError
-from fedmesh.secagg.header import SessionHeader
+from fedmesh.secagg.header import MAX_HEADER_BYTES, SessionHeader
 from fedmesh.secagg.identity import Identity, Roster, verify
 from fedmesh.secagg.ring import Ring
 from fedmesh.secagg.session import digest
@@ -45,7 +45,7 @@ _MEMBERS = 1 << 16  # largest cohort that any message is read for
 
 
 class Kind(IntEnum):
-    """What a message is; odd ones go up to the aggregator, even ones down to a device."""
+    """What a message is; odd ones go up to the aggregator, even ones down to a device, the last to successors."""
 
     ADVERTISE = 1
     KEYS = 2
@@ -56,6 +56,7 @@ class Kind(IntEnum):
     SIGNATURE = 7
     QUORUM = 8
     REVEAL = 9
+    HANDOVER = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,14 @@ class Envelope:
 
 def largest(kind: Kind, header: SessionHeader) -> int:
     """Bytes that a message of `kind` can have in a session of this header: what is longer is not read."""
-    members = _FIXED + _PER_MEMBER * len(header.cohort)
-    return members + 8 * (header.length + 1) if kind is Kind.MASKED else members
+    members, elements = _FIXED + _PER_MEMBER * len(header.cohort), 8 * (header.length + 1)
+    match kind:
+        case Kind.MASKED:
+            return members + elements
+        case Kind.HANDOVER:
+            return members + elements + MAX_HEADER_BYTES
+        case _:
+            return members
 
 
 def sign_envelope(kind: Kind, body: Any, *, session: bytes, sid: bytes, sender: str, identity: Identity) -> bytes:

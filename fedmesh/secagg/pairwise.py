@@ -22,6 +22,7 @@ __all__ = [
     "pair_seed",
     "require_distinct",
     "require_sound",
+    "verified_adverts",
 ]
 
 KEY_BYTES = 32
@@ -54,6 +55,13 @@ def checked_adverts(
     name, keys = own
     if name not in adverts or adverts[name][: 2 * KEY_BYTES] != keys:
         raise SecAggError("this device's own keys were left out or replaced", code="identity")
+    return verified_adverts(adverts, header, session, roster)
+
+
+def verified_adverts(
+    adverts: Mapping[str, bytes], header: SessionHeader, session: bytes, roster: Roster
+) -> dict[str, bytes]:
+    """As `checked_adverts`, for who has no keys of its own among them."""
     members = check_members(adverts, header, among=header.cohort)
     found = {member: adverts[member][: 2 * KEY_BYTES] for member in members}
     require_distinct(found)

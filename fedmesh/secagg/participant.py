@@ -5,6 +5,10 @@ at most one of its two secrets is revealed; a set of survivors is signed once, a
 devices have signed the same; secrets are dropped as soon as no later step needs them. A message that is refused changes
 nothing. With a `store_path` this holds across restarts and ``kill -9`` as well.
 
+A successor of the aggregator, where the policy names any, can ask for one thing only: the shares, by the signatures over
+the set that this device signed. It gets the very message that the aggregator gets, or got: what is revealed depends on
+the signed set alone, so whoever asks, first, last or at the same time, learns the same.
+
 Not guaranteed: that memory is overwritten (Python does not say when it reuses it), nor constant time.
 """
 
@@ -22,7 +26,7 @@ from fedmesh.secagg import pairwise, shares
 from fedmesh.secagg.agreement import KeyPair
 from fedmesh.secagg.header import SessionHeader
 from fedmesh.secagg.identity import Identity, Roster
-from fedmesh.secagg.inputs import check_input
+from fedmesh.secagg.inputs import check_input, input_hashes
 from fedmesh.secagg.masks import add_masks
 from fedmesh.secagg.messages import (
     Envelope,
@@ -48,6 +52,7 @@ _EXPECTED = {
     "shared": Kind.DELIVERIES,
     "masked": Kind.SURVIVORS,
     "signed": Kind.QUORUM,
+    "revealed": Kind.QUORUM,
 }
 _LARGEST_REPEATED = 1 << 26  # bytes of the last answer that are kept for a repeated message
 
@@ -91,13 +96,25 @@ class Participant:
 
     @property
     def step(self) -> str:
-        """What it did last: ``idle``, ``advertised``, ``shared``, ``delivered``, ``masked`` or ``signed``."""
+        """What it did last: ``idle``, or one of `state.STEPS`."""
         return "idle" if self._state is None else self._state.step
 
     @property
     def finished(self) -> bool:
         """Whether it holds no session: none was begun, or the last step is over and its secrets are gone."""
-        return self._state is None
+        return self._state is None or self._state.step == "revealed"
+
+    @property
+    def signed(self) -> tuple[bytes, bytes] | None:
+        """The digest of the set of survivors that it signed and its signature, as long as it can reveal for it; public.
+
+        Where somebody may succeed the aggregator, devices tell it to all: `Handover.signers` wants these signatures.
+        """
+        state = self._state
+        if state is None or state.step not in {"signed", "revealed"}:
+            return None
+        statement = survivors_digest(state.context, state.survivors)
+        return statement, self._identity.sign(statement)
 
     def close(self) -> None:
         """Forgets the session and lets go of the store; idempotent."""
@@ -170,7 +187,7 @@ class Participant:
         if state.input is not None or state.step not in {"advertised", "shared", "delivered"}:
             raise SecAggError("this session has its input already: one leaves a device in a round", code="turn")
         checked = check_input(state.header, vector, weight, modular=self._policy.modular)
-        hashes = _bound(state.header, model_hash, scale_hash)
+        hashes = input_hashes(state.header, model_hash, scale_hash)
         self._policy.check_input(*hashes)
         context = input_context(state.session, *hashes)
         if state.step != "delivered":
@@ -183,7 +200,8 @@ class Participant:
     def handle(self, message: bytes) -> bytes | None:
         """What to answer to the aggregator's `message`; None while the input is not there yet.
 
-        A message that came before gets the same answer again, but for the last one: shares are revealed once.
+        A message that came before gets the same answer again, but for the last one: shares are revealed once. Where the
+        policy names successors, these and the aggregator get them again, in the very message that left first.
 
         Raises:
             SecAggError: the message is refused; nothing has changed, and nothing is to be sent.
@@ -242,11 +260,13 @@ class Participant:
         header = state.header
         session = (header.task, header.round, header.attempt)
         self._store.begin(*session, header.sid)
-        if state.step in {"masked", "signed"}:
+        if state.step in {"masked", "signed", "revealed"}:
             self._store.mask_once(*session)
-        if state.step == "signed":
+        if state.step in {"signed", "revealed"}:
             statement = survivors_digest(state.context, state.survivors)
             self._store.sign_once(*session, statement, lambda: self._identity.sign(statement))
+        if state.step == "revealed":
+            self._store.release_once(*session)
 
     @property
     def _store(self) -> Store:
@@ -270,7 +290,8 @@ class Participant:
             raise SecAggError("a message came while the device still makes its input", code="turn")
         envelope = open_envelope(message, state.header, state.header.sid, kinds=(_EXPECTED[state.step],))
         pinned = state.aggregator or self._policy.aggregator
-        if pinned and envelope.sender != pinned:
+        may_succeed = envelope.kind is Kind.QUORUM and envelope.sender in self._policy.successors
+        if pinned and envelope.sender != pinned and not may_succeed:
             raise SecAggError(
                 f"{envelope.sender!r:.80} sent a message where this session's aggregator, {pinned!r:.80}, should have",
                 code="identity",
@@ -353,6 +374,8 @@ class Participant:
         """R4: once enough devices have signed the same set, one share of each peer: then the session is over."""
         signatures = bytes_map(unpack_body(body), length=64)
         check_quorum(signatures, state.survivors, state.context, self._roster, threshold=state.header.threshold)
+        if state.step == "revealed":
+            return state.reply
         dropped = [name for name in state.sharers if name not in state.survivors]
         self._store.release_once(state.header.task, state.header.round, state.header.attempt)
         revealed = {
@@ -361,19 +384,9 @@ class Participant:
         }
         reply = self._signed(Kind.REVEAL, revealed)
         self._forget()
+        if self._policy.successors:
+            self._state = State(
+                state.header, state.session, "revealed", state.aggregator,
+                survivors=state.survivors, context=state.context, reply=reply,
+            )  # fmt: skip
         return reply
-
-
-def _bound(header: SessionHeader, model_hash: bytes | None, scale_hash: bytes | None) -> tuple[bytes, bytes]:
-    """Model and scales that the input belongs to: the header's, or those given where it leaves them open."""
-    found = []
-    for name, announced, given in (
-        ("model_hash", header.model_hash, model_hash),
-        ("scale_hash", header.scale_hash, scale_hash),
-    ):
-        if announced is None and given is None:
-            raise SecAggError(f"the header leaves {name} open: say it with the input", code="input")
-        if announced is not None and given is not None and given != announced:
-            raise SecAggError(f"the input belongs to another {name} than the session", code="policy")
-        found.append(announced if given is None else given)
-    return found[0] or b"", found[1] or b""

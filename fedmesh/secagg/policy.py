@@ -31,6 +31,8 @@ class Policy:
         modular: inputs are taken modulo the ring, as a noise mechanism with a bound of its own wants it: sums may wrap.
         min_noise_multiplier, max_clip: of the header's ``privacy``, which must then name them.
         aggregator: name on the roster whose sessions the device takes part in, and nobody else's.
+        successors: names on the roster that may ask for the shares in the place of a session's aggregator, once enough
+            devices have signed the survivors; nobody else, and for nothing else. In a mesh, the members.
         privacy, layout_hash, scale_hash, model_hash: must be exactly these; the device knows them of its own.
     """
 
@@ -46,6 +48,7 @@ class Policy:
     min_noise_multiplier: float | None = None
     max_clip: float | None = None
     aggregator: str | None = None
+    successors: frozenset[str] = frozenset()
     privacy: Any = None
     layout_hash: bytes | None = None
     scale_hash: bytes | None = None

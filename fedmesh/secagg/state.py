@@ -19,8 +19,9 @@ from fedmesh.secagg.sealing import seal, unseal
 
 __all__ = ["STEPS", "State", "open_state", "seal_state"]
 
-STEPS = ("advertised", "shared", "delivered", "masked", "signed")
-"""The last thing that the participant did. ``delivered``: it has its shares, and waits for its input."""
+STEPS = ("advertised", "shared", "delivered", "masked", "signed", "revealed")
+"""The last thing that the participant did. ``delivered``: it has its shares, and waits for its input. ``revealed``: it
+is over, and its last answer is kept for a successor of the aggregator."""
 
 _VERSION = 1
 
@@ -43,6 +44,7 @@ class State:
         survivors: the set that it signed.
         input: weight * values, then the weight, in the ring's type [length + 1]; gone after the masked input.
         context: see `session.input_context`; empty until the model is bound.
+        reply: the shares that it revealed, as they left: public; nothing else is held then.
     """
 
     header: SessionHeader
@@ -59,6 +61,7 @@ class State:
     survivors: tuple[str, ...] = ()
     input: NDArray[np.unsignedinteger[Any]] | None = None
     context: bytes = b""
+    reply: bytes = b""
 
     def __repr__(self) -> str:
         return f"State(round={self.header.round}, attempt={self.header.attempt}, step={self.step!r})"

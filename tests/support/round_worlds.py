@@ -89,6 +89,12 @@ class FakeMemory:
         self.chain.append(certificate)
 
 
+def fake_sum(model, state, result):
+    """Model and state that a sum of the stand-in's inputs gives."""
+    total = sum(value(survivor, result.round, result.attempt) for survivor in result.survivors)
+    return model_after(model, total), state_after(state, total)
+
+
 class World:
     """Members ``m0``, ``m1``, ... of one run.
 
@@ -96,16 +102,21 @@ class World:
         loss, duplication, delay_s: of every message from now on; they overtake each other.
         group: name -> number; members of different groups do not hear each other.
         violations: what must never happen, in words.
+
+    Args:
+        sum_of: model and state before, result -> what it has to name; of the inputs that `sessions` has.
     """
 
     def __init__(
-        self, size, seed, *, detect_s=2.0, budget=100, crash_rate=0.0, sessions=FakeSessions, keys=None, **facts
-    ):
+        self, size, seed, *, detect_s=2.0, budget=100, crash_rate=0.0, sessions=FakeSessions, keys=None,
+        sum_of=fake_sum, **facts,
+    ):  # fmt: skip
         self.rng = random.Random(seed)
         self.charter = charter(size, **facts)
         self.names = list(self.charter.names)
         self.now, self.loss, self.duplication, self.delay_s, self.detect_s = 0.0, 0.0, 0.0, 0.05, detect_s
         self.crash_rate, self._sessions, self._keys = crash_rate, sessions, keys or FakeKeys
+        self._sum_of = sum_of
         self.group, self.members, self.violations = {}, {}, []
         self.memories = {name: FakeMemory(self._crash_at) for name in self.names}
         self.disks = {name: Disk(budget) for name in self.names}
@@ -294,8 +305,7 @@ class World:
             before = self.results[result.round - 1]
             model, state = before.model, before.state
         if not result.is_void:
-            total = sum(value(survivor, result.round, result.attempt) for survivor in result.survivors)
-            model, state = model_after(model, total), state_after(state, total)
+            model, state = self._sum_of(model, state, result)
             late = [n for n in result.survivors if (result.round, result.attempt) not in self.disks[n].charged]
             if late:
                 self.violations.append(f"{late} in the sum of round {result.round} were not charged")
@@ -313,8 +323,11 @@ class World:
         assert not self.forks, self.forks
 
 
-def play(seed):
+def play(seed, **options):
     """A random story: bad times, then a quorum is connected for long enough. The world, checked, with all rounds over.
+
+    Args:
+        options: of the `World`.
 
     Raises:
         AssertionError: something happened that must not, or the run did not end.
@@ -323,7 +336,7 @@ def play(seed):
     size = rng.choice([4, 5, 5, 6, 7])
     world = World(
         size, seed, rounds=rng.choice([2, 3]), attempts=rng.choice([1, 2, 3]), budget=rng.choice([2, 100, 100, 100]),
-        crash_rate=rng.choice([0, 0, 0.01, 0.05]), detect_s=rng.choice([0.5, 2, 8]),
+        crash_rate=rng.choice([0, 0, 0.01, 0.05]), detect_s=rng.choice([0.5, 2, 8]), **options,
     )  # fmt: skip
     world.loss, world.duplication = rng.choice([0, 0.05, 0.2, 0.4]), rng.choice([0, 0.1, 0.3])
     world.delay_s = rng.choice([0.05, 0.5, 3.0])

@@ -325,11 +325,11 @@ class Member:
         self._send(to, Step(self.round, attempt, False, data))
 
     def _take_handover(self, sender: str, handover: Handover) -> None:
-        if handover.attempt > self.attempt or (
-            handover.attempt not in self._handovers and len(self._handovers) >= _MAX_HANDOVERS
-        ):
+        at, kept = handover.attempt, self._handovers
+        if at > self.attempt or (at not in kept and len(kept) >= _MAX_HANDOVERS):
             return
-        self._handovers.setdefault(handover.attempt, handover.data)
+        if at not in kept or (at == self.attempt and sender == self._session_of.get(at, self.coordinator)):
+            kept[at] = handover.data  # what its coordinator itself sends goes before what others have
         self._send(sender, HandoverKept(handover.round, handover.attempt))
 
     def _take_ask(self, sender: str, ask: Ask) -> None:

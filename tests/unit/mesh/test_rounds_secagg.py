@@ -1,144 +1,184 @@
-"""The rounds with the real secure aggregation, carried by members: what a seam has to do, in its shortest form."""
+"""The rounds with the real secure aggregation, carried by members: sums, and takeovers at every moment of a death."""
 
-import hashlib
-
-import numpy as np
 import pytest
-import round_worlds
-from round_worlds import World, identity
-from secagg_sessions import header as session_header
+from round_secagg import real
+from round_worlds import World, play
 
-from fedmesh.errors import RoundError, SecAggError
-from fedmesh.mesh.rounds import Keyring, Outcome
-from fedmesh.mesh.rounds.messages import Readiness
-from fedmesh.secagg import Aggregator, Participant, Roster, SessionHeader
-from fedmesh.wire import dumps, loads
-
-ROSTER = Roster({f"m{number}": identity(f"m{number}").public for number in range(5)})
-
-
-def vector(name, attempt):
-    return np.array([int(name[1:]) + 1, attempt, -5], np.int64)
-
-
-def sha(*parts):
-    return hashlib.sha256(b"".join(parts)).digest()
-
-
-class RealSumming:
-    is_training, handover = False, None  # nothing is replicated yet: a dead coordinator costs an attempt
-
-    def __init__(self, name, header, blobs):
-        self.aggregator = Aggregator(header, identity(name), ROSTER)
-        self.blobs, self.has_failed = blobs, False
-
-    @property
-    def awaiting(self):
-        return self.aggregator.awaiting
-
-    @property
-    def outcome(self):
-        result = self.aggregator.result
-        if result is None:
-            return None
-        model = sha(self.aggregator.header.model_hash, result.total.astype("<i8").tobytes())
-        self.blobs.add(model)
-        return Outcome(result.survivors, result.context, model, round_worlds.STATE, result.signatures)
-
-    def begin(self):
-        announced = dumps(["begin", self.aggregator.header.to_bytes()])
-        return [(name, announced) for name in self.aggregator.header.cohort]
-
-    def take(self, sender, data):
-        return [(name, dumps(["step", out])) for name, out in self.aggregator.handle(sender, data)]
-
-    def close_step(self):
-        try:
-            return [(name, dumps(["step", out])) for name, out in self.aggregator.advance()]
-        except SecAggError:
-            self.has_failed = True
-            raise
-
-
-class RealSessions:
-    def __init__(self, name, keys, disk, blobs, later):
-        self.name, self.blobs = name, blobs
-        self.participant = Participant(name, identity(name), ROSTER)
-        self.begun, self.answers = None, {}
-
-    def readiness(self, number, attempt):
-        return Readiness.READY if self.begun is None or (number, attempt) > self.begun else Readiness.LATER
-
-    def open(self, number, attempt, cohort, before):
-        header = session_header(5, round=number, attempt=attempt, cohort=cohort, model_hash=before.model,
-                                threshold=SessionHeader.threshold_for(len(cohort)),
-                                min_cohort=SessionHeader.threshold_for(len(cohort)))  # fmt: skip
-        return RealSumming(self.name, header, self.blobs)
-
-    def resume(self, handover, signatures):
-        return None
-
-    def answer(self, number, attempt, sender, data):
-        if data not in self.answers:
-            kind, content = loads(data, max_bytes=1 << 20)
-            if kind == "begin":
-                header = SessionHeader.from_bytes(content)
-                if (header.round, header.attempt) != (number, attempt):
-                    raise RoundError("a header of another attempt")
-                self.answers[data] = self.participant.begin(header, vector(self.name, attempt))
-                self.begun = (number, attempt)
-            else:
-                self.answers[data] = self.participant.handle(content)
-        return self.answers[data]
-
-    def signed(self, number):
-        return None
-
-    def holds(self, digest):
-        return digest in self.blobs
-
-    def close(self, number):
-        self.answers = {}
-
-
-def real_keys(name):
-    return Keyring(identity(name), round_worlds.charter(5, rounds=2).members)
+from fedmesh.mesh.rounds.messages import Ask, Certificates, Handover, Step
+from fedmesh.mesh.rounds.voting import Phase
+from fedmesh.secagg.messages import Kind, read
+from fedmesh.wire import loads
 
 
 @pytest.fixture
-def world():
-    world = World(5, 6, rounds=2, sessions=RealSessions, keys=real_keys)
+def world(tmp_path):
+    world = World(5, 6, rounds=2, **real(tmp_path))
     world.start_all()
     return world
 
 
-def expected(world, number, before):
-    result = world.results[number]
-    total = sum(vector(name, result.attempt) for name in result.survivors)
-    return sha(before, total.astype("<i8").tobytes())
+def is_begin(message):
+    return isinstance(message, Step) and message.down and _content(message)[0] == "begin"
 
 
-def check(world):
-    before = round_worlds.MODEL
-    for number in sorted(world.results):
-        if not world.results[number].is_void:
-            before = expected(world, number, before)
-        assert world.results[number].model == before
-    assert not [what for what in world.violations if "charged" not in what and "wrong sum" not in what]
+def is_step(kind):
+    def is_it(message):
+        if not isinstance(message, Step) or not message.down:
+            return False
+        what, content = _content(message)
+        return what == "step" and read(content, max_bytes=1 << 16).kind is kind
+
+    return is_it
+
+
+def is_ask(phase):
+    return lambda message: isinstance(message, Ask) and message.phase is phase
+
+
+def is_kind(which):
+    return lambda message: isinstance(message, which)
+
+
+def _content(message):
+    return loads(message.data, max_bytes=1 << 16)
+
+
+def kill(world, when, *, leave=0, count=1):
+    """Crashes `count` coordinators, each before it sends one message more than `leave` that `when` says; who they were.
+
+    The messages that a step sends at once leave one after the other: so it dies in the middle of them.
+    """
+    killed, sent = [], {}
+
+    def on_send(sender, to, message):
+        if sender not in killed and len(killed) < count and world.members[sender].coordinator == sender:
+            sent[sender] = sent.get(sender, 0) + when(message)
+            if sent[sender] > leave:
+                killed.append(sender)
+        if sender in killed:
+            world.crash(sender)
+            return False
+        return True
+
+    world.on_send = on_send
+    return killed
+
+
+def end(world, killed, count=1):
+    """The rest of the run, without those who died; then they come back, and know what the others know."""
+    world.until(lambda: len(killed) == count, 100)
+    others = [name for name in world.names if name not in killed]
+    world.until(lambda: world.is_over(others), 300)
+    world.on_send = lambda *_: True
+    for name in killed:
+        world.start(name)
+    world.until(world.is_over, 60)
+    world.check()
 
 
 def test_sums_of_real_sessions_are_certified_with_real_signatures(world):
     world.until(world.is_over, 60)
-    check(world)
+    world.check()
     assert len(world.results[2].survivors) == 5
 
 
-def test_a_coordinator_that_dies_costs_an_attempt_and_no_sum(world):
-    world.run(0.2)
-    dead = world.members["m0"].coordinator
-    world.crash(dead)
-    others = [name for name in world.names if name != dead]
-    world.until(lambda: world.is_over(others), 200)
-    check(world)
-    assert dead not in world.results[1].survivors
-    assert not world.results[1].is_void
+ANEW, ON, VOID = "another attempt", "its session goes on", "void"
+MOMENTS = {
+    "before it begins": (is_begin, 0, ANEW),
+    "when half of the keys are out": (is_step(Kind.KEYS), 2, ANEW),
+    "when half of the shares are out": (is_step(Kind.DELIVERIES), 2, ANEW),
+    "before the masked sum is with a deputy": (is_kind(Handover), 0, ANEW),
+    "when one deputy has it": (is_kind(Handover), 1, ANEW),
+    "before the set is put to anybody else": (is_step(Kind.SURVIVORS), 0, ANEW),
+    "when too few have signed, and are bound": (is_step(Kind.SURVIVORS), 2, VOID),
+    "when all have signed": (is_step(Kind.QUORUM), 0, ON),
+    "when some have revealed to it": (is_step(Kind.QUORUM), 2, ON),
+    "when it has the sum": (is_ask(Phase.PREPARE), 0, ON),
+    "when some have prepared": (is_ask(Phase.PREPARE), 2, ON),
+    "when it is prepared": (is_ask(Phase.COMMIT), 0, ON),
+    "when it is committed": (is_ask(Phase.CERTIFY), 0, ON),
+    "when it is certified": (is_kind(Certificates), 0, ON),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_coordinator_that_dies(world, moment):
+    when, leave, what = MOMENTS[moment]
+    killed = kill(world, when, leave=leave)
+    end(world, killed)
+    result = world.results[1]
+    assert result.is_void == (what == VOID)
+    if not result.is_void:
+        assert result.attempt == (1 if what == ANEW else 0)
+        assert (killed[0] in result.survivors) == (what == ON)
+    assert not world.results[2].is_void
+    trained = [attempt for disk in world.disks.values() for number, attempt in disk.charged if number == 1]
+    assert (len(set(trained)) == 1) == (what != ANEW)  # who goes on trains nobody again
+
+
+def test_the_second_successor_goes_on_when_the_first_dies_as_well(tmp_path):
+    world = World(7, 6, rounds=1, **real(tmp_path))
+    world.start_all()
+    killed = kill(world, is_step(Kind.QUORUM), leave=2, count=2)
+    end(world, killed, count=2)
+    assert world.results[1].attempt == 0
+    assert set(killed) < set(world.results[1].survivors)
+
+
+def test_without_the_deputies_the_round_is_void(world):
+    killed = kill(world, is_step(Kind.QUORUM))
+    world.until(lambda: killed, 30)
+    for member in world.members.values():
+        member._handovers.clear()
+    end(world, killed)
+    assert world.results[1].is_void
+    assert not world.results[2].is_void
+
+
+def test_devices_that_restart_between_signing_and_revealing_still_reveal(world):
+    killed = kill(world, is_step(Kind.QUORUM), leave=2)
+    world.until(lambda: killed, 30)
+    for name in set(world.names) - set(killed):
+        handovers = world.members[name]._handovers
+        world.crash(name)
+        world.start(name)
+        world.members[name]._handovers.update(handovers)  # all but what a deputy keeps is on the disk
+    end(world, killed)
+    assert world.results[1].attempt == 0
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_member_that_sends_another_handover_does_not_replace_the_coordinators(world, when):
+    killed = kill(world, is_step(Kind.QUORUM))
+    coordinator = world.members["m0"].coordinator
+    order = world.members["m0"]._order
+    liar = order[(order.index(coordinator) + 3) % 5]
+    forged = Handover(1, 0, b"not what it handed over")
+    inner = world.on_send
+
+    def on_send(sender, to, message):
+        if isinstance(message, Handover) and sender == coordinator:
+            deputy = world.members[to]
+            if when == "after":
+                deputy._take_handover(sender, message)
+            deputy._take_handover(liar, forged)
+        return inner(sender, to, message)
+
+    world.on_send = on_send
+    end(world, killed)
+    assert world.results[1].attempt == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_stories_with_real_devices_are_safe_and_end(tmp_path, seed):
+    play(seed, **real(tmp_path))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(100, 500, 20))
+def test_hundreds_of_random_stories_with_real_devices(tmp_path, first):
+    for seed in range(first, first + 20):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        play(seed, **real(folder))
