@@ -145,7 +145,7 @@ def sign_handover(  # a session's facts
 def _checked_context(context: bytes, header: SessionHeader, session: bytes) -> bytes:
     if len(context) != _DIGEST_BYTES:
         raise SecAggError(f"a session's context has {_DIGEST_BYTES} bytes, not {len(context)}")
-    if header.model_hash is not None and header.scale_hash is not None:
-        if context != input_context(session, header.model_hash, header.scale_hash):
-            raise SecAggError("a handover is about another model than its session", code="session")
+    model, scale = header.model_hash, header.scale_hash
+    if model is not None and scale is not None and context != input_context(session, model, scale):
+        raise SecAggError("a handover is about another model than its session", code="session")
     return context

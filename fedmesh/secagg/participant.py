@@ -5,7 +5,7 @@ at most one of its two secrets is revealed; a set of survivors is signed once, a
 devices have signed the same; secrets are dropped as soon as no later step needs them. A message that is refused changes
 nothing. With a `store_path` this holds across restarts and ``kill -9`` as well.
 
-A successor of the aggregator, where the policy names any, can ask for one thing only: the shares, by the signatures over
+A successor of the aggregator, where the policy names any, can ask for one thing only: the shares, by the signatures on
 the set that this device signed. It gets the very message that the aggregator gets, or got: what is revealed depends on
 the signed set alone, so whoever asks, first, last or at the same time, learns the same.
 
