@@ -39,7 +39,7 @@ def partition_in(context: Context) -> int:
 def terms_of(task: Task, layout: Layout, *, floor: Policy | None = None) -> Terms:
     """What a device of `task` takes part in; `floor` is its local policy, the safe defaults if None."""
     return Terms(
-        task.name,
+        task.session_name,
         layout,
         bits=task.bits,
         weight_cap=task.weight_cap,

@@ -57,7 +57,7 @@ def _packages(tier: str) -> Check:
 
 
 def _data(config: "ClientConfig") -> Check:
-    from fedmesh.configuration.client import DataSetData, HookData, NpzData
+    from fedmesh.configuration.learner import DataSetData, HookData, NpzData
 
     match config.data:
         case NpzData(path=path):

@@ -4,15 +4,16 @@ Nothing that a coordinator says makes a device do more than this. What can be sa
 read is said here, to the offer; the rest is held against each message where it is run.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from fedmesh import plugins
-from fedmesh.configuration import ClientConfig
 from fedmesh.errors import ConfigError
 from fedmesh.privacy.settings import Budget, Level
 
 if TYPE_CHECKING:  # an agent that waits holds nothing of what only a task needs
     from fedmesh.client.task import Task
+    from fedmesh.configuration.learner import Learner
     from fedmesh.secagg import Policy
 
 __all__ = ["budgets_of", "client_apps", "floor_of", "most_steps", "refusal"]
@@ -20,7 +21,7 @@ __all__ = ["budgets_of", "client_apps", "floor_of", "most_steps", "refusal"]
 _LITE = ("lite",)
 
 
-def budgets_of(config: ClientConfig) -> dict[Level, Budget]:
+def budgets_of(config: "Learner") -> dict[Level, Budget]:
     """The device's whole budgets, which all tasks share."""
     privacy = config.privacy
     return {
@@ -29,8 +30,14 @@ def budgets_of(config: ClientConfig) -> dict[Level, Budget]:
     }
 
 
-def floor_of(config: ClientConfig, coordinator: str) -> "Policy":
-    """The least that a session of secure aggregation has to offer, and who may lead one."""
+def floor_of(config: "Learner", coordinator: str | None, *, successors: Collection[str] = ()) -> "Policy":
+    """The least that a session of secure aggregation has to offer, and who may lead one.
+
+    Args:
+        config: of the operator.
+        coordinator: who may; None: whoever the device is asked by, as its caller allows.
+        successors: who may ask for the shares in the place of who led.
+    """
     from fedmesh.secagg import Policy
 
     secure = config.secure_aggregation
@@ -40,10 +47,11 @@ def floor_of(config: ClientConfig, coordinator: str) -> "Policy":
         colluders=secure.colluders,
         min_survivors=secure.min_survivors,
         aggregator=coordinator,
+        successors=frozenset(successors),
     )
 
 
-def client_apps(config: ClientConfig) -> tuple[str, ...]:
+def client_apps(config: "Learner") -> tuple[str, ...]:
     """The client apps that the device would run; on tier ``lite`` those without torch, unless others are named."""
     if config.tier == "inference":
         return ()
@@ -52,7 +60,7 @@ def client_apps(config: ClientConfig) -> tuple[str, ...]:
     return _LITE if config.tier == "lite" else tuple(plugins.available(plugins.CLIENTS))
 
 
-def refusal(config: ClientConfig, client: str, task: "Task") -> str:
+def refusal(config: "Learner", client: str, task: "Task") -> str:
     """Why the device declines a task that is to be run by `client`: one word of the protocol; empty: it does not.
 
     Args:
@@ -84,7 +92,7 @@ def most_steps(task: "Task", examples: int) -> int:
     return task.local_epochs * -(-examples // task.batch_size)
 
 
-def _private(config: ClientConfig, task: "Task") -> str:
+def _private(config: "Learner", task: "Task") -> str:
     privacy, budget, settings = config.privacy, task.budget, task.summed or task.dp
     if budget is None or settings is None:
         return "policy" if privacy.required else ""
@@ -96,7 +104,7 @@ def _private(config: ClientConfig, task: "Task") -> str:
     return "budget" if is_over else ""
 
 
-def _large(config: ClientConfig, task: "Task") -> str:
+def _large(config: "Learner", task: "Task") -> str:
     limits = config.limits
     size = 0 if task.summed is None else task.summed.size
     return "limits" if size > limits.max_parameters or most_steps(task, 1) > limits.max_steps else ""

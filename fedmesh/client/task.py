@@ -32,6 +32,8 @@ class Task:
         secure_aggregation: a device answers inside the secure sum, and refuses to answer outside it.
         weight_cap: under secure aggregation no device weighs more than this; 1 if the weighting is ``uniform``.
         group_size: most devices that a session of secure aggregation may have.
+        session: what sessions of secure aggregation are called, by which devices remember their rounds; empty: as the
+            task. A second run of a task counts its rounds anew, so each run of real devices has a name of its own.
         head: the model's last layer, of a task that lite devices take part in; None: there are none.
         keyed_noise_seed: None on a device (noise from the operating system); a simulation's seed makes it repeatable.
             A device takes a task `as_deployed`.
@@ -60,7 +62,17 @@ class Task:
     secure_aggregation: bool = False
     weight_cap: int = 1
     group_size: int = 128
+    session: str = ""
     head: "Head | None" = None
+
+    @property
+    def session_name(self) -> str:
+        """What headers of secure aggregation name."""
+        return self.session or self.name
+
+    def of_run(self, run: int) -> Self:
+        """The task as one run of real devices has it; `run`: its id."""
+        return replace(self, session=f"{self.name}/{run:x}")
 
     @property
     def budget(self) -> Budget | None:

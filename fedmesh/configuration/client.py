@@ -1,65 +1,22 @@
 """The file of ``fedmesh client run``: who the device is, what it has, and what it will and will not do."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from fedmesh.configuration.device import EligibilitySection, LimitsSection, PrivacyPolicy, SecurePolicy
+from fedmesh.configuration.learner import LearnerSections, Tier
 from fedmesh.configuration.section import Section, parsed, read_tables
 from fedmesh.configuration.shared import BrokerSection, IdentitySection, IssuerSection, MetricsSection
-from fedmesh.configuration.values import Function, Listen, PartyName, PathValue, ScenarioValue, Share
+from fedmesh.configuration.values import Listen, PartyName, PathValue, Share
 
-__all__ = [
-    "ClientConfig",
-    "DataSetData",
-    "HookData",
-    "InferenceSection",
-    "NpzData",
-    "RegistrySection",
-    "StateSection",
-    "Tier",
-]
-
-Tier = Literal["full", "lite", "inference"]
-Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(strict=False)]
+__all__ = ["ClientConfig", "InferenceSection", "RegistrySection", "StateSection"]
 
 
 class StateSection(Section):
     """What the device remembers: journal, spool, ledgers, and where nothing else is said models and metadata."""
 
     folder: PathValue
-
-
-class NpzData(Section):
-    """Examples in a file of NumPy: arrays ``x`` (float32, examples first) and ``y`` (int64)."""
-
-    kind: Literal["npz"] = "npz"
-    path: PathValue
-
-
-class DataSetData(Section):
-    """A part of a data set, for demonstrations: as a simulation would deal it to device `partition` of `of`."""
-
-    kind: Literal["dataset"] = "dataset"
-    name: ScenarioValue
-    partition: Annotated[int, Field(ge=0)]
-    of: Annotated[int, Field(ge=1, le=1_000_000)]
-    folder: PathValue | None = None
-    """Where the data set is; None: it comes with scikit-learn."""
-
-    @model_validator(mode="after")
-    def _in_range(self) -> Self:
-        if self.partition >= self.of:
-            raise ValueError(f"partition is {self.partition} of {self.of}: they count from 0, so at most {self.of - 1}")
-        return self
-
-
-class HookData(Section):
-    """Examples from a function of the device's own, called without arguments before a training; x and y as for npz."""
-
-    kind: Literal["hook"] = "hook"
-    function: Function
 
 
 class InferenceSection(Section):
@@ -92,7 +49,7 @@ class RegistrySection(Section):
     """Metadata that was seen, and the A/B slots; None: ``registry`` in the state folder."""
 
 
-class ClientConfig(Section):
+class ClientConfig(LearnerSections):
     """A device."""
 
     identity: IdentitySection
@@ -102,16 +59,6 @@ class ClientConfig(Section):
     state: StateSection
     tier: Tier = "full"
     """``full``: trains with torch. ``lite``: a head on fixed features, without torch. ``inference``: never trains."""
-    tasks: Names | None = None
-    """Which tasks it takes part in; None: any that keeps to the policies below."""
-    clients: Names | None = None
-    """Which client apps (entry points of fedmesh.clients) may train here; None: any that is installed."""
-    data: Annotated[NpzData | DataSetData | HookData, Field(discriminator="kind")] | None = None
-    """What it trains on; it never leaves. Needed by full and lite."""
-    privacy: PrivacyPolicy = PrivacyPolicy()
-    secure_aggregation: SecurePolicy = SecurePolicy()
-    limits: LimitsSection = LimitsSection()
-    eligibility: EligibilitySection = EligibilitySection()
     inference: InferenceSection | None = None
     """None: no model is served here."""
     registry: RegistrySection | None = None
@@ -129,10 +76,12 @@ class ClientConfig(Section):
             raise ValueError("tier is 'inference', and [registry] is missing: no model would ever come")
         if self.inference is not None and self.registry is None:
             raise ValueError("there is [inference], and [registry] is missing: no model would ever come")
-        for name in ("tasks", "clients"):
-            if getattr(self, name) == ():
-                raise ValueError(f"{name} is empty, so nothing can be taken: name some, or leave it out for any")
         return self
+
+    @property
+    def state_folder(self) -> Path:
+        """Where ledgers and the memory of secure aggregation are."""
+        return self.state.folder
 
     @property
     def registry_folder(self) -> Path:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from fedmesh.configuration.learner import LearnerSections, Tier
 from fedmesh.configuration.section import Section, parsed, read_tables
 from fedmesh.configuration.shared import IdentitySection, IssuerSection, MetricsSection
 from fedmesh.configuration.values import Address, Dialled, Listen, PartyName, PathValue
@@ -67,8 +68,8 @@ class PublishSection(Section):
     folder: PathValue
 
 
-class PeerConfig(Section):
-    """A member of a mesh."""
+class PeerConfig(LearnerSections):
+    """A member of a mesh. With ``[data]`` it trains in the runs whose charter names it; without, it votes only."""
 
     identity: IdentitySection
     mesh: MeshSection
@@ -87,6 +88,16 @@ class PeerConfig(Section):
                 "one of them"
             )
         return self
+
+    @property
+    def tier(self) -> Tier:
+        """``full`` where it has something to train on: a lite device wants a coordinator that makes its features."""
+        return "inference" if self.data is None else "full"
+
+    @property
+    def state_folder(self) -> Path:
+        """Where ledgers and the memory of secure aggregation are: the mesh's folder."""
+        return self.mesh.folder
 
     @property
     def registry_folder(self) -> Path:

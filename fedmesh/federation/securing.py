@@ -49,7 +49,7 @@ def secure_script(
     """
     section = scenario.secure_aggregation
     settings = SecureSettings(
-        task_name=task.name,
+        task_name=task.session_name,
         bits=task.bits,
         weight_cap=task.weight_cap,
         group_size=section.group_size,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedmesh.configuration.client import DataSetData, HookData, NpzData
+from fedmesh.configuration.learner import DataSetData, HookData, NpzData
 from fedmesh.errors import ConfigError, DataError
 from fedmesh.features import FeatureMap
 from fedmesh.types import Examples

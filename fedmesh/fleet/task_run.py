@@ -9,7 +9,7 @@ handed over when the run goes on.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +165,7 @@ class TaskRun:
         from fedmesh.fleet.prepared import prepare  # torch takes seconds: the connection is made meanwhile
 
         prepared = prepare(self.plan, self._folder, datasets_folder=self._datasets)
+        prepared = replace(prepared, task=prepared.task.of_run(self.run_id))
         self._events(StepDone("public start", time.monotonic() - begun))
         journal.tell({"classes": list(prepared.data.classes), "held_out": len(prepared.data.held_out)})
         numbering = Numbering(prepared.directory.path / "devices.json")

@@ -26,7 +26,7 @@ class Terms:
     """One task's terms.
 
     Attributes:
-        task: its name.
+        task: what its sessions are called.
         layout: of the model's arrays, P elements in all.
         bits: width of a code, 2 to 16.
         weight_cap: largest weight of a device.

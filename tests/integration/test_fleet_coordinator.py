@@ -95,6 +95,22 @@ def test_three_rounds_over_the_transport_are_those_of_a_fleet_in_one_process(tmp
     assert all(device.ended == [service._runs[0].run_id] for device in hall.devices.values())
 
 
+def test_a_task_that_is_begun_anew_is_summed_by_the_same_devices_again(tmp_path):
+    """They remember which rounds they have signed: those of another run are others."""
+    home, plan = Home(tmp_path, DEVICES), planned(small(rounds=1))
+
+    async def scene(again):
+        hall = Hall(home, plan, again=again)
+        async with hall.service():
+            for number in range(DEVICES):
+                hall.join(number)
+            await asyncio.wait_for(hall.serving, PATIENCE_S)
+        return hall
+
+    for again in (False, True):
+        assert [event.survivors for event in asyncio.run(scene(again)).told(RoundFinished)] == [4]
+
+
 def train_in(number):
     """Silent when asked to train in this round."""
     return lambda name, body: "silent" if (body.what, body.round) == ("train", number) else None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedmesh.configuration import ClientConfig, CoordinatorConfig
-from fedmesh.configuration.client import DataSetData, HookData, NpzData
+from fedmesh.configuration.learner import DataSetData, HookData, NpzData
 from fedmesh.configuration.values import Address
 from fedmesh.errors import ConfigError
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from fedmesh.configuration.client import DataSetData, HookData, NpzData
+from fedmesh.configuration.learner import DataSetData, HookData, NpzData
 from fedmesh.errors import ConfigError, DataError
 from fedmesh.features import fit
 from fedmesh.federation import datasets, scenarios
