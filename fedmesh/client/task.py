@@ -32,7 +32,7 @@ class Task:
         secure_aggregation: a device answers inside the secure sum, and refuses to answer outside it.
         weight_cap: under secure aggregation no device weighs more than this; 1 if the weighting is ``uniform``.
         group_size: most devices that a session of secure aggregation may have.
-        session: what sessions of secure aggregation are called, by which devices remember their rounds; empty: as the
+        session: what sessions of secure aggregation are called, by which devices remember their rounds; None: as the
             task. A second run of a task counts its rounds anew, so each run of real devices has a name of its own.
         head: the model's last layer, of a task that lite devices take part in; None: there are none.
         keyed_noise_seed: None on a device (noise from the operating system); a simulation's seed makes it repeatable.
@@ -62,7 +62,7 @@ class Task:
     secure_aggregation: bool = False
     weight_cap: int = 1
     group_size: int = 128
-    session: str = ""
+    session: str | None = None
     head: "Head | None" = None
 
     @property

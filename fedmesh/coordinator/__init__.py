@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fedmesh.coordinator.round import Round
     from fedmesh.coordinator.runstore import RunInfo, RunStore
     from fedmesh.coordinator.runurl import DEFAULT_URL, journal_url
-    from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
+    from fedmesh.coordinator.secure import SecureAggregation
+    from fedmesh.coordinator.secure_settings import SecureSettings
     from fedmesh.coordinator.settings import RoundSettings
     from fedmesh.coordinator.stage import Outcome, Script, Stage
     from fedmesh.coordinator.storedcontrol import StoredControl
@@ -74,7 +75,7 @@ _HOME = {
     "Script": "stage",
     "ScriptFactory": "coordinator",
     "SecureAggregation": "secure",
-    "SecureSettings": "secure",
+    "SecureSettings": "secure_settings",
     "SessionRecord": "records",
     "Stage": "stage",
     "StageRecord": "records",

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 from fedmesh.coordinator.attempt import Attempt
-from fedmesh.coordinator.convener import Belongs, Convener
+from fedmesh.coordinator.convener import Convener
 from fedmesh.coordinator.registry import Registry
+from fedmesh.coordinator.secure_settings import Belongs
 from fedmesh.errors import QuorumError
 from fedmesh.flower.secure import Order
 

@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from fedmesh.coordinator.convener import Belongs
+from fedmesh.coordinator.secure_settings import Belongs
 from fedmesh.errors import ConfigError, DecodeError
 from fedmesh.flower.arrays import vector
 from fedmesh.flower.backbone import digest_in

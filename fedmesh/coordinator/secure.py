@@ -10,10 +10,11 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 
 from fedmesh.coordinator.ahead import Ahead, Draw
-from fedmesh.coordinator.convener import Convener, SecureSettings, counter
+from fedmesh.coordinator.convener import Convener, counter
 from fedmesh.coordinator.instructions import SumStrategy, check_sums
 from fedmesh.coordinator.registry import Names, Registry
 from fedmesh.coordinator.secure_round import Federation, SecureRound
+from fedmesh.coordinator.secure_settings import SecureSettings
 from fedmesh.coordinator.selection import Selection
 from fedmesh.coordinator.settings import RoundSettings
 from fedmesh.errors import ConfigError

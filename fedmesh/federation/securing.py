@@ -11,9 +11,10 @@ from flwr.serverapp import Grid
 from fedmesh.client.task import Task
 from fedmesh.coordinator import RoundRecord, RoundSettings, ScriptFactory
 from fedmesh.coordinator.registry import Names
-from fedmesh.coordinator.secure import SecureAggregation, SecureSettings
+from fedmesh.coordinator.secure import SecureAggregation
 from fedmesh.federation.rounds import describe_sessions
 from fedmesh.federation.scenario import Scenario
+from fedmesh.federation.sums import sums_of
 from fedmesh.secagg import Identity, Roster
 
 __all__ = ["SIMULATED_KEYS", "describe_secure_aggregation", "secure_script"]
@@ -48,16 +49,11 @@ def secure_script(
         ConfigError: the strategy needs more than a sum, or the aggregator is not on the roster.
     """
     section = scenario.secure_aggregation
-    settings = SecureSettings(
-        task_name=task.session_name,
-        bits=task.bits,
-        weight_cap=task.weight_cap,
+    settings = sums_of(
+        task,
         group_size=section.group_size,
         attempts=section.attempts,
         overlap=section.overlap,
-        reported=task.reported,
-        privacy=task.privacy,
-        summed=task.summed,
         rounds=scenario.rounds,
         seed=seed,
     )

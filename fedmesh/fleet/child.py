@@ -1,7 +1,8 @@
-"""``python -m fedmesh.fleet.child FD``: the process in which a device trains for one run; the agent starts and ends it.
+"""``python -m fedmesh.fleet.child FD PARENT``: the process in which a device trains for one run of a coordinator.
 
-It holds whatever is heavy (torch, Flower, the data) under a memory limit and a nice level, and is gone when the agent
-is, however that ended. It keeps nothing: the state of the node comes with every message and goes back with the reply.
+The agent starts and ends it. It holds whatever is heavy (torch, Flower, the data) under a memory limit and a nice
+level, and is gone when the agent is, however that ended. It keeps nothing: the state of the node comes with every
+message and goes back with the reply.
 
 Frames (`fedmesh.pipes`), all heads deterministic CBOR::
 
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flwr.app import Context, Message
 
@@ -42,7 +43,7 @@ from fedmesh.identity import Name
 from fedmesh.pipes import Pipe, PipeClosedError
 from fedmesh.wire import dumps, loads
 
-__all__ = ["Bench", "confined", "serve"]
+__all__ = ["Answers", "Bench", "Beyond", "confined", "is_memory", "main", "serve", "watched", "why_not"]
 
 _PR_SET_PDEATHSIG = 1
 _HEAD_BYTES = 1 << 16
@@ -89,6 +90,11 @@ class Bench:
         app: ClientCallable = plugins.load(plugins.CLIENTS, spec["client"])(task, source, homes=home)
         return cls(spec["run"], Name.parse(spec["name"]), app, source, task, config)
 
+    @property
+    def cpu_seconds(self) -> float | None:
+        """As the operator allows."""
+        return self.config.limits.cpu_seconds
+
     def answer(self, head: Mapping[str, Any], state: bytes, envelope: Envelope) -> tuple[Envelope, bytes, str]:
         """The reply to a message, the state of the node after it, and why the app refused it, if it did.
 
@@ -103,12 +109,12 @@ class Bench:
             raise DecodeError("a message is not the one that it was announced as")
         self._check_size(message)
         outcome: list[BaseException] = []
-        node = Node(node_id_of(self.name), _watched(self.app, outcome), _NODE, remember=0)
+        node = Node(node_id_of(self.name), watched(self.app, outcome), _NODE, remember=0)
         node.restore(state)
         reply = fold(node.handle(message))
-        if outcome and _is_memory(outcome[0]):
+        if outcome and is_memory(outcome[0]):
             raise Beyond("memory")
-        return reply, node.state(), _why_not(outcome[0]) if outcome else ""
+        return reply, node.state(), why_not(outcome[0]) if outcome else ""
 
     def _check_size(self, message: Message) -> None:
         if not message.metadata.message_type.startswith("train"):
@@ -126,16 +132,29 @@ class Beyond(Exception):  # noqa: N818 - not a fault
     """More is asked for than the operator lends."""
 
 
-def serve(pipe: Pipe) -> None:
+class Answers(Protocol):
+    """What such a process builds once, and asks then: `Bench`, or that of another kind of run."""
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """Processor time that one message may take."""
+        ...
+
+    def answer(self, head: Mapping[str, Any], state: bytes, envelope: Envelope) -> tuple[Envelope, bytes, str]:
+        """As `Bench.answer`."""
+        ...
+
+
+def serve(pipe: Pipe, build: Callable[[Mapping[str, Any], bytes, bytes], Answers]) -> None:
     """Builds what the first frame says, and answers the others until the pipe closes."""
-    bench: Bench | None = None
+    bench: Answers | None = None
     refused = ""
     (data, task, features), _ = pipe.receive(_SPEC_BYTES)
     spec = loads(data, max_bytes=_SPEC_BYTES)
     confined(spec["memory_mb"], spec["nice"])
     adopt(spec["run"])
     try:
-        bench = Bench.of(spec, task, features)
+        bench = build(spec, task, features)
     except Exception as error:  # noqa: BLE001 - a client app is anybody's code
         refused = _refusal(error)
         _tell("this run cannot be served", error)
@@ -145,7 +164,7 @@ def serve(pipe: Pipe) -> None:
         if bench is None:
             pipe.send([dumps({"error": refused})])
             continue
-        with _processor_time(bench.config.limits.cpu_seconds):
+        with _processor_time(bench.cpu_seconds):
             pipe.send(_answered(bench, head, parts))
 
 
@@ -201,7 +220,7 @@ def _within(which: int, wanted: int) -> tuple[int, int]:
     return (hard if is_over else wanted), hard
 
 
-def _answered(bench: Bench, head: Mapping[str, Any], parts: Sequence[bytes]) -> list[bytes | memoryview]:
+def _answered(bench: Answers, head: Mapping[str, Any], parts: Sequence[bytes]) -> list[bytes | memoryview]:
     try:
         reply, state, refused = bench.answer(head, parts[1], Envelope(parts[2], tuple(parts[3:])))
     except Exception as error:  # noqa: BLE001 - whatever it is, the agent is told one word
@@ -212,7 +231,7 @@ def _answered(bench: Bench, head: Mapping[str, Any], parts: Sequence[bytes]) -> 
 
 
 def _refusal(error: BaseException) -> str:
-    if isinstance(error, Beyond) or _is_memory(error):
+    if isinstance(error, Beyond) or is_memory(error):
         return "limits"
     for kind, word in ((DataError, "data"), (PeerError, "malformed"), (ConfigError, "policy")):
         if isinstance(error, kind):
@@ -220,7 +239,7 @@ def _refusal(error: BaseException) -> str:
     return "crashed"
 
 
-def _why_not(error: BaseException) -> str:
+def why_not(error: BaseException) -> str:
     """Why a client app refused, one word; empty where its error is no refusal. For this device's own metrics."""
     if isinstance(error, SecAggError):
         return error.code
@@ -228,7 +247,7 @@ def _why_not(error: BaseException) -> str:
     return next((word for kind, word in kinds if isinstance(error, kind)), "")
 
 
-def _is_memory(error: BaseException | None) -> bool:
+def is_memory(error: BaseException | None) -> bool:
     """Whether the memory limit is behind an error: torch says so in words only."""
     while error is not None:
         text = str(error)
@@ -238,7 +257,9 @@ def _is_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _watched(app: ClientCallable, outcome: list[BaseException]) -> ClientCallable:
+def watched(app: ClientCallable, outcome: list[BaseException]) -> ClientCallable:
+    """`app`, which also puts into `outcome` what it raises."""
+
     def answer(message: Message, context: Context) -> Message:
         try:
             return app(message, context)
@@ -263,14 +284,14 @@ def _tell(what: str, error: BaseException) -> None:
     _log.warning("%s: %s", what, "; from ".join(causes))
 
 
-def main() -> None:
-    """Serves the pipe whose descriptor is the first argument, until it closes."""
+def main(build: Callable[[Mapping[str, Any], bytes, bytes], Answers] = Bench.of) -> None:
+    """Serves the pipe whose descriptor is the first argument, until it closes; `build` as for `serve`."""
     tied_to(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the agent ends its children
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     sys.excepthook = lambda _kind, error, _trace: _tell("the training process fails", error)
     with suppress(PipeClosedError):
-        serve(Pipe.from_fd(int(sys.argv[1])))
+        serve(Pipe.from_fd(int(sys.argv[1])), build)
 
 
 if __name__ == "__main__":

@@ -42,11 +42,14 @@ class Training:
     Args:
         spec: what the process is to build, see `fedmesh.fleet.child.serve`: plain data, and long parts beside it.
         max_bytes: longest message, longest reply and longest state.
+        module: what the process runs.
     """
 
-    def __init__(self, spec: Mapping[str, Any], parts: Sequence[bytes], *, max_bytes: int) -> None:
+    def __init__(
+        self, spec: Mapping[str, Any], parts: Sequence[bytes], *, max_bytes: int, module: str = "fedmesh.fleet.child"
+    ) -> None:
         self._spec: list[Buffer] = [dumps({**spec, "max_bytes": 2 * max_bytes}), *parts]
-        self._max_bytes = 2 * max_bytes
+        self._max_bytes, self._module = 2 * max_bytes, module
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Pipe | None = None
         self._introduction: asyncio.Future[None] | None = None
@@ -100,7 +103,7 @@ class Training:
             return self._pipe
         ours, theirs = Pipe.pair()
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "fedmesh.fleet.child", str(theirs.fileno()), str(os.getpid())],
+            [sys.executable, "-m", self._module, str(theirs.fileno()), str(os.getpid())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

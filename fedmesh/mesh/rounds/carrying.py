@@ -64,6 +64,8 @@ class Carrying:
         if self._held:
             self._release(now)
             return
+        # Holds for a session that asks nobody any more, because what came of it is still being worked out.
+        self.deadline = now + self._turn.charter.schedule.step_s
         try:
             self._go_on(self._summing.close_step(), now)
         except RoundError:

@@ -88,6 +88,11 @@ class Chain:
         """Whether all rounds of the charter are over."""
         return len(self._certificates) >= self._charter.rounds
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether two results of one round are certified: then nothing more is."""
+        return self.fork is not None
+
     def __len__(self) -> int:
         return len(self._certificates)
 

@@ -11,8 +11,9 @@ from collections.abc import Collection
 
 from fedmesh.errors import ChainError, DecodeError, RoundError
 from fedmesh.mesh.rounds import messages
-from fedmesh.mesh.rounds.chain import Chain, Fork
+from fedmesh.mesh.rounds.chain import Chain
 from fedmesh.mesh.rounds.charter import Charter
+from fedmesh.mesh.rounds.deputy import Deputy
 from fedmesh.mesh.rounds.effects import Certified, Effect, Forked, Send, Want
 from fedmesh.mesh.rounds.election import coordinator, deputies, ranking
 from fedmesh.mesh.rounds.judging import is_possible
@@ -28,6 +29,7 @@ from fedmesh.mesh.rounds.messages import (
     InRound,
     Message,
     Readiness,
+    SetSignature,
     Status,
     Step,
     Vote,
@@ -43,7 +45,6 @@ __all__ = ["Member"]
 
 _DEPUTIES = 2
 _FANOUT = 2
-_MAX_HANDOVERS = 4
 
 
 class Member:
@@ -139,7 +140,13 @@ class Member:
         """This device's answer in a session, which took its time: it has trained."""
         to = self._session_of.get(attempt)
         if number == self.round and to is not None:
-            self._answer(to, attempt, data)
+            self._send(to, Step(self.round, attempt, False, data))
+        self._tell_signed()
+        return self._done(now)
+
+    def changed(self, now: float) -> list[Effect]:
+        """What the sessions say of themselves has changed by itself: the device is ready, or a sum is there."""
+        self._tell_all()
         return self._done(now)
 
     def alive_changed(self, alive: Collection[str], now: float) -> list[Effect]:
@@ -168,11 +175,7 @@ class Member:
 
     @property
     def _is_over(self) -> bool:
-        return self.chain.is_complete or self._is_broken
-
-    @property
-    def _is_broken(self) -> bool:
-        return self.chain.fork is not None
+        return self.chain.is_complete or self.chain.is_broken
 
     def _begin_round(self) -> None:
         self._order = ranking(self.chain.parent, self.round, self._charter.names)
@@ -180,8 +183,9 @@ class Member:
         self._pacing = Pacing(self._charter, self._keys, self.name)
         self._leading: Leading | None = None
         self._session_of: dict[int, str] = {}
-        self._handovers: dict[int, bytes] = {}
+        self._deputy = Deputy()
         self._resumed: Counter[int] = Counter()
+        self._told: SetSignature | None = None
 
     def _enter(self, attempt: int) -> None:
         self._voter.take_part(attempt)
@@ -230,7 +234,7 @@ class Member:
             statuses=lambda: self._pacing.statuses | {self.name: self._status()},
             alive=lambda: self._alive,
             deputies=lambda: deputies(self._order, self.name, self._alive, _DEPUTIES),
-            handovers=self._handovers,
+            handovers=self._deputy.kept,
             resumed=self._resumed,
             send=self._send,
         )
@@ -238,13 +242,18 @@ class Member:
     def _status(self) -> Status:
         ballot = self._voter.ballot
         ready = self._sessions.readiness(self.round, ballot.attempt) if self._may_vote else Readiness.OUT
-        signed, holding = self._sessions.signed(self.round), tuple(sorted(self._handovers))
+        signed, holding = self._sessions.signed(self.round), tuple(sorted(self._deputy.kept))
         return Status(self.round, ballot.attempt, self.chain.parent, ready, ballot.lock, signed, holding)
 
     def _tell_all(self) -> None:
-        if self._is_over or not self._may_vote:
-            return
-        self._send_all(self._status())
+        if not self._is_over and self._may_vote:
+            self._told = self._sessions.signed(self.round)
+            self._send_all(self._status())
+
+    def _tell_signed(self) -> None:
+        """A set that was signed is everybody's to know, at once: who succeeds the coordinator goes on by it."""
+        if self._sessions.signed(self.round) != self._told:
+            self._tell_all()
 
     def _send(self, to: str, message: Message) -> None:
         if to == self.name:
@@ -290,8 +299,7 @@ class Member:
             case Handover():
                 self._take_handover(sender, message)
             case HandoverWanted():
-                if message.attempt in self._handovers:
-                    data = self._handovers[message.attempt]
+                if (data := self._deputy.kept.get(message.attempt)) is not None:
                     self._send(sender, Handover(message.round, message.attempt, data))
             case _ if self._leading is not None:
                 self._heard_leading(self._leading, sender, message, now)
@@ -317,20 +325,14 @@ class Member:
             self.counts["step"] += 1
             return
         if answer is not None:
-            self._answer(sender, step.attempt, answer)
-        if signed is None and self._sessions.signed(self.round) is not None:
-            self._tell_all()
-
-    def _answer(self, to: str, attempt: int, data: bytes) -> None:
-        self._send(to, Step(self.round, attempt, False, data))
+            self._send(sender, Step(self.round, step.attempt, False, answer))
+        self._tell_signed()
 
     def _take_handover(self, sender: str, handover: Handover) -> None:
-        at, kept = handover.attempt, self._handovers
-        if at > self.attempt or (at not in kept and len(kept) >= _MAX_HANDOVERS):
-            return
-        if at not in kept or (at == self.attempt and sender == self._session_of.get(at, self.coordinator)):
-            kept[at] = handover.data  # what its coordinator itself sends goes before what others have
-        self._send(sender, HandoverKept(handover.round, handover.attempt))
+        at = handover.attempt
+        is_its_own = at == self.attempt and sender == self._session_of.get(at, self.coordinator)
+        if at <= self.attempt and self._deputy.take(at, handover.data, is_its_own=is_its_own):
+            self._send(sender, HandoverKept(handover.round, at))
 
     def _take_ask(self, sender: str, ask: Ask) -> None:
         """Signs, if its votes so far let it, and it has what the result names."""
@@ -364,7 +366,7 @@ class Member:
 
     def _certified(self, certificate: Certificate, to: Collection[str], sender: str = "") -> None:
         """Takes a result over, and tells it on."""
-        if self._is_broken:
+        if self.chain.is_broken:
             return
         try:
             is_new = self.chain.add(certificate)
@@ -374,7 +376,8 @@ class Member:
                 self._send(sender, Wanted(self.round if error.code == "round" else max(1, self.round - 1)))
             return
         if self.chain.fork is not None:
-            self._tell_fork(self.chain.fork)
+            self._effects.append(Forked(self.chain.fork))
+            self._send_all(Certificates((self.chain.fork.first, self.chain.fork.second)))
         if not is_new:
             return
         number = certificate.result.round
@@ -388,10 +391,6 @@ class Member:
         self._sessions.close(number)
         self._begin_round()
         self._tell_all()
-
-    def _tell_fork(self, fork: Fork) -> None:
-        self._effects.append(Forked(fork))
-        self._send_all(Certificates((fork.first, fork.second)))
 
     def _bring(self, to: str, first: int) -> None:
         """Sends certificates, as many as a message has room for."""

@@ -6,7 +6,8 @@ import pytest
 from private_sums import sum_settings
 from secagg_sessions import AGGREGATOR, identity, names, roster
 
-from fedmesh.coordinator.convener import Convener, SecureSettings, counter
+from fedmesh.coordinator.convener import Convener, counter
+from fedmesh.coordinator.secure_settings import SecureSettings
 from fedmesh.errors import QuorumError
 from fedmesh.secagg import SessionHeader
 from fedmesh.types import Layout

@@ -82,7 +82,7 @@ def test_a_successor_that_keeps_no_masked_sum_fetches_it():
     order = world.members[next(iter(world.members))]._order
     place = order.index(killed[0])
     first, second = (order[place + 1 :] + order[:place])[:2]
-    world.members[first]._handovers.clear()
+    world.members[first]._deputy.kept.clear()
     world.until(lambda: 1 in world.results, 60)
     world.check()
     assert world.results[1].attempt == 0
@@ -94,7 +94,7 @@ def test_without_any_copy_of_the_masked_sum_the_round_is_given_up_and_the_next_o
     killed = crash_coordinator(world, is_step(b"quorum"))
     world.until(lambda: killed, 30)
     for member in world.members.values():
-        member._handovers.clear()
+        member._deputy.kept.clear()
     others = [name for name in world.names if name not in killed]
     world.until(lambda: world.is_over(others), 200)
     world.check()

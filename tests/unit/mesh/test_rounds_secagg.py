@@ -129,7 +129,7 @@ def test_without_the_deputies_the_round_is_void(world):
     killed = kill(world, is_step(Kind.QUORUM))
     world.until(lambda: killed, 30)
     for member in world.members.values():
-        member._handovers.clear()
+        member._deputy.kept.clear()
     end(world, killed)
     assert world.results[1].is_void
     assert not world.results[2].is_void
@@ -139,10 +139,10 @@ def test_devices_that_restart_between_signing_and_revealing_still_reveal(world):
     killed = kill(world, is_step(Kind.QUORUM), leave=2)
     world.until(lambda: killed, 30)
     for name in set(world.names) - set(killed):
-        handovers = world.members[name]._handovers
+        handovers = world.members[name]._deputy.kept
         world.crash(name)
         world.start(name)
-        world.members[name]._handovers.update(handovers)  # all but what a deputy keeps is on the disk
+        world.members[name]._deputy.kept.update(handovers)  # all but what a deputy keeps is on the disk
     end(world, killed)
     assert world.results[1].attempt == 0
 

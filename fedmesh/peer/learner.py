@@ -1,0 +1,160 @@
+"""What trains on a member that has data: for each run a process of its own, one of which trains at a time.
+
+The operator's tables decide, as they do for a coordinator's offers: a run whose task they refuse is declined, and this
+member votes in it without training. While the device rests (battery, hours, load) it is not ready, and votes.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fedmesh.client.policy import refusal
+from fedmesh.configuration import PeerConfig
+from fedmesh.errors import ConfigError, DecodeError
+from fedmesh.events import EventSink, InstructionRefused, ignore
+from fedmesh.fleet.kit import Kit
+from fedmesh.fleet.readiness import Readiness
+from fedmesh.fleet.training import Training
+from fedmesh.identity import Membership
+from fedmesh.mesh.rounds import Certificate, Charter
+from fedmesh.peer.learning import Blobs
+from fedmesh.peer.round_record import Shelf
+from fedmesh.peer.sessions import Crew, MeshSessions
+from fedmesh.peer.workshop import Workshop
+from fedmesh.secagg import Identity, Roster
+
+__all__ = ["Learner", "run_number"]
+
+_MODULE = "fedmesh.fleet.mesh_child"
+_LOOK_S = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+def run_number(charter: Charter) -> int:
+    """The run's id among Flower's, 2^61 to 2^62 - 1: all are of one length on the wire."""
+    return int.from_bytes(charter.run[:8], "big") >> 3 | 1 << 61
+
+
+class Learner:
+    """See `fedmesh.peer.learning.Learning`.
+
+    Args:
+        config: of the operator, with ``[data]``. tables, folder: what it was read from, for the process that trains.
+        membership: who this is. events: told what is refused.
+
+    Raises:
+        ConfigError: there is nothing to train on.
+    """
+
+    def __init__(
+        self,
+        config: PeerConfig,
+        membership: Membership,
+        *,
+        tables: dict[str, Any],
+        folder: Path,
+        events: EventSink = ignore,
+        **_: Any,
+    ) -> None:
+        if config.data is None:
+            raise ConfigError("a member without [data] has nothing to train on")
+        self._config, self._membership, self._tables, self._folder = config, membership, tables, folder
+        self._events = events
+        self._readiness = Readiness(config.eligibility)
+        self._loop = asyncio.get_running_loop()
+        self._sessions: dict[bytes, MeshSessions] = {}
+        self._resting = ""
+        self._changed: list[Callable[[], None]] = []
+        self._looking = self._loop.create_task(self._look())
+        self.counts: Counter[str] = Counter()
+        """What was refused in runs, by reason."""
+
+    def sessions(
+        self,
+        charter: Charter,
+        *,
+        scenario: bytes,
+        blobs: Blobs,
+        folder: Path,
+        answered: Callable[[int, int, bytes], None],
+        changed: Callable[[], None],
+    ) -> MeshSessions:
+        """This device's part in a run. Raises: ConfigError: it declines the run."""
+        try:
+            kit = Kit.from_bytes(scenario)
+            task = kit.read_task()
+        except DecodeError as error:
+            raise ConfigError(f"the run of {charter.task!r} cannot be read: {error}") from error
+        if task.name != charter.task:
+            raise ConfigError(f"the run of {charter.task!r} is about the task {task.name!r}")
+        if why := refusal(self._config, kit.client, task):
+            raise ConfigError(f"the operator's tables do not allow the run of {charter.task!r}: {why}")
+        membership = self._membership
+        crew = Crew(Identity(membership.signing_key()), Roster(membership.roster.keys))
+
+        def told() -> None:
+            self._loop.call_soon_threadsafe(changed)
+
+        sessions = MeshSessions(
+            charter,
+            kit,
+            crew,
+            blobs=blobs,
+            workshop=Workshop(self._training(charter, kit), timeout_s=2 * charter.schedule.train_s),
+            shelf=Shelf(folder),
+            why_not=lambda: self._resting,
+            answered=answered,
+            changed=told,
+            refused=lambda why: self._refuse(charter, why),
+        )
+        self._sessions[charter.hash] = sessions
+        self._changed.append(told)
+        return sessions
+
+    def certified(self, charter: Charter, certificate: Certificate, blobs: Blobs) -> None:  # noqa: ARG002
+        """A round is over; behind the last one the process that trained is not needed any more."""
+        if certificate.result.round >= charter.rounds and (sessions := self._sessions.pop(charter.hash, None)):
+            self._loop.create_task(sessions.aclose())
+
+    async def aclose(self) -> None:
+        """Ends what trains."""
+        self._looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._looking
+        for sessions in self._sessions.values():
+            await sessions.aclose()
+
+    def _training(self, charter: Charter, kit: Kit) -> Training:
+        limits = self._config.limits
+        spec = {
+            "run": run_number(charter),
+            "members": list(charter.names),
+            "client": kit.client,
+            "scenario": dict(kit.scenario),
+            "layout": [[name, list(shape)] for name, shape in zip(kit.layout.names, kit.layout.shapes, strict=True)],
+            "tables": self._tables,
+            "folder": str(self._folder),
+            "memory_mb": limits.memory_mb,
+            "nice": limits.nice,
+        }
+        parts = (kit.task, kit.features)
+        return Training(spec, parts, max_bytes=limits.message_mb << 20, module=_MODULE)
+
+    async def _look(self) -> None:
+        """Whether the device works now, by its operator's rules."""
+        while True:
+            why = await self._readiness.why_not()
+            if why != self._resting:
+                self._resting = why
+                for told in self._changed:
+                    told()
+            await asyncio.sleep(_LOOK_S)
+
+    def _refuse(self, charter: Charter, why: str) -> None:
+        self.counts[why] += 1
+        self._events(InstructionRefused(run_number(charter), why))
