@@ -171,9 +171,7 @@ def list_(
         "mesh": authority.mesh,
         "root": fingerprint(authority.root).hex(),
         "issuer": {"generation": issuer.serial_number, "expires": _date(issuer.not_valid_after_utc.timestamp())},
-        "parties": [
-            {**_described(item, now), "rights": sorted(rights.get(item[0].id, ()))} for item in parties
-        ],
+        "parties": [{**_described(item, now), "rights": sorted(rights.get(item[0].id, ()))} for item in parties],
         "tokens": [{"id": name, "expires": _date(expires)} for name, expires in waiting.items()],
     }
     if as_json:

@@ -240,8 +240,8 @@ def _rights(rest: list[Any]) -> frozenset[str]:
     match rest:
         case []:
             return frozenset()
-        case [list(words)] if (
-            0 < len(words) <= _MAX_RIGHTS and all(isinstance(word, str) and len(word) <= _MAX_RIGHT for word in words)
+        case [list(words)] if 0 < len(words) <= _MAX_RIGHTS and all(
+            isinstance(word, str) and len(word) <= _MAX_RIGHT for word in words
         ):
             return frozenset(words)
         case _:

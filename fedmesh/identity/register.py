@@ -34,9 +34,8 @@ _LISTS = (
     "CREATE TABLE lists (kind TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL, issued INTEGER NOT NULL,"
     " content BLOB NOT NULL, signed BLOB NOT NULL) STRICT"
 )
-_RIGHTS = (
-    "CREATE TABLE IF NOT EXISTS rights (id TEXT NOT NULL, given TEXT NOT NULL, PRIMARY KEY (id, given)) STRICT"
-)  # not in every register: those before there were rights get it when the first is given
+_RIGHTS = "CREATE TABLE IF NOT EXISTS rights (id TEXT NOT NULL, given TEXT NOT NULL, PRIMARY KEY (id, given)) STRICT"
+# Not in every register: those from before there were rights get it when the first one is given.
 _TABLES = (
     _PARTIES,
     _CERTIFICATES,
