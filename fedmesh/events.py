@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = [
+    "AttemptBegun",
     "AvailabilityChanged",
     "CertificateRenewed",
     "DeviceAnswered",
@@ -33,9 +34,14 @@ __all__ = [
     "PeerFound",
     "ReplyKept",
     "ReplyPosted",
+    "RoundCertified",
     "RoundFinished",
     "RoundStarted",
+    "RunDeclined",
+    "RunEnded",
     "RunFinished",
+    "RunForked",
+    "RunJoined",
     "RunPaused",
     "RunResumed",
     "RunStarted",
@@ -241,6 +247,75 @@ class ListAccepted(Event):
     kind: str
     version: int
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunJoined(Event):
+    """This member of a mesh takes part in a run, from `round` on; `run` in all of these is its id, in hexadecimal."""
+
+    task: str
+    run: str
+    round: int
+    rounds: int
+    members: int
+    quorum: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunDeclined(Event):
+    """This member votes in the run, and does not train; `why` in words."""
+
+    task: str
+    run: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptBegun(Event):
+    """Another attempt of a round under way, as this member sees it, with whom it holds to be its coordinator."""
+
+    task: str
+    run: str
+    round: int
+    attempt: int
+    aggregator: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCertified(Event):
+    """A quorum stands behind a round's result. `survivors`: whose inputs are in it; nobody's where it is void.
+
+    Attributes:
+        is_void: whether nothing was learned. privacy: what it cost, as name and number.
+    """
+
+    task: str
+    run: str
+    round: int
+    attempt: int
+    survivors: tuple[str, ...]
+    is_void: bool
+    privacy: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded(Event):
+    """All rounds of a run are over; `void` of them learned nothing."""
+
+    task: str
+    run: str
+    rounds: int
+    void: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunForked(Event):
+    """Two results of a round are certified: `signers` have signed both. Nobody goes on with this run."""
+
+    task: str
+    run: str
+    round: int
+    signers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,27 @@ def revoke(device: DeviceArgument, folder: CaOption = _IN_FOLDER) -> None:
     typer.echo(f"{device} is revoked, with {revoked}. Who asks the issuer for the lists knows it from now on.")
 
 
+@ca.command("grant")
+def grant(
+    device: DeviceArgument,
+    runs: Annotated[bool, typer.Option("--runs", help="To start runs in a mesh: fedmesh run start --mesh.")] = False,
+    take_back: Annotated[bool, typer.Option("--take-back", help="It has no rights any more.")] = False,
+    folder: CaOption = _IN_FOLDER,
+) -> None:
+    """Let DEVICE do more than take part: the roster says so, and every member goes by it."""
+    from fedmesh.identity import open_issuer
+
+    if runs == take_back:
+        raise ConfigError("say which right is given: --runs; or --take-back")
+    issuer = open_issuer(folder)
+    issuer.grant(device, "runs", take_back=take_back)
+    issuer.lists(time.time())
+    typer.echo(
+        f"{device} may {'do what every member may, and no more' if take_back else 'start runs'}. Who asks the issuer "
+        "for the lists knows it from now on."
+    )
+
+
 @ca.command("list")
 def list_(
     folder: CaOption = _IN_FOLDER, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
@@ -144,13 +165,13 @@ def list_(
     authority, register = open_authority(folder)
     now = time.time()
     with register.reading() as rows:
-        parties, waiting = rows.parties(), rows.waiting_tokens(now)
+        parties, waiting, rights = rows.parties(), rows.waiting_tokens(now), rows.rights()
     issuer = authority.issuers[0]
     described = {
         "mesh": authority.mesh,
         "root": fingerprint(authority.root).hex(),
         "issuer": {"generation": issuer.serial_number, "expires": _date(issuer.not_valid_after_utc.timestamp())},
-        "parties": [_described(item, now) for item in parties],
+        "parties": [{**_described(item, now), "rights": sorted(rights.get(item[0].id, ()))} for item in parties],
         "tokens": [{"id": name, "expires": _date(expires)} for name, expires in waiting.items()],
     }
     if as_json:
@@ -260,10 +281,11 @@ def _print(described: dict[str, Any]) -> None:
     console.print(f"mesh {described['mesh']}, root {described['root']}", markup=False, soft_wrap=True)
     console.print(f"issuer {made['generation']}, until {made['expires']}", markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("id", "kind", "state", "certificate ends"):
+    for heading in ("id", "kind", "state", "certificate ends", "rights"):
         table.add_column(heading, overflow="fold")
     for row in described["parties"]:
-        table.add_row(row["id"], row["kind"], row["state"], row["certificate_ends"] or "")
+        ends = row["certificate_ends"] or ""
+        table.add_row(row["id"], row["kind"], row["state"], ends, ", ".join(row["rights"]))
     for row in described["tokens"]:
         table.add_row(row["id"], "token", "not used yet", f"(token: {row['expires']})")
     console.print(table if table.rows else "Nobody is enrolled yet: fedmesh ca token DEVICE", markup=False)

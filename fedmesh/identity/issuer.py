@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fedmesh.errors import IdentityError
 from fedmesh.identity.certificates import DAY_S, digest, fingerprint, hosts_of, leaf_certificate
 from fedmesh.identity.chain import Authority, Peer
-from fedmesh.identity.lists import Enrolled, Header, revocations_body, roster_body, sign
+from fedmesh.identity.lists import RIGHTS, Enrolled, Header, revocations_body, roster_body, sign
 from fedmesh.identity.names import CA, Name, checked_id
 from fedmesh.identity.register import Certified, ListRow, Party, Register, Rows, TokenRow
 from fedmesh.identity.requests import (
@@ -197,8 +197,11 @@ class Issuer:
     def lists(self, now: float) -> tuple[bytes, bytes]:
         """The signed roster and the signed revocation list; new ones when what they say has changed, and each hour."""
         with self._register.writing() as rows:
+            rights = rows.rights()
             enrolled = {
-                party.id: Enrolled(party.signing_key, newest.serial, digest(newest.der))
+                party.id: Enrolled(
+                    party.signing_key, newest.serial, digest(newest.der), rights.get(party.id, frozenset())
+                )
                 for party, newest in rows.parties()
                 if party.revoked is None and newest is not None
             }
@@ -238,14 +241,34 @@ class Issuer:
             rows.add_token(TokenRow(secret_hash(secret), device, int(now + ttl_s), again, None, None))
         return Token(name, secret, fingerprint(self.authority.root), address)
 
+    def grant(self, device: str, right: str, *, take_back: bool = False) -> None:
+        """Gives `device` one of `RIGHTS`, or takes all back; the next roster says so.
+
+        Raises:
+            IdentityError: ``name``: nobody is called so, or who is, is revoked; ``request``: there is no such right.
+        """
+        if right not in RIGHTS:
+            raise IdentityError(f"{right!r:.80} is no right: there are {', '.join(RIGHTS)}", code="request")
+        with self._register.writing() as rows:
+            party = rows.party(device)
+            if party is None or party.revoked is not None:
+                raise IdentityError(f"nobody called {device!r:.80} is enrolled: see fedmesh ca list", code="name")
+            if take_back:
+                rows.take_rights(device)
+            else:
+                rows.give_right(device, right)
+
     def revoke(self, device: str, now: float) -> int:
         """Revokes the certificates of `device` and its tokens; returns how many certificates. It is on no roster then.
+
+        Its rights are gone: enrolled again, it has none.
 
         Raises:
             IdentityError: ``name``: nobody is called so.
         """
         with self._register.writing() as rows:
             dropped, party = rows.drop_tokens(device), rows.party(device)
+            rows.take_rights(device)
             if party is None and dropped:
                 return 0
             if party is None:

@@ -25,6 +25,7 @@ from fedmesh.wire import dumps, loads
 
 __all__ = [
     "MAX_LIST_BYTES",
+    "RIGHTS",
     "Enrolled",
     "Header",
     "Revocations",
@@ -36,7 +37,10 @@ __all__ = [
 ]
 
 MAX_LIST_BYTES = 8 << 20  # some 60,000 devices
+RIGHTS = ("runs",)
+"""What a roster can give: ``runs``, to sign the charter of a run. A word of a later fedmesh gives nothing here."""
 _MAX_ITEMS = 1 << 20
+_MAX_RIGHTS, _MAX_RIGHT = 16, 40
 _ROSTER, _REVOCATIONS = "fedmesh-roster/1", "fedmesh-revocations/1"
 _TIME_LIMIT = 1 << 40
 _SERIAL_BITS = 160  # RFC 5280 4.1.2.2
@@ -61,11 +65,16 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A row of the roster: the Ed25519 key (32 bytes), and the newest certificate's serial number and SHA-256."""
+    """A row of the roster: the Ed25519 key (32 bytes), and the newest certificate's serial number and SHA-256.
+
+    Attributes:
+        rights: what the authority lets it do beyond being a member, of `RIGHTS`; most have none.
+    """
 
     signing_key: bytes
     serial: int
     fingerprint: bytes
+    rights: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,11 @@ class Roster:
     def keys(self) -> dict[str, bytes]:
         """Id -> Ed25519 key: what secure aggregation pins."""
         return {name: row.signing_key for name, row in self.enrolled.items()}
+
+    def has_right(self, name: str, right: str) -> bool:
+        """Whether the authority gives it to `name`."""
+        row = self.enrolled.get(name)
+        return row is not None and right in row.rights
 
     @classmethod
     def verified(cls, data: bytes, authority: Authority, now: float) -> "Roster":
@@ -136,10 +150,7 @@ def _reason(peer: Peer, revocations: Revocations, authority: Authority, now: flo
 
 def roster_body(header: Header, enrolled: Mapping[str, Enrolled]) -> bytes:
     """What is signed of a roster."""
-    rows = [
-        [name, row.signing_key, _from_serial(row.serial), row.fingerprint] for name, row in sorted(enrolled.items())
-    ]
-    return _body(_ROSTER, header, "devices", rows)
+    return _body(_ROSTER, header, "devices", [_row(name, row) for name, row in sorted(enrolled.items())])
 
 
 def revocations_body(header: Header, serials: Mapping[int, str]) -> bytes:
@@ -204,6 +215,11 @@ def _header(content: dict[str, Any], kind: str, mesh: str) -> Header:
     return Header(mesh, *numbers)
 
 
+def _row(name: str, row: Enrolled) -> list[Any]:
+    plain: list[Any] = [name, row.signing_key, _from_serial(row.serial), row.fingerprint]
+    return [*plain, sorted(row.rights)] if row.rights else plain  # as before there were any, where there are none
+
+
 def _rows(rows: object) -> list[Any]:
     if not isinstance(rows, list):
         raise IdentityError("a list's rows are no list", code="malformed")
@@ -212,10 +228,24 @@ def _rows(rows: object) -> list[Any]:
 
 def _enrolled(row: object) -> tuple[str, Enrolled]:
     match row:
-        case [str(name), bytes(key), bytes(serial), bytes(certificate)] if len(certificate) == 32 and is_sound(key):
-            return checked_id(name), Enrolled(key, _to_serial(serial), certificate)
+        case [str(name), bytes(key), bytes(serial), bytes(certificate), *rest] if (
+            len(certificate) == 32 and is_sound(key) and len(rest) <= 1
+        ):
+            return checked_id(name), Enrolled(key, _to_serial(serial), certificate, _rights(rest))
         case _:
             raise IdentityError("a row of the roster is malformed, or its key is not sound", code="malformed")
+
+
+def _rights(rest: list[Any]) -> frozenset[str]:
+    match rest:
+        case []:
+            return frozenset()
+        case [list(words)] if 0 < len(words) <= _MAX_RIGHTS and all(
+            isinstance(word, str) and len(word) <= _MAX_RIGHT for word in words
+        ):
+            return frozenset(words)
+        case _:
+            raise IdentityError("what the roster says of somebody's rights is malformed", code="malformed")
 
 
 def _revoked(row: object) -> tuple[int, str]:
@@ -240,7 +270,7 @@ def _to_serial(serial: bytes) -> int:
 
 def _map(data: bytes, keys: set[str], *, max_bytes: int) -> dict[str, Any]:
     try:
-        content = loads(data, max_bytes=max_bytes, max_depth=3, max_items=_MAX_ITEMS)
+        content = loads(data, max_bytes=max_bytes, max_depth=4, max_items=_MAX_ITEMS)
     except DecodeError as error:
         raise IdentityError(f"a signed list cannot be read: {error}", code="malformed") from error
     if not isinstance(content, dict) or content.keys() != keys:

@@ -34,6 +34,8 @@ _LISTS = (
     "CREATE TABLE lists (kind TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL, issued INTEGER NOT NULL,"
     " content BLOB NOT NULL, signed BLOB NOT NULL) STRICT"
 )
+_RIGHTS = "CREATE TABLE IF NOT EXISTS rights (id TEXT NOT NULL, given TEXT NOT NULL, PRIMARY KEY (id, given)) STRICT"
+# Not in every register: those from before there were rights get it when the first one is given.
 _TABLES = (
     _PARTIES,
     _CERTIFICATES,
@@ -41,6 +43,7 @@ _TABLES = (
     "CREATE INDEX certificates_for ON certificates (key)",
     _TOKENS,
     _LISTS,
+    _RIGHTS,
 )
 
 
@@ -220,6 +223,25 @@ class Rows:
         """The list of `kind` that was signed last."""
         row = self._connection.execute("SELECT * FROM lists WHERE kind = ?", (kind,)).fetchone()
         return None if row is None else ListRow(*row)
+
+    def rights(self) -> dict[str, frozenset[str]]:
+        """Id -> rights that were given to it, and not taken back."""
+        if self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'rights'").fetchone() is None:
+            return {}
+        found: dict[str, frozenset[str]] = {}
+        for name, given in self._connection.execute("SELECT id, given FROM rights"):
+            found[name] = found.get(name, frozenset()) | {given}
+        return found
+
+    def give_right(self, name: str, right: str) -> None:
+        """Gives it; again changes nothing."""
+        self._connection.execute(_RIGHTS)
+        self._connection.execute("INSERT OR IGNORE INTO rights VALUES (?, ?)", (name, right))
+
+    def take_rights(self, name: str) -> None:
+        """Takes all back that `name` has."""
+        self._connection.execute(_RIGHTS)
+        self._connection.execute("DELETE FROM rights WHERE id = ?", (name,))
 
     def put_party(self, party: Party) -> None:
         """Writes `party` over whoever had its id."""

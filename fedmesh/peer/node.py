@@ -2,7 +2,7 @@
 
 ::
 
-    discovery ── found ──> transport ── link ──> membership, lists, swarm
+    discovery ── found ──> transport ── link ──> membership, lists, swarm, runs
         ^                                            |
         └──── where members say that they are ───────┘
 """
@@ -32,10 +32,12 @@ from fedmesh.mesh.discovery import (
 from fedmesh.mesh.discovery import Settings as DiscoverySettings
 from fedmesh.mesh.membership import Member
 from fedmesh.mesh.membership import Settings as MembershipSettings
+from fedmesh.peer.learning import Learning
 from fedmesh.peer.list_gossip import MAX_MESSAGE_BYTES
 from fedmesh.peer.lists import Lists
 from fedmesh.peer.members import Members
 from fedmesh.peer.offering import Offering
+from fedmesh.peer.runs import Runs
 from fedmesh.peer.status import StatusServer
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.peers import PeerOptions, PeerTransport
@@ -64,7 +66,7 @@ class Settings:
     """How the parts of a node do their work; the defaults suit a device.
 
     Args:
-        membership, discovery, swarm: of the cores. connections: changes of `PeerOptions`.
+        membership, discovery, swarm: of the cores. runs: of `Runs`. connections: changes of `PeerOptions`.
     """
 
     def __init__(
@@ -73,9 +75,10 @@ class Settings:
         membership: MembershipSettings | None = None,
         discovery: DiscoverySettings | None = None,
         swarm: "SwarmSettings | None" = None,
+        runs: Mapping[str, float] | None = None,
         **connections: Any,
     ) -> None:
-        self.membership, self.discovery, self.swarm = membership, discovery, swarm
+        self.membership, self.discovery, self.swarm, self.runs = membership, discovery, swarm, dict(runs or {})
         self.connections: dict[str, Any] = {"reconnect_max_s": 10.0, **connections}
 
 
@@ -85,7 +88,8 @@ class Node:
     Args:
         config: of the operator. membership: who it is.
         settings: of its parts.
-        offering: makes what gives and takes models.
+        offering: makes what gives and takes models. learning: makes what trains, from configuration and membership;
+            None: the node votes in runs, and does not train.
         clock: seconds since 1970. events: told what happens.
 
     Raises:
@@ -99,11 +103,12 @@ class Node:
         *,
         settings: Settings | None = None,
         offering: Callable[..., Offering] = Offering,
+        learning: Callable[..., Learning] | None = None,
         clock: Callable[[], float] = time.time,
         events: EventSink = ignore,
     ) -> None:
         self.config, self.membership = config, membership
-        self._settings, self._make_offering = settings or Settings(), offering
+        self._settings, self._make_offering, self._make_learning = settings or Settings(), offering, learning
         self._clock, self._events = clock, events
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -135,6 +140,8 @@ class Node:
     @property
     def status(self) -> dict[str, Any]:
         """What ``fedmesh mesh status --json`` says."""
+        newest = self.runs.newest
+        under_way = {"round": None, "aggregator": None} if newest is None else newest.status
         return {
             "self": self.membership.name.id,
             "members": [
@@ -147,8 +154,9 @@ class Node:
                 for one in self.members.all
             ],
             "links": sorted(self.transport.links),
-            "round": None,
-            "aggregator": None,
+            "round": under_way["round"],
+            "aggregator": under_way["aggregator"],
+            "runs": self.runs.status,
         }
 
     @property
@@ -159,6 +167,8 @@ class Node:
             "discovery": lambda: self.discovery.counts,
             "membership": lambda: self.members.counts,
             "lists": lambda: self.lists.counts,
+            "rounds": lambda: self.runs.counts,
+            "blobs": lambda: self.runs.exchange.counts,
         }
         return found | self.offering.counts
 
@@ -189,6 +199,8 @@ class Node:
             clock=self._clock,
             events=self._events,
         )
+        self.runs = self._runs()
+        self._stack.push_async_callback(self.runs.aclose)
         self._stack.push_async_callback(self.offering.aclose)
         self._stack.push_async_callback(self.lists.aclose)
         self.transport.on_presence = self._noticed
@@ -198,6 +210,7 @@ class Node:
         seeds = {name: [text_of(each) for each in addresses] for name, addresses in self._seeds.items()}
         self.members.start(seeds, self._own(), self.offering.model)
         self.discovery.start()
+        self.runs.start()
         self._stack.push_async_callback(self._farewell)
         for peer in self.transport.links:  # it was quicker than we are
             self._noticed(peer, there=True)
@@ -215,12 +228,28 @@ class Node:
             self.lists.run(),
             self.offering.receive(),
             self.offering.run(),
+            self.runs.receive(),
+            self.runs.exchange.receive(),
+            self.runs.run(),
             self._upkeep(),
             keep_fresh(self.membership, issuer, changed=changed, clock=self._clock, events=self._events),
         ]
 
     async def _farewell(self) -> None:
         await asyncio.gather(self.members.leave(within_s=_GOODBYE_S), self.discovery.aclose())
+
+    def _runs(self) -> Runs:
+        make, shared = self._make_learning, {"clock": self._clock, "events": self._events}
+        return Runs(
+            self.membership,
+            self.transport,
+            folder=self.config.mesh.folder,
+            keys=self.members.keys,
+            members=lambda: self.members.all,
+            learning=None if make is None else make(self.config, self.membership, **shared),
+            events=self._events,
+            **self._settings.runs,
+        )
 
     def _options(self) -> PeerOptions:
         mesh = self.config.mesh
@@ -295,9 +324,11 @@ class Node:
             self.lists.connected(peer)
             self.members.met(peer)
             self.offering.connected(peer)
+            self.runs.connected(peer)
         else:
             self.lists.disconnected(peer)
             self.offering.disconnected(peer)
+            self.runs.disconnected(peer)
         self.discovery.wake()
 
     def _changed(self, name: PeerId, member: Member | None) -> None:
@@ -306,6 +337,7 @@ class Node:
         elif member.addresses:
             self.discovery.told(name, member.addresses)
         self.discovery.wake()
+        self.runs.alive_changed()
 
     def _lists_changed(self, shunned: set[PeerId]) -> None:
         self.members.roster_changed()
@@ -313,6 +345,8 @@ class Node:
             self.discovery.forget(name)
             self.lists.disconnected(name)
             self.offering.disconnected(name)
+            self.runs.disconnected(name)
+        self.runs.roster_changed()
         for peer in self.transport.links:  # who is new on the roster was not heard before
             self.members.met(peer)
 

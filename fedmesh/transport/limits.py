@@ -18,9 +18,9 @@ __all__ = [
     "fits",
 ]
 
-CHANNELS = ("main", "fleet", "files", "members", "lists", "swarm")
+CHANNELS = ("main", "fleet", "files", "members", "lists", "swarm", "rounds", "blobs")
 """What messages are about; its place in this list is a channel's number on the wire. Only ever added to."""
-FLEETING = frozenset(CHANNELS.index(name) for name in ("files", "members", "lists", "swarm"))
+FLEETING = frozenset(CHANNELS.index(name) for name in ("files", "members", "lists", "swarm", "rounds", "blobs"))
 """Channels whose messages are asked for again by who misses them: they are never written to a spool."""
 MAX_CHUNK_BYTES = 256 * 1024
 MAX_CHUNKS = 8192
@@ -38,7 +38,7 @@ class Limits:
     """Bounds of one endpoint; the defaults suit a device, a coordinator of many raises the totals.
 
     Channels share a bound, but an eighth of it is each one's own whatever the others hold (`fits`): with all of them
-    full, five eighths more than the bound are held.
+    full, seven eighths more than the bound are held.
 
     Attributes:
         message_bytes: longest message, either way.

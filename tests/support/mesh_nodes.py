@@ -26,13 +26,14 @@ QUICK_MEMBERSHIP = MembershipSettings(
 )
 
 
-def quick():
+def quick(**more):
     return Settings(
         membership=QUICK_MEMBERSHIP,
         discovery=DiscoverySettings(gap_s=0.2, every_s=0.1),
         swarm=SwarmSettings(looks_s=0.1, announce_s=1.0),
         reconnect_s=0.05,
         reconnect_max_s=0.3,
+        **more,
     )
 
 
@@ -71,7 +72,7 @@ class Nodes:
     def state(self, name):
         return self.folder / f"state-{name}"
 
-    async def enter(self, name, *, more="", settings=None, probe=None):
+    async def enter(self, name, *, more="", settings=None, probe=None, learning=None):
         """A node in this process."""
         config, membership = load(self.configure(name, more))
         self.state(name).mkdir(exist_ok=True)
@@ -80,8 +81,9 @@ class Nodes:
             return Offering(*args, **options, probe=probe)
 
         node = Node(
-            config, membership, settings=settings or quick(), offering=offering, events=self.events[name].append
-        )
+            config, membership, settings=settings or quick(), offering=offering, learning=learning,
+            events=self.events[name].append,
+        )  # fmt: skip
         self.stacks[name] = AsyncExitStack()
         await self.stacks[name].enter_async_context(node)
         self.ports[name] = node.transport.listening[0][1]

@@ -11,7 +11,6 @@ from fedmesh.mesh.rounds.messages import Ask
 from fedmesh.mesh.rounds.quorum import quorum_for
 from fedmesh.mesh.rounds.result import Result, void
 from fedmesh.mesh.rounds.voting import Phase
-from fedmesh.secagg.session import survivors_digest
 
 __all__ = ["is_possible"]
 
@@ -45,6 +44,8 @@ def _was_prepared(ask: Ask, charter: Charter, keys: Keys) -> bool:
 
 def _is_consistent(ask: Ask, keys: Keys) -> bool:
     """Whether enough survivors have signed this very set (R3): the least threshold that its session can have had."""
+    from fedmesh.secagg.session import survivors_digest  # and numpy, which a member without a run never needs
+
     survivors = ask.result.survivors
     statement = survivors_digest(ask.result.context, survivors)
     return (

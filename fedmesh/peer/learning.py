@@ -1,0 +1,83 @@
+"""What a node that learns has to bring: the seam between the runs of a mesh and the training itself.
+
+The runs (`fedmesh.peer.runs`) carry messages, keep what was decided and fetch what is missing; what a device trains,
+and how secure aggregation sums it up, is behind `Learning`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fedmesh.mesh.rounds import Certificate, Charter, Schedule, Sessions
+
+__all__ = ["Blobs", "Learning", "Prepared"]
+
+
+class Blobs(Protocol):
+    """Bytes by their SHA-256, on the disk. From any thread."""
+
+    def put(self, data: bytes) -> bytes:
+        """Makes them durable; their SHA-256, 32 bytes. Raises: ConfigError: they cannot be kept."""
+        ...
+
+    def get(self, digest: bytes) -> bytes | None:
+        """The bytes of this SHA-256; None: they are not here."""
+        ...
+
+    def __contains__(self, digest: object) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run begins with, made from a scenario by who starts it.
+
+    Attributes:
+        task: what is learned. scenario: as every member reads it.
+        model, state: what round 1 begins with: the model, and the strategy's state.
+        rounds, fewest, attempts, schedule: as in a `Charter`.
+    """
+
+    task: str
+    scenario: bytes
+    model: bytes
+    state: bytes
+    rounds: int
+    fewest: int
+    attempts: int
+    schedule: Schedule
+
+
+class Learning(Protocol):
+    """Made once for a node, and used for all of its runs. A node that has none votes, and never trains."""
+
+    def sessions(
+        self,
+        charter: Charter,
+        *,
+        scenario: bytes,
+        blobs: Blobs,
+        folder: Path,
+        answered: Callable[[int, int, bytes], None],
+    ) -> Sessions:
+        """This device's secure aggregation in a run. Called once in a process and run, in a thread: it may take long.
+
+        Its methods, and those of what it opens, are called on the event loop.
+
+        Args:
+            scenario: the bytes that the charter names.
+            folder: of this run, for the learning alone; it is there, and outlives the process.
+            answered: takes what `Sessions.answer` said would come later, as (round, attempt, answer). From any thread.
+
+        Raises:
+            ConfigError: this device declines the run; it then votes, and does not train.
+        """
+        ...
+
+    def certified(self, charter: Charter, certificate: Certificate, blobs: Blobs) -> None:
+        """A round is over; the run, too, when it was the charter's last. On the event loop: it has to return soon."""
+        ...
+
+    async def aclose(self) -> None:
+        """The node ends."""
+        ...

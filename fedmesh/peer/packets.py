@@ -1,0 +1,53 @@
+"""Packets of the rounds, sent again and again until they are answered: one that waits is not put behind itself."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from fedmesh.peer.post import Post
+from fedmesh.transport.channel import Channel
+from fedmesh.types import PeerId
+
+__all__ = ["Packets"]
+
+_WORTH_S = 120.0
+_WAITING_BYTES = 32 << 20
+"""For one peer: some masked inputs, or a slow link's share of a round."""
+
+
+class Packets:
+    """Of one channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._post = Post(channel, expires_in_s=_WORTH_S)
+        self._under_way: set[tuple[PeerId, bytes]] = set()
+        self._bytes: Counter[PeerId] = Counter()
+        self._dropped = 0
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What was lost, by reason."""
+        counts = Counter(self._post.counts)
+        counts["dropped"] += self._dropped
+        return counts
+
+    def send(self, to: PeerId, data: bytes) -> None:
+        """Takes a packet on its way, unless the very same is under way."""
+        key = (to, data)
+        if key in self._under_way:
+            return
+        if self._bytes[to] + len(data) > _WAITING_BYTES:
+            self._dropped += 1
+            return
+        self._under_way.add(key)
+        self._bytes[to] += len(data)
+        self._post.send(to, data, lambda: self._left(key))
+
+    async def aclose(self) -> None:
+        """Sends nothing any more."""
+        await self._post.aclose()
+
+    def _left(self, key: tuple[PeerId, bytes]) -> None:
+        self._under_way.discard(key)
+        self._bytes[key[0]] -= len(key[1])
+        if self._bytes[key[0]] <= 0:
+            del self._bytes[key[0]]
