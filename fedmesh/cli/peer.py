@@ -46,8 +46,8 @@ def run(
     from fedmesh.peer.running import run as run_node
 
     start_logging(log_format, log_level)
-    read, membership = load(config)
-    with event_file(json_events) as record, Observer(read.metrics.listen) as observer:
+    found = load(config)
+    with event_file(json_events) as record, Observer(found.config.metrics.listen) as observer:
 
         def tell(event: "Event") -> None:
             record(event)
@@ -55,7 +55,7 @@ def run(
 
         async def shown(node: "Node") -> None:
             watch_node(observer, node)
-            observer.ready(f"a member of {membership.name.mesh}")
+            observer.ready(f"a member of {found.membership.name.mesh}")
             await observer.tend()
 
-        asyncio.run(run_node(read, membership, beside=shown, events=tell))
+        asyncio.run(run_node(found, beside=shown, events=tell))

@@ -59,7 +59,6 @@ class Learner:
         tables: dict[str, Any],
         folder: Path,
         events: EventSink = ignore,
-        **_: Any,
     ) -> None:
         if config.data is None:
             raise ConfigError("a member without [data] has nothing to train on")
@@ -97,9 +96,6 @@ class Learner:
         membership = self._membership
         crew = Crew(Identity(membership.signing_key()), Roster(membership.roster.keys))
 
-        def told() -> None:
-            self._loop.call_soon_threadsafe(changed)
-
         sessions = MeshSessions(
             charter,
             kit,
@@ -109,11 +105,11 @@ class Learner:
             shelf=Shelf(folder),
             why_not=lambda: self._resting,
             answered=answered,
-            changed=told,
+            changed=changed,
             refused=lambda why: self._refuse(charter, why),
         )
         self._sessions[charter.hash] = sessions
-        self._changed.append(told)
+        self._changed.append(changed)
         return sessions
 
     def certified(self, charter: Charter, certificate: Certificate, blobs: Blobs) -> None:  # noqa: ARG002

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from fedmesh.mesh.rounds import Certificate, Charter, Schedule, Sessions
+from fedmesh.mesh.rounds import Certificate, Charter, Result, Schedule, Sessions
 
-__all__ = ["Blobs", "Learning", "Prepared"]
+__all__ = ["Blobs", "Learning", "Part", "Prepared"]
 
 
 class Blobs(Protocol):
@@ -48,6 +48,14 @@ class Prepared:
     schedule: Schedule
 
 
+class Part(Sessions, Protocol):
+    """A device's part in one run."""
+
+    def begin(self, before: Result) -> None:
+        """The round behind `before` begins: model and state that this names are here. It may be told more than once."""
+        ...
+
+
 class Learning(Protocol):
     """Made once for a node, and used for all of its runs. A node that has none votes, and never trains."""
 
@@ -59,7 +67,8 @@ class Learning(Protocol):
         blobs: Blobs,
         folder: Path,
         answered: Callable[[int, int, bytes], None],
-    ) -> Sessions:
+        changed: Callable[[], None],
+    ) -> Part:
         """This device's secure aggregation in a run. Called once in a process and run, in a thread: it may take long.
 
         Its methods, and those of what it opens, are called on the event loop.
@@ -68,6 +77,7 @@ class Learning(Protocol):
             scenario: the bytes that the charter names.
             folder: of this run, for the learning alone; it is there, and outlives the process.
             answered: takes what `Sessions.answer` said would come later, as (round, attempt, answer). From any thread.
+            changed: the readiness, or what became of a sum, is otherwise than before. From any thread.
 
         Raises:
             ConfigError: this device declines the run; it then votes, and does not train.

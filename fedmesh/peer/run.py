@@ -34,6 +34,7 @@ from fedmesh.mesh.rounds import (
     Forked,
     Keyring,
     Member,
+    Result,
     Send,
     Want,
 )
@@ -94,6 +95,7 @@ class Run:
         self._alarm = Alarm(self._tick)
         self._preparing: asyncio.Task[None] | None = None
         self._fetching: asyncio.Task[None] | None = None
+        self._heading: asyncio.Task[None] | None = None
         self._wanted: tuple[bytes, ...] = ()
         self._asked: tuple[PeerId, bytes] | None = None
         self._alive: frozenset[str] | None = None
@@ -191,6 +193,10 @@ class Run:
         """This device has trained."""
         self._do(lambda member, now: member.answered(number, attempt, data, now))
 
+    def changed(self) -> None:
+        """What the device says of itself is otherwise than before."""
+        self._do(lambda member, now: member.changed(now))
+
     def alive_changed(self) -> None:
         """Somebody is held to be something else."""
         alive = self._means.alive(self.charter.members)
@@ -202,7 +208,7 @@ class Run:
         """Nothing is done any more; what it needs to go on is in its folder."""
         self._closed = True
         self._alarm.cancel()
-        tasks = [task for task in (self._preparing, self._fetching) if task is not None]
+        tasks = [task for task in (self._preparing, self._fetching, self._heading) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -289,10 +295,20 @@ class Run:
         if self.member is None:
             return
         chain = self.member.chain
-        signers = [name for certificate in chain.since(len(chain), 1) for name in certificate.signatures]
-        for digest in (chain.head.model, chain.head.state):
-            if digest not in self._means.blobs:
-                self._means.exchange.want(digest, self._others(signers))
+        head, signers = chain.head, [name for last in chain.since(len(chain), 1) for name in last.signatures]
+        missing = [digest for digest in (head.model, head.state) if digest not in self._means.blobs]
+        tasks = [self._means.exchange.want(digest, self._others(signers)) for digest in missing]
+        if self._heading is not None:
+            self._heading.cancel()
+        self._heading = self._loop.create_task(self._begin_round(head, tasks))
+
+    async def _begin_round(self, head: Result, fetching: "list[asyncio.Task[None]]") -> None:
+        """Lets the device begin, once what it begins with is here."""
+        if fetching:
+            await asyncio.wait(fetching)
+        is_here = all(digest in self._means.blobs for digest in (head.model, head.state))
+        if is_here and self._sessions.behind is not None and self.is_live:
+            self._sessions.behind.begin(head)
 
     def _others(self, first: Iterable[str]) -> list[PeerId]:
         names = dict.fromkeys([*sorted(first), self.charter.signer])
@@ -332,7 +348,9 @@ class Run:
                 blobs=means.blobs,
                 folder=folder,
                 answered=self._answered_later,
+                changed=self._changed_later,
             )
+            self._fetch_head()
         except (ConfigError, OSError) as error:
             self._sessions.is_final = True
             means.events(RunDeclined(charter.task, charter.run.hex(), str(error)))
@@ -340,3 +358,7 @@ class Run:
     def _answered_later(self, number: int, attempt: int, data: bytes) -> None:
         if not self._closed and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.answered, number, attempt, data)
+
+    def _changed_later(self) -> None:
+        if not self._closed and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.changed)

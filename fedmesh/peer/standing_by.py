@@ -7,9 +7,9 @@ a device that declines the run.
 from collections.abc import Mapping
 
 from fedmesh.errors import RoundError
-from fedmesh.mesh.rounds import Result, Sessions, Summing
+from fedmesh.mesh.rounds import Result, Summing
 from fedmesh.mesh.rounds.messages import Readiness, SetSignature
-from fedmesh.peer.learning import Blobs
+from fedmesh.peer.learning import Blobs, Part
 
 __all__ = ["StandingBy"]
 
@@ -24,7 +24,7 @@ class StandingBy:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self.behind: Sessions | None = None
+        self.behind: Part | None = None
         self.is_final = False
 
     def readiness(self, number: int, attempt: int) -> Readiness:
@@ -58,7 +58,7 @@ class StandingBy:
         if self.behind is not None:
             self.behind.close(number)
 
-    def _there(self) -> Sessions:
+    def _there(self) -> Part:
         if self.behind is None:
             raise RoundError("this member does not train, or not yet")
         return self.behind

@@ -3,8 +3,6 @@
 from mesh_nodes import in_loop, until
 from mesh_runs import NAMES, RunNodes
 
-from fedmesh.events import RoundCertified, RunEnded, RunJoined
-
 
 @in_loop
 async def test_five_nodes_finish_three_rounds_with_equal_chains(tmp_path):

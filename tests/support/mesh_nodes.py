@@ -74,14 +74,14 @@ class Nodes:
 
     async def enter(self, name, *, more="", settings=None, probe=None, learning=None):
         """A node in this process."""
-        config, membership = load(self.configure(name, more))
+        peer = load(self.configure(name, more))
         self.state(name).mkdir(exist_ok=True)
 
         def offering(*args, **options):
             return Offering(*args, **options, probe=probe)
 
         node = Node(
-            config, membership, settings=settings or quick(), offering=offering, learning=learning,
+            peer.config, peer.membership, settings=settings or quick(), offering=offering, learning=learning,
             events=self.events[name].append,
         )  # fmt: skip
         self.stacks[name] = AsyncExitStack()

@@ -55,6 +55,10 @@ class NodeSessions(FakeSessions):
         found.__class__, found.store = NodeSumming, self.store
         return found
 
+    def begin(self, before):
+        assert before.model in self.store
+        assert before.state in self.store
+
     def _train(self, *args):
         super()._train(*args)
         self.disk.keep()
@@ -97,7 +101,7 @@ class FakeLearning:
         self.tasks = set()
         self.loop = asyncio.get_running_loop()
 
-    def sessions(self, charter, *, scenario, blobs, folder, answered):
+    def sessions(self, charter, *, scenario, blobs, folder, answered, changed):
         self.scenarios.append(scenario)
         if self.declines:
             from fedmesh.errors import ConfigError
