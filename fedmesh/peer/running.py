@@ -13,6 +13,7 @@ from fedmesh.errors import ConfigError
 from fedmesh.events import EventSink, ignore
 from fedmesh.fleet.state_folder import state_of
 from fedmesh.identity import Membership
+from fedmesh.peer.learning import Learning
 from fedmesh.peer.node import Node
 
 __all__ = ["load", "run"]
@@ -35,12 +36,13 @@ async def run(
     membership: Membership,
     *,
     beside: Callable[[Node], Coroutine[Any, Any, None]] | None = None,
+    learning: Callable[..., Learning] | None = None,
     events: EventSink = ignore,
 ) -> None:
     """Runs the node until SIGTERM or SIGINT.
 
     Args:
-        beside: runs as long as the node does.
+        beside: runs as long as the node does. learning: makes what trains, see `Node`.
         events: told what happens.
 
     Raises:
@@ -52,7 +54,7 @@ async def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with state_of(config.mesh.folder):
-        async with Node(config, membership, events=events) as node:
+        async with Node(config, membership, learning=learning, events=events) as node:
             _log.info("%s listens at %s", membership.name, node.transport.listening)
             jobs = [node.run(), stop.wait(), *([] if beside is None else [beside(node)])]
             tasks = [asyncio.ensure_future(job) for job in jobs]
