@@ -30,6 +30,7 @@ _HOMES = {
     "client": "client:client",
     "peer": "peer:peer",
     "mesh": "mesh:mesh",
+    "run": "run:run",
     "ca": "ca:ca",
     "broker": "broker_config:broker",
     "coordinator": "coordinator:coordinator",

@@ -50,6 +50,18 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"{one['name']:{width}}  {one['state']:7}  {one['incarnation']:>6}  {', '.join(marks)}".rstrip())
     if found["round"] is None:
         lines.append("no round is under way")
-    else:
-        lines.append(f"round {found['round']}, aggregator {found['aggregator'] or 'not elected yet'}")
-    return lines
+    return [*lines, *map(_line_of, found["runs"])]
+
+
+def _line_of(run: dict[str, Any]) -> str:
+    """A run, in a line."""
+    void = f", {run['void']} of them void" if run["void"] else ""
+    results = f"{run['results']} of {run['rounds']} rounds are over{void}"
+    said = {
+        "running": f"round {run['round']}, attempt {run['attempt']}, aggregator {run['aggregator']}; {results}",
+        "over": results,
+        "elsewhere": "this member is not in it",
+        "forked": "broken: two results of one round are signed, see the events",
+        "stopped": "this member cannot take part, see the events",
+    }
+    return f"run {run['run'][:8]} of {run['task']}: {said.get(run['state'], run['state'])}"

@@ -38,6 +38,7 @@ from fedmesh.peer.lists import Lists
 from fedmesh.peer.members import Members
 from fedmesh.peer.offering import Offering
 from fedmesh.peer.runs import Runs
+from fedmesh.peer.starting import Starting
 from fedmesh.peer.status import StatusServer
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.peers import PeerOptions, PeerTransport
@@ -204,7 +205,8 @@ class Node:
         self._stack.push_async_callback(self.offering.aclose)
         self._stack.push_async_callback(self.lists.aclose)
         self.transport.on_presence = self._noticed
-        status = StatusServer(mesh.folder, lambda: self.status)
+        starting = Starting(self.membership, self.runs, keys=self.members.keys, members=lambda: self.members.all)
+        status = StatusServer(mesh.folder, {"status": lambda _: self.status, **starting.handlers})
         await status.start()
         self._stack.push_async_callback(status.aclose)
         seeds = {name: [text_of(each) for each in addresses] for name, addresses in self._seeds.items()}

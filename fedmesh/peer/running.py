@@ -61,12 +61,14 @@ async def run(
     peer: Peer,
     *,
     beside: Callable[[Node], Coroutine[Any, Any, None]] | None = None,
+    learning: Callable[..., Learning] | None = None,
     events: EventSink = ignore,
 ) -> None:
     """Runs the node until SIGTERM or SIGINT.
 
     Args:
         peer: who. beside: runs as long as the node does.
+        learning: makes what trains, see `Node`; None: as the configuration says.
         events: told what happens.
 
     Raises:
@@ -79,7 +81,7 @@ async def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with state_of(config.mesh.folder):
-        async with Node(config, membership, learning=learning_of(peer), events=events) as node:
+        async with Node(config, membership, learning=learning or learning_of(peer), events=events) as node:
             _log.info("%s listens at %s", membership.name, node.transport.listening)
             jobs = [node.run(), stop.wait(), *([] if beside is None else [beside(node)])]
             tasks = [asyncio.ensure_future(job) for job in jobs]

@@ -1,8 +1,9 @@
 """Secure aggregation: a sum of vectors of which nobody learns the parts (Bonawitz et al. 2017, active adversaries).
 
 `Participant` runs on a device, `Aggregator` anywhere, and neither does any I/O beyond the participant's small store of
-what it has signed. docs/secure-aggregation.md says what is protected, from whom, and what is not. Importing this
-package imports no numpy; a name does so when it is first used.
+what it has signed. docs/secure-aggregation.md says what is protected, from whom, and what is not.
+
+Importing this package imports no numpy; a name does so when it is first used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -8,7 +8,7 @@ from mesh_runs import NAMES, RunNodes
 async def test_five_nodes_finish_three_rounds_with_equal_chains(tmp_path):
     async with RunNodes(tmp_path, *NAMES) as nodes:
         await nodes.enter_all()
-        charter = nodes.begin("anna", NAMES)
+        nodes.begin("anna", NAMES)
         await until(lambda: nodes.is_over(*NAMES), 60.0, about=lambda: [nodes.story(name) for name in NAMES])
         chains = [nodes.hashes(name) for name in NAMES]
         assert len(chains[0]) == 3

@@ -69,7 +69,7 @@ async def test_a_status_is_told_however_long_the_path_is(tmp_path):
     folder = tmp_path / ("long" * 40)
     folder.mkdir()
     (folder / SOCKET).write_text("left by one that was killed")
-    server = StatusServer(folder, lambda: {"self": "anna"})
+    server = StatusServer(folder, {"status": lambda _: {"self": "anna"}})
     await server.start()
     assert (folder / SOCKET).stat().st_mode & 0o777 == 0o600
     assert await asyncio.to_thread(ask, folder) == {"self": "anna"}
