@@ -1,15 +1,17 @@
 """``fedmesh run start``: a run of a scenario among the members of a mesh, by the member that runs on this machine."""
 
-from importlib import import_module
+import secrets
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedmesh.cli.simulate import DATA_HELP, check_data_folder, refuse_without
 from fedmesh.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedmesh.peer.learning import Prepared
+    from fedmesh.fleet.mesh_start import Begun
 
 __all__ = ["run"]
 
@@ -24,8 +26,9 @@ def _group() -> None:
 
 
 @run.command("start")
-def start(  # noqa: PLR0917 - options
+def start(
     scenario: Annotated[str, typer.Argument(metavar="SCENARIO|FILE", help="A scenario's name, or a TOML file.")],
+    *,
     in_mesh: Annotated[bool, typer.Option("--mesh", help="Among the members of the mesh.")] = False,
     config: Annotated[
         Path, typer.Option("--config", metavar="FILE", help="The TOML file of the member that runs here.")
@@ -33,6 +36,18 @@ def start(  # noqa: PLR0917 - options
     members: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Who takes part, 4 to 128; by default all that are here.")
     ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Rounds, over the scenario's.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any key over the scenario's; can be repeated."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", envvar="FEDMESH_DATA", help=DATA_HELP)] = None,
+    train_s: Annotated[float, typer.Option(min=1.0, help="Longest wait for the training of a round.")] = 300.0,
+    step_s: Annotated[float, typer.Option(min=0.1, help="Longest wait in each other step of a sum.")] = 20.0,
+    vote_s: Annotated[float, typer.Option(min=0.1, help="Longest wait in each step of a vote.")] = 10.0,
+    attempts: Annotated[
+        int, typer.Option(min=1, max=64, help="So often a round is tried; each is charged to who trains in it.")
+    ] = 8,
     again: Annotated[
         bool, typer.Option("--again", help="Also when a run of this task is under way: another, beside it.")
     ] = False,
@@ -42,9 +57,12 @@ def start(  # noqa: PLR0917 - options
 
     The authority gives the right to: fedmesh ca grant NAME --runs.
     """
+    from fedmesh.cli.overrides import parse
     from fedmesh.cli.printing import print_json
     from fedmesh.configuration import PeerConfig
+    from fedmesh.mesh.rounds import Schedule
     from fedmesh.peer import starting
+    from fedmesh.peer.learning import Prepared
 
     if not in_mesh:
         raise ConfigError(
@@ -53,10 +71,15 @@ def start(  # noqa: PLR0917 - options
         )
     if not config.is_file():
         raise ConfigError(f"there is no file {config}: name the member's file with --config FILE")
+    check_data_folder(data)
+    refuse_without("torch")
     folder = PeerConfig.load(config.absolute()).mesh.folder
     named = None if members is None else [name for name in (each.strip() for each in members.split(",")) if name]
-    starting.check_start(folder, named)  # before what takes its time
-    begun = starting.start(folder, _prepared(scenario), members=named, again=again)
+    chosen = starting.check_start(folder, named)["members"]  # before what takes its time
+    over = parse(assignments or []) | ({} if rounds is None else {"rounds": rounds})
+    made, schedule = _begun(scenario, over, len(chosen), data), Schedule(train_s, step_s, vote_s)
+    prepared = Prepared(made.task, made.kit, made.model, made.state, made.rounds, made.fewest, attempts, schedule)
+    begun = starting.start(folder, prepared, members=chosen, again=again)
     if as_json:
         print_json(begun)
         return
@@ -64,13 +87,14 @@ def start(  # noqa: PLR0917 - options
         typer.echo(line)
 
 
-def _prepared(scenario: str) -> "Prepared":
-    """What the run begins with; by name, as it is heavy, and not in every installation."""
-    try:
-        made: Prepared = import_module("fedmesh.peer.preparing").prepare(scenario)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"a run is prepared with {error.name}, which is missing here") from error
-    return made
+def _begun(scenario: str, over: dict[str, Any], members: int, data: Path | None) -> "Begun":
+    """What round 1 begins with: the public start is trained here."""
+    from fedmesh.federation import scenarios
+    from fedmesh.fleet.mesh_start import begin
+
+    found = scenarios.load(scenario, over)
+    with TemporaryDirectory() as folder:
+        return begin(found, run=secrets.randbits(61), members=members, folder=Path(folder), datasets_folder=data)
 
 
 def _lines(begun: dict[str, Any], config: Path) -> list[str]:

@@ -217,7 +217,7 @@ def refuse_without(module: str) -> None:
 
 
 def _missing(module: str) -> ConfigError:
-    return ConfigError(f"a simulation needs {module}, which is not installed: pip install 'fedmesh[simulation]'")
+    return ConfigError(f"this needs {module}, which is not installed: pip install 'fedmesh[simulation]'")
 
 
 def _how_to_go_on(folder: Path) -> str:
