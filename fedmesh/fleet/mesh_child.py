@@ -7,6 +7,7 @@ strategy of the scenario. Jobs, by ``what`` in the head; ``round`` is in each:
     prepare   model, state      -> {model, scales: the hashes that a session names; affords}
     step      one message       -> one message of secure aggregation; ``step`` in the head says which
     apply     sum, int64 [n]    -> {epsilon}; the new model and state. ``weight`` in the head
+    deliver   model             -> figures of the signed version; survivors, epsilon and ``last`` in the head
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from fedmesh.federation.plan import make_strategy
 from fedmesh.federation.scenario import Scenario
 from fedmesh.federation.sums import sums_of
 from fedmesh.fleet.child import Beyond, is_memory, main, watched, why_not
+from fedmesh.fleet.mesh_delivery import Delivery, deliver
 from fedmesh.fleet.result import epsilon_after
 from fedmesh.fleet.sources import Source
 from fedmesh.flower import FleetGrid, InlineFleet
@@ -65,7 +67,7 @@ class MeshBench:
     Args:
         run: its id. members: of its charter, how many. config: of the operator.
         scenario, task, layout: of the run. app: the client app. source: this member's examples.
-        home: its keys and ledgers.
+        home: its keys and ledgers. features: the run's feature map, as bytes.
     """
 
     def __init__(
@@ -80,10 +82,11 @@ class MeshBench:
         app: ClientCallable,
         source: Callable[[int], Any],
         home: EnrolledHome,
+        features: bytes = b"",
     ) -> None:
         self._run, self._members, self._config = run, members, config
         self._scenario, self._task, self._layout = scenario, task, layout
-        self._app, self._source, self._home = app, source, home
+        self._app, self._source, self._home, self._features = app, source, home, features
         self._round: _Round | None = None
 
     @classmethod
@@ -106,6 +109,7 @@ class MeshBench:
         return cls(
             spec["run"], len(spec["members"]), config,
             scenario=scenario, task=task, layout=layout, app=app, source=source, home=home,
+            features=features,
         )  # fmt: skip
 
     @property
@@ -129,6 +133,8 @@ class MeshBench:
                 return self._step(self._of(number), Order(head["step"], **_named(head["step"], buffers)), state)
             case "apply":
                 return self._applied(self._of(number), buffers[0], head["weight"]), state, ""
+            case "deliver":
+                return self._delivered(head, buffers[0]), state, ""
         raise DecodeError(f"there is no job {head['what']!r:.40}")
 
     def _of(self, number: int) -> _Round:
@@ -187,6 +193,19 @@ class MeshBench:
         model = np.ascontiguousarray(weights, "<f4").tobytes()
         facts = {"epsilon": epsilon_after(self._task, prepared.number)}
         return Envelope(dumps(facts), cast("tuple[Buffer, ...]", (model, snapshot(fresh.strategy))))
+
+    def _delivered(self, head: Mapping[str, Any], model: bytes) -> Envelope:
+        assert self._config.publish is not None
+        verdict = deliver(
+            Delivery(self._run, head["round"], head["survivors"], head["epsilon"], model, head["last"]),
+            scenario=self._scenario,
+            task=self._task,
+            layout=self._layout,
+            features=self._features,
+            repository=self._config.publish.folder,
+            datasets_folder=getattr(self._config.data, "folder", None),
+        )
+        return Envelope(dumps(dict(verdict.as_metrics())), ())
 
 
 def _named(step: str, buffers: Sequence[bytes]) -> dict[str, bytes]:

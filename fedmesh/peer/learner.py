@@ -5,7 +5,6 @@ member votes in it without training. While the device rests (battery, hours, loa
 """
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,13 +13,13 @@ from typing import Any
 
 from fedmesh.client.policy import refusal
 from fedmesh.configuration import PeerConfig
-from fedmesh.errors import ConfigError, DecodeError
-from fedmesh.events import EventSink, InstructionRefused, ignore
+from fedmesh.errors import ConfigError, DecodeError, FedMeshError
+from fedmesh.events import EventSink, InstructionRefused, ModelChecked, Notice, ignore
 from fedmesh.fleet.kit import Kit
 from fedmesh.fleet.readiness import Readiness
 from fedmesh.fleet.training import Training
 from fedmesh.identity import Membership
-from fedmesh.mesh.rounds import Certificate, Charter
+from fedmesh.mesh.rounds import Certificate, Charter, Result
 from fedmesh.peer.learning import Blobs
 from fedmesh.peer.round_record import Shelf
 from fedmesh.peer.sessions import Crew, MeshSessions
@@ -31,8 +30,7 @@ __all__ = ["Learner", "run_number"]
 
 _MODULE = "fedmesh.fleet.mesh_child"
 _LOOK_S = 10.0
-
-_log = logging.getLogger(__name__)
+_DELIVERY_S = 600.0
 
 
 def run_number(charter: Charter) -> int:
@@ -67,6 +65,7 @@ class Learner:
         self._readiness = Readiness(config.eligibility)
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[bytes, MeshSessions] = {}
+        self._following: set[asyncio.Task[None]] = set()
         self._resting = ""
         self._changed: list[Callable[[], None]] = []
         self._looking = self._loop.create_task(self._look())
@@ -113,15 +112,40 @@ class Learner:
         return sessions
 
     def certified(self, charter: Charter, certificate: Certificate, blobs: Blobs) -> None:  # noqa: ARG002
-        """A round is over; behind the last one the process that trained is not needed any more."""
-        if certificate.result.round >= charter.rounds and (sessions := self._sessions.pop(charter.hash, None)):
-            self._loop.create_task(sessions.aclose())
+        """A round is over: its model is delivered, where this member has a repository of models.
+
+        Behind the last round the process that trained is not needed any more.
+        """
+        result, sessions = certificate.result, self._sessions.get(charter.hash)
+        if sessions is None:
+            return
+        is_last = result.round >= charter.rounds
+        task = self._loop.create_task(self._follow(charter, result, sessions, is_last=is_last))
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    async def _follow(self, charter: Charter, result: Result, sessions: MeshSessions, *, is_last: bool) -> None:
+        if self._config.publish is not None and not result.is_void:
+            try:
+                async with asyncio.timeout(_DELIVERY_S):
+                    figures = await sessions.deliver(result, last=is_last)
+            except (FedMeshError, TimeoutError) as error:
+                why = str(error) or "it took too long"
+                self._events(Notice(f"the model of round {result.round} was not delivered: {why}"))
+            else:
+                difference = figures["max_abs_logit_difference"]
+                self._events(ModelChecked(result.round, figures["agreement"], difference))
+        if is_last and self._sessions.pop(charter.hash, None) is not None:
+            await sessions.aclose()
 
     async def aclose(self) -> None:
         """Ends what trains."""
         self._looking.cancel()
         with suppress(asyncio.CancelledError):
             await self._looking
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
         for sessions in self._sessions.values():
             await sessions.aclose()
 

@@ -28,6 +28,8 @@ from fedmesh.secagg.session import binding, input_context, survivors_digest
 
 __all__ = ["Crew", "MeshSessions"]
 
+_LOOK_S = 0.2
+_AGAIN_S = 30.0  # between two attempts to work out a round on this device
 _ROOM = 1 << 20
 _MOST_ANSWERS = 64  # of one round: five for each attempt
 
@@ -76,11 +78,22 @@ class MeshSessions:
         self._facts: Facts | None = None
         self._answers: dict[bytes, bytes | None] = {}
         self._working: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Future[None]] = set()
 
     def begin(self, before: Result) -> None:
         """The round behind `before` begins: model and state that this names are here."""
-        self._spawn(self._prepare(before))
+        if self._preparing is not None:
+            self._preparing.cancel()
+        self._preparing = self._spawn(self._prepare(before))
+
+    async def deliver(self, result: Result, *, last: bool) -> Mapping[str, float]:
+        """Has the result's model signed in this member's repository; its figures. Raises: RoundError: it was not."""
+        # It is on its way here, since the next round begins with it; a store of blobs tells nobody what comes.
+        while (model := self._blobs.get(result.model)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)
+        facts = {"survivors": len(result.survivors), "epsilon": result.privacy.get("epsilon"), "last": last}
+        return await self._workshop.deliver(result.round, model, **facts)
 
     async def aclose(self) -> None:
         """Ends whatever is under way."""
@@ -131,9 +144,10 @@ class MeshSessions:
 
     def close(self, number: int) -> None:  # noqa: ARG002 - whatever is left is of that round
         """The round is over."""
-        if self._working is not None:
-            self._working.cancel()
-        self._working, self._facts = None, None
+        for task in (self._working, self._preparing):
+            if task is not None:
+                task.cancel()
+        self._working, self._preparing, self._facts = None, None, None
         self._answers.clear()
 
     # Their aggregator.
@@ -165,17 +179,29 @@ class MeshSessions:
     # What is done beside.
 
     async def _prepare(self, before: Result) -> None:
+        """Works out the round behind `before`; until it can be done, this device is not ready."""
         number = before.round + 1
-        model, state = await asyncio.to_thread(lambda: (self._blobs.get(before.model), self._blobs.get(before.state)))
+        while True:
+            try:
+                facts = await self._worked_out(number, before)
+                break
+            except FedMeshError as error:
+                self._fail(error)
+                await asyncio.sleep(_AGAIN_S)
+        if self._record.round < number:
+            self._keep(RoundRecord(number, state=self._record.state))
+        self._facts = facts
+        self._changed()
+
+    async def _worked_out(self, number: int, before: Result) -> Facts:
+        digests = before.model, before.state
+        model, state = await asyncio.to_thread(lambda: [self._blobs.get(digest) for digest in digests])
         if model is None or state is None:
             raise RoundError(f"round {number} begins with a model that is not here")
         facts = await self._workshop.prepare(number, model, state)
         if facts.model != before.model:
             raise RoundError(f"the model of round {number} is another than the one that was certified")
-        if self._record.round < number:
-            self._keep(RoundRecord(number, state=self._record.state))
-        self._facts = facts
-        self._changed()
+        return facts
 
     async def _step(self, number: int, attempt: int, step: str, message: bytes, data: bytes) -> None:
         answer, state = await self._workshop.step(number, step, message, self._record.state)
@@ -254,7 +280,10 @@ class MeshSessions:
             return
         error = task.exception()
         if isinstance(error, FedMeshError):
-            _log.warning("run %s: %s", self._charter.task, error)
-            self._refused(getattr(error, "code", "") or "policy")
+            self._fail(error)
         elif error is not None:
             raise error
+
+    def _fail(self, error: FedMeshError) -> None:
+        _log.warning("the run of %s: %s", self._charter.task, error)
+        self._refused(getattr(error, "code", "") or "policy")

@@ -80,6 +80,11 @@ class Workshop:
             raise RoundError("the sum was applied, and what came of it is no model and state")
         return Applied(bytes(outcome.reply[1]), bytes(outcome.reply[2]), meta["epsilon"])
 
+    async def deliver(self, number: int, model: bytes, **facts: Any) -> dict[str, float]:
+        """Figures of the version that was signed; see `fedmesh.fleet.mesh_delivery`. Raises: RoundError: none was."""
+        async with self._turn:
+            return _meta(await self._exchanged({"what": "deliver", "round": number, **facts}, b"", model))
+
     def close(self) -> None:
         """Ends the process; idempotent."""
         self._training.close()

@@ -21,8 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from fedmesh.client.enrolling import begin_enrolment
 from fedmesh.errors import ConfigError
-from fedmesh.identity import Enrolment, Issuer, Membership, create_authority, open_issuer
+from fedmesh.identity import Issuer, Membership, create_authority, open_issuer
 from fedmesh.peer.status import ask
 from fedmesh.testing.namespaces import Lan, Machine
 
@@ -90,7 +91,7 @@ class MeshPeers:
     def enrol(self, name: str) -> Membership:
         """A new member; the others hear of it from the roster that it brings."""
         token = self.issuer.token(name, self._began, ttl_s=int(2 * _AGE_S))
-        enrolment = Enrolment.begin(self.folder / name, token)
+        enrolment = begin_enrolment(self.folder / name, token)
         hello = self.issuer.hello()
         reply = self.issuer.handle(enrolment.request(token.secret, hello.nonce), None, hello.nonce, time.time())
         self.members[name] = enrolment.finish(reply, time.time())

@@ -10,6 +10,7 @@ What it does, in this order of preference, once a quorum has reported:
 """
 
 import math
+from collections.abc import Mapping
 
 from fedmesh.errors import RoundError
 from fedmesh.mesh.rounds.carrying import Carrying, best_sets
@@ -37,6 +38,7 @@ class Leading:
         self.certificate: Certificate | None = None
         self.has_failed = False
         self._settle_at: float | None = None
+        self._patience: float | None = None  # until when those are waited for who are not ready yet
         self._has_begun = self._is_waiting = False
         self._has_fetched = False
         self._fetching: float | None = None  # until when a handover is waited for
@@ -114,7 +116,7 @@ class Leading:
             self._settle_at = now + turn.charter.schedule.step_s
         if now >= self._settle_at or turn.alive() & turn.charter.members.keys() <= here:
             self._has_begun = self._begin(now)
-            self._is_waiting = not self._has_begun
+            self._is_waiting = not self._has_begun and now >= self._settle_at
 
     def _begin(self, now: float) -> bool:
         """Whether there was something to begin; if not, it is looked at again with the next report."""
@@ -167,7 +169,7 @@ class Leading:
         elif self._fetching is not None and now >= self._fetching:
             self._fetching = None
             self._has_begun = self._begin_anew(now)
-            self._is_waiting = not self._has_begun
+            self._is_waiting = not self._has_begun and now >= (self._settle_at or now)
 
     def _begin_anew(self, now: float) -> bool:
         turn = self._turn
@@ -180,6 +182,8 @@ class Leading:
             out = sum(status.readiness is Readiness.OUT for status in statuses.values())
             self.has_failed = len(turn.charter.members) - out < turn.charter.fewest  # it waits only for who may come
             return self.has_failed
+        if self._has_late(statuses, now):
+            return False
         try:
             summing = turn.sessions.open(turn.round, turn.attempt, tuple(cohort), turn.before)
         except RoundError:
@@ -187,6 +191,16 @@ class Leading:
         else:
             self._carrying = Carrying(turn, summing, turn.attempt, now)
         return True
+
+    def _has_late(self, statuses: Mapping[str, Status], now: float) -> bool:
+        """Whether somebody would train a little later: once there are enough, the others have one step's time."""
+        turn = self._turn
+        if self._patience is None:
+            self._patience = self._settle_at = now + turn.charter.schedule.step_s
+        return now < self._patience and any(
+            status.readiness is Readiness.LATER and status.attempt == turn.attempt and name in turn.alive()
+            for name, status in statuses.items()
+        )
 
     def _look(self, carrying: Carrying) -> None:
         """Whether the session is over."""
