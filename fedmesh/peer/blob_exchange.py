@@ -97,12 +97,14 @@ class BlobExchange:
         fetch = _Fetch(digest, list(dict.fromkeys(sources)))
         task = self._loop.create_task(self._fetched(fetch))
         self._fetches[digest] = fetch, task
+        task.add_done_callback(lambda task: self._ended(digest, task))
         return task
 
     def only(self, digests: Collection[bytes]) -> None:
         """Gives up what is not among them."""
         for digest, (_, task) in list(self._fetches.items()):
             if digest not in digests:
+                del self._fetches[digest]
                 task.cancel()
 
     def connected(self) -> None:
@@ -166,23 +168,24 @@ class BlobExchange:
 
     async def _fetched(self, fetch: _Fetch) -> None:
         pause_s = _PAUSE_S
-        try:
-            while fetch.digest not in self._store:
-                self._news.clear()
-                for source in [*fetch.sources, *sorted(set(self._others()) - set(fetch.sources))]:
-                    if source in fetch.wrong:
-                        continue
-                    async with self._at_once:
-                        if await self._is_from(source, fetch):
-                            return
-                try:
-                    async with asyncio.timeout(pause_s):
-                        await self._news.wait()
-                    await asyncio.sleep(_PAUSE_S)  # what is new comes in swarms
-                except TimeoutError:
-                    pause_s = min(2 * pause_s, _LONGEST_S)
-        finally:
-            self._fetches.pop(fetch.digest, None)
+        while fetch.digest not in self._store:
+            self._news.clear()
+            for source in [*fetch.sources, *sorted(set(self._others()) - set(fetch.sources))]:
+                if source in fetch.wrong:
+                    continue
+                async with self._at_once:
+                    if await self._is_from(source, fetch):
+                        return
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._news.wait()
+                await asyncio.sleep(_PAUSE_S)  # what is new comes in swarms
+            except TimeoutError:
+                pause_s = min(2 * pause_s, _LONGEST_S)
+
+    def _ended(self, digest: bytes, task: "asyncio.Task[None]") -> None:
+        if digest in self._fetches and self._fetches[digest][1] is task:
+            del self._fetches[digest]
 
     async def _is_from(self, source: PeerId, fetch: _Fetch) -> bool:
         """Whether the blob is here, with what `source` has given of it."""

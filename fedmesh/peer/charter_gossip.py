@@ -23,9 +23,10 @@ VERSION = 1
 HAVE, WANT, CHARTER = range(3)
 MAX_CHARTERS = 32
 _HASH = 32
-_ANSWER_S = 30.0
-_GIVEN_EACH_S = 5.0
-_LATER_S = 60.0
+_ANSWER_S = 15.0
+_GIVEN = 2.0 * MAX_CHARTERS
+"""Charters that a neighbour gets at once; then one a second."""
+_LATER_S = 30.0
 _ASKED = 4
 
 
@@ -56,7 +57,7 @@ class CharterGossip:
         self._opened, self._accepted = opened, accepted
         self._theirs: dict[PeerId, tuple[bytes, ...]] = {}
         self._asked: dict[bytes, tuple[PeerId, float]] = {}
-        self._given: dict[tuple[PeerId, bytes], float] = {}
+        self._given: dict[PeerId, tuple[float, float]] = {}
         self._refused: dict[tuple[PeerId, bytes], float] = {}
         self._full: set[bytes] = set()
 
@@ -68,7 +69,7 @@ class CharterGossip:
     def disconnected(self, peer: PeerId, now: float) -> list[Outgoing]:
         """There is none any more; what it was asked for is asked of another."""
         self._theirs.pop(peer, None)
-        self._given = {key: at for key, at in self._given.items() if key[0] != peer}
+        self._given.pop(peer, None)
         self._asked = {digest: asked for digest, asked in self._asked.items() if asked[0] != peer}
         self._refused = {key: until for key, until in self._refused.items() if key[0] != peer}
         return self._wanted(now)
@@ -121,12 +122,14 @@ class CharterGossip:
         self._full.add(digest)
 
     def _give(self, peer: PeerId, digest: bytes, now: float) -> list[Outgoing]:
-        if now < self._given.get((peer, digest), now - _GIVEN_EACH_S) + _GIVEN_EACH_S:
+        tokens, at = self._given.get(peer, (_GIVEN, now))
+        tokens = min(_GIVEN, tokens + now - at)
+        if tokens < 1:
             self.counts["busy"] += 1
             return []
         if digest not in self.known:
             return []
-        self._given[peer, digest] = now
+        self._given[peer] = tokens - 1, now
         return [Outgoing(peer, bytes([VERSION, CHARTER]) + self.known[digest])]
 
     def _take(self, peer: PeerId, raw: bytes) -> list[Outgoing]:

@@ -10,7 +10,7 @@ from fedmesh.mesh.rounds import Charter, Keyring, Schedule, quorum_for, sign_cha
 from fedmesh.secagg import Identity
 from fedmesh.wire import dumps, loads
 
-QUICK = Schedule(20.0, 4.0, 1.0)
+QUICK = Schedule(30.0, 10.0, 1.0)
 NAMES = ("anna", "bert", "cleo", "dora", "emil")
 
 
@@ -207,3 +207,14 @@ class RunNodes(Nodes):
         """For a test that waits in vain: where this node's run is."""
         run = self.run_of(name)
         return {"run": run and run.status, "counts": dict(self.nodes[name].runs.counts)} if name in self.nodes else None
+
+    def part(self, *groups):
+        """Nodes of different groups do not hear each other, until `heal`."""
+        self.parted = [(one, other) for here in groups for there in groups if here is not there
+                       for one in here for other in there]  # fmt: skip
+        for one, other in self.parted:
+            self.nodes[one].transport.shun(other)
+
+    def heal(self):
+        for one, other in self.parted:
+            self.nodes[one].transport.readmit(other)

@@ -100,6 +100,30 @@ def test_list_shows_everybody(ca: Path, capsys: Capture) -> None:
     assert all(word in plain for word in ("device-1", "device-2", "device-3", "broker", "revoked", "not used yet"))
 
 
+def test_a_right_is_given_and_taken_back(ca: Path, capsys: Capture) -> None:
+    enrolled(capsys)
+    assert "nobody called 'nobody'" in failed(["ca", "grant", "nobody", "--runs"], capsys, code=1)
+    assert "--runs; or --take-back" in failed(["ca", "grant", "device-1"], capsys, code=2)
+
+    def rights() -> list[str]:
+        assert main(["ca", "list", "--json"]) == 0
+        found: list[str] = json.loads(capsys.readouterr().out)["parties"][0]["rights"]
+        return found
+
+    assert rights() == []
+    assert main(["ca", "grant", "device-1", "--runs"]) == 0
+    assert "device-1 may start runs" in capsys.readouterr().out
+    assert rights() == ["runs"]
+    assert main(["ca", "list"]) == 0
+    assert "runs" in capsys.readouterr().out
+    assert main(["ca", "grant", "device-1", "--take-back"]) == 0
+    capsys.readouterr()
+    assert rights() == []
+    assert main(["ca", "grant", "device-1", "--runs"]) == main(["ca", "revoke", "device-1"]) == 0
+    capsys.readouterr()
+    assert rights() == []
+
+
 def test_lists_are_written_to_be_carried(ca: Path, capsys: Capture) -> None:
     device = Membership(enrolled(capsys))
     enrolled(capsys, "device-2")
