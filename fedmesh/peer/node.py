@@ -147,6 +147,7 @@ class Node:
                 for one in self.members.all
             ],
             "links": sorted(self.transport.links),
+            "relayed": self.transport.relayed,
             "round": None,
             "aggregator": None,
         }
@@ -228,6 +229,7 @@ class Node:
             "listen": tuple((each.host, each.port) for each in mesh.listen),
             "connections": mesh.connections,
             "bytes_per_s": mesh.bytes_per_s,
+            "relay": mesh.relay,
             **self._settings.connections,
         }
         return PeerOptions(**options)
@@ -279,7 +281,7 @@ class Node:
     # What the parts tell.
 
     def _found(self, name: PeerId, _address: Address) -> None:
-        if name not in self.transport.links:
+        if name not in self.transport.links or name in self.transport.relayed:
             task = self._loop.create_task(self._connect(name), name=f"connect-{name}")
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
