@@ -46,7 +46,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     for one in members:
         marks = [f"model {one['model']}"] if one["model"] else []
         marks += ["this one"] if one["name"] == found["self"] else []
-        marks += ["linked"] if one["name"] in found["links"] else []
+        via = found["relayed"].get(one["name"])
+        marks += [f"linked through {via}" if via else "linked"] if one["name"] in found["links"] else []
         lines.append(f"{one['name']:{width}}  {one['state']:7}  {one['incarnation']:>6}  {', '.join(marks)}".rstrip())
     if found["round"] is None:
         lines.append("no round is under way")

@@ -42,6 +42,8 @@ class MeshSection(Section):
     """Live ones at once, some 300 KB each; with fewer than there are members they take turns."""
     bytes_per_s: Annotated[float, Field(gt=0)] | None = None
     """Most that is sent, to all together; None: no limit."""
+    relay: bool = True
+    """Whether what two members say to each other who cannot reach each other is carried between them."""
     seeds: dict[PartyName, Addresses] = Field(default_factory=dict, max_length=64)
     """Members, and where they may be."""
     discovery: DiscoverySection = DiscoverySection()

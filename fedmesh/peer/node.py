@@ -155,6 +155,7 @@ class Node:
                 for one in self.members.all
             ],
             "links": sorted(self.transport.links),
+            "relayed": self.transport.relayed,
             "round": under_way["round"],
             "aggregator": under_way["aggregator"],
             "runs": self.runs.status,
@@ -259,6 +260,7 @@ class Node:
             "listen": tuple((each.host, each.port) for each in mesh.listen),
             "connections": mesh.connections,
             "bytes_per_s": mesh.bytes_per_s,
+            "relay": mesh.relay,
             **self._settings.connections,
         }
         return PeerOptions(**options)
@@ -310,7 +312,7 @@ class Node:
     # What the parts tell.
 
     def _found(self, name: PeerId, _address: Address) -> None:
-        if name not in self.transport.links:
+        if name not in self.transport.links or name in self.transport.relayed:
             task = self._loop.create_task(self._connect(name), name=f"connect-{name}")
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)

@@ -8,20 +8,24 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from fedmesh.errors import FedMeshError, PeerError
 from fedmesh.identity import Membership
 from fedmesh.transport.bucket import Bucket
 from fedmesh.transport.endpoint import Carried, Endpoint
+from fedmesh.transport.peer_attempts import Attempts
+from fedmesh.transport.peer_circuits import Circuit, Circuits
 from fedmesh.transport.peer_contexts import Contexts
 from fedmesh.transport.peer_dialler import Dialler
 from fedmesh.transport.peer_link import PeerLink
 from fedmesh.transport.peer_listener import Listener
 from fedmesh.transport.peer_options import Address, PeerOptions
+from fedmesh.transport.peer_pipe import Pipe
 from fedmesh.transport.peer_pool import RESTING, Pool
-from fedmesh.transport.peer_wire import Kind, announcement_in, announcement_of
+from fedmesh.transport.peer_relay import Relay
+from fedmesh.transport.peer_wire import CIRCUIT_KINDS, Kind, announcement_in, announcement_of
 from fedmesh.types import PeerId
 
 if TYPE_CHECKING:
@@ -40,6 +44,7 @@ class PeerCarrier:
     Attributes:
         announces: whether we may announce something.
         pool, dialler, listener: the connections, and who makes them.
+        circuits, relay: streams inside connections, and what is carried between two others on them.
     """
 
     def __init__(
@@ -56,24 +61,43 @@ class PeerCarrier:
         contexts = Contexts(membership)
         self.announces = options.announces
         self.pool = Pool(membership, options, self, clock=clock)
+        self.circuits = Circuits(asked=self._asked, called=self._called)
+        self.attempts = Attempts(
+            self.pool,
+            options,
+            self.circuits,
+            addresses=addresses,
+            context=contexts.dialling,
+            piped=self._piped,
+            chance=chance,
+        )
         self.dialler = Dialler(
             self.pool,
             options,
-            addresses=addresses,
-            context=contexts.dialling,
+            attempts=self.attempts,
             failed=self._failed,
             again=self._again,
             chance=chance,
         )
-        self.listener = Listener(options, context=contexts.accepting, made=self.pool.link, count=self.count)
+        self.listener = Listener(options, context=contexts.accepting, made=self._link, count=self.count)
         self._contexts, self._options, self._courier, self._endpoint = contexts, options, courier, endpoint
         self._loop = asyncio.get_running_loop()
         self._bucket = Bucket(options.bytes_per_s, self._loop.time())
+        self.relay = Relay(
+            membership,
+            options,
+            self.circuits,
+            self.pool.links,
+            own_wait_s=self._own_wait_s,
+            took=self._bucket.take,
+            count=self.count,
+        )
         self._refill: asyncio.TimerHandle | None = None
         self._said: dict[str, bytes] = {}
         self._behind: set[PeerId] = set()
         self._waiting: dict[PeerId, list[asyncio.Future[None]]] = {}
         self._ticking: asyncio.Task[None] | None = None
+        self._pipes: set[Pipe] = set()
         self._closed = False
 
     async def start(self) -> None:
@@ -137,13 +161,18 @@ class PeerCarrier:
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
+        self.relay.close()
+        await self._parted(self.pool.close(relayed=True))
         self.pool.close()
         for arrived in [one for waiting in self._waiting.values() for one in waiting if not one.done()]:
             arrived.set_result(None)  # who waits finds that it is closed
         await self.dialler.aclose()
         await self.listener.aclose()
-        if parting := [link.lost for link in self.pool.made if link.is_open]:
-            await asyncio.wait(parting, timeout=_FAREWELL_S)
+        await self._parted(link for link in self.pool.made if link.is_open)
+        for pipe in list(self._pipes):
+            pipe.close()
+        if lost := [pipe.lost for pipe in self._pipes]:
+            await asyncio.wait(lost, timeout=_FAREWELL_S)
 
     # What the pool calls.
 
@@ -180,13 +209,19 @@ class PeerCarrier:
             self.dialler.put_off(peer)
 
     def received(self, link: PeerLink, kind: Kind, body: bytes) -> None:
-        """As `Watcher`. Raises: DecodeError: nothing that is announced."""
-        if self._closed:
+        """As `Watcher`. Raises: DecodeError: nothing that is announced, or no circuit."""
+        if kind in CIRCUIT_KINDS:
+            self.circuits.received(link, kind, body)
+        elif self._closed:
             return
-        if kind == Kind.PARCEL:
+        elif kind == Kind.PARCEL:
             self._courier.arrived(link.name, body)
         else:
             self._courier.heard(link.name, *announcement_in(body))
+
+    def over(self, link: PeerLink) -> None:
+        """As `Watcher`."""
+        self.circuits.over(link)
 
     def full(self, link: PeerLink, *, full: bool) -> None:
         """As `Watcher`."""
@@ -229,6 +264,40 @@ class PeerCarrier:
             self.dialler.call(peer)
         self._courier.pump()
 
+    def _link(self, via: PeerId | None) -> PeerLink:
+        return self.pool.link(via=via)
+
+    def _piped(self) -> Pipe:
+        pipe = Pipe()
+        self._pipes.add(pipe)
+        pipe.lost.add_done_callback(lambda _: self._pipes.discard(pipe))
+        return pipe
+
+    def _asked(self, circuit: Circuit, name: PeerId) -> None:
+        self.relay.asked(circuit, name)
+
+    def _called(self, circuit: Circuit) -> None:
+        """Somebody calls us through a neighbour."""
+        if self._closed:
+            circuit.end("closed")
+            return
+        pipe = circuit.user = self._piped()
+        pipe.join(circuit)
+        if not self.listener.relayed(pipe, circuit.link.name):
+            circuit.end("flood")
+            pipe.close()
+
+    def _own_wait_s(self) -> float:
+        """As `Relay`: what we have to say ourselves goes first."""
+        if self._options.bytes_per_s is None:
+            return 0.0
+        self._courier.pump()
+        return self._bucket.wait_s(self._loop.time())
+
+    async def _parted(self, links: Iterable[PeerLink]) -> None:
+        if parting := [link.lost for link in links]:
+            await asyncio.wait(parting, timeout=_FAREWELL_S)
+
     def _refilled(self) -> None:
         self._refill = None
         self._courier.pump()
@@ -240,6 +309,7 @@ class PeerCarrier:
             await asyncio.sleep(every_s)
             try:
                 self.pool.tick()
+                self.relay.tick()
             except FedMeshError as error:  # the disk is full, and the time floor cannot be kept
                 self.count("tick_failed")
                 _log.error("connections cannot be looked after: %s", error)

@@ -1,36 +1,30 @@
-"""Calling peers: when something is to be sent to one, at the addresses that are said to be its, and again later.
+"""Calling peers: when something is to be sent to one, at its addresses, else through a neighbour, and again later.
 
-An address is a hint from anywhere: who answers there is believed for its certificate alone.
+Who is reached through a neighbour is dialled itself now and then: a connection that nobody relays takes its place.
 """
 
 import asyncio
 import random
-import socket
-import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fedmesh.errors import ConfigError
 from fedmesh.transport.backoff import Backoff
-from fedmesh.transport.framing import told
-from fedmesh.transport.peer_options import Address, PeerOptions
+from fedmesh.transport.peer_attempts import Attempts, Outcome
+from fedmesh.transport.peer_options import PeerOptions
 from fedmesh.transport.peer_pool import Pool
 from fedmesh.types import PeerId
 
 __all__ = ["Dialler"]
 
-_ADDRESSES = 8
-"""Of one peer that are tried."""
 _REMEMBERED = 1024
-_LAST_WORDS_S = 1.0
+_SILENT = Outcome("none of its addresses answers")
 
 
 class Dialler:
     """Makes connections for a pool.
 
     Args:
-        addresses: where a peer may be; called anew for each attempt.
-        context: makes the TLS context of an attempt, with the certificate of then.
+        attempts: makes them.
         failed: told that there is no way to a peer for now; `again` that it may be tried once more.
     """
 
@@ -39,29 +33,31 @@ class Dialler:
         pool: Pool,
         options: PeerOptions,
         *,
-        addresses: Callable[[PeerId], Sequence[Address]],
-        context: Callable[[], ssl.SSLContext],
+        attempts: Attempts,
         failed: Callable[[PeerId], None],
         again: Callable[[PeerId], None],
         chance: random.Random,
     ) -> None:
         self.trouble: dict[PeerId, str] = {}
         """What was wrong when a peer was last called."""
-        self._pool, self._options, self._addresses, self._context = pool, options, addresses, context
+        self._pool, self._options, self._attempts = pool, options, attempts
         self._failed, self._again, self._chance = failed, again, chance
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(options.dials)
         self._calls: dict[PeerId, asyncio.Task[None]] = {}
         self._waits: dict[PeerId, asyncio.TimerHandle] = {}
         self._backoffs: dict[PeerId, Backoff] = {}
+        self._detours: dict[PeerId, asyncio.TimerHandle] = {}
+        self._trials: dict[PeerId, asyncio.Task[None]] = {}  # of those who are reached through a neighbour
+        self._trial = asyncio.Semaphore(1)
         self._closed = False
 
     def call(self, peer: PeerId) -> None:
         """Begins to make a connection, unless that is under way, or it is too early for another attempt."""
         if not (self._closed or peer in self._calls or peer in self._waits):
-            task = self._loop.create_task(self._call(peer), name=f"dial-{peer}")
-            self._calls[peer] = task
-            task.add_done_callback(lambda done: self._over(peer, done))
+            if trial := self._trials.pop(peer, None):
+                trial.cancel()
+            self._begin(self._calls, peer, self._call(peer))
 
     def call_now(self, peer: PeerId) -> None:
         """As `call`, without waiting any longer: somebody has heard of it."""
@@ -83,11 +79,25 @@ class Dialler:
 
     def reached(self, peer: PeerId, *, by_us: bool) -> None:
         """There is a connection."""
-        if not by_us and (call := self._calls.pop(peer, None)):
-            call.cancel()
+        for calls in (self._calls, self._trials):
+            if not by_us and (call := calls.pop(peer, None)):
+                call.cancel()
         self.trouble.pop(peer, None)
-        if waiting := self._waits.pop(peer, None):
+        for timers in (self._waits, self._detours):
+            if waiting := timers.pop(peer, None):
+                waiting.cancel()
+        if not self._pool.is_direct(peer):
+            self._dial_later(peer)
+
+    def dial(self, peer: PeerId) -> None:
+        """Dials a peer that is reached through a neighbour itself, unless that is under way."""
+        if waiting := self._detours.pop(peer, None):
             waiting.cancel()
+        if self._closed or peer not in self._pool.links or self._pool.is_direct(peer):
+            return
+        if peer not in self._trials:
+            self._begin(self._trials, peer, self._tried(peer))
+        self._dial_later(peer)
 
     def steady(self, peer: PeerId) -> None:
         """There was one for a good while: the next failure is the first."""
@@ -96,19 +106,20 @@ class Dialler:
     async def aclose(self) -> None:
         """Calls nobody any more."""
         self._closed = True
-        for waiting in self._waits.values():
+        for waiting in [*self._waits.values(), *self._detours.values()]:
             waiting.cancel()
-        calls = list(self._calls.values())
+        calls = [*self._calls.values(), *self._trials.values()]
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
 
-    def _over(self, peer: PeerId, done: asyncio.Task[None]) -> None:
-        if self._calls.get(peer) is done:
-            del self._calls[peer]
+    def _over(self, calls: dict[PeerId, asyncio.Task[None]], peer: PeerId, done: asyncio.Task[None]) -> None:
+        if calls.get(peer) is done:
+            del calls[peer]
         if not done.cancelled() and (error := done.exception()) is not None:  # `addresses` is somebody else's
             self._loop.call_exception_handler({"message": f"calling {peer} failed", "exception": error})
-            self._gave_up(peer, str(error))
+            if calls is self._calls:
+                self._gave_up(peer, str(error))
 
     def _gave_up(self, peer: PeerId, trouble: str) -> None:
         while len(self.trouble) >= _REMEMBERED:
@@ -122,80 +133,45 @@ class Dialler:
         del self._waits[peer]
         self._again(peer)
 
+    def _begin(self, calls: dict[PeerId, asyncio.Task[None]], peer: PeerId, calling: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(calling, name=f"dial-{peer}")
+        calls[peer] = task
+        task.add_done_callback(lambda done: self._over(calls, peer, done))
+
+    def _dial_later(self, peer: PeerId) -> None:
+        """Once more; it looks then whether there is still reason to."""
+        wait_s = self._options.direct_s * self._chance.uniform(0.75, 1.25)
+        self._detours[peer] = self._loop.call_later(wait_s, self.dial, peer)
+
     async def _call(self, peer: PeerId) -> None:
-        options = self._options
         async with self._slots:
-            try:
-                async with asyncio.timeout(2 * (options.connect_s + options.handshake_s + options.hello_s)):
-                    trouble = await self._tried(peer)
-            except TimeoutError:
-                trouble = "none of its addresses answers"
+            outcome = await self._reached(peer)
         if peer in self._pool.links or self._closed:
             return  # by this call, or it called us meanwhile
-        self._gave_up(peer, trouble)
+        self._gave_up(peer, outcome.trouble)
 
-    async def _tried(self, peer: PeerId) -> str:
-        """Tries its addresses one after the other; returns what was wrong last, if all went wrong."""
-        trouble = "it has no address that is known here"
-        for host, port in list(self._addresses(peer))[:_ADDRESSES]:
-            try:
-                async with asyncio.timeout(self._options.connect_s):
-                    found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except (OSError, TimeoutError, UnicodeError) as error:  # a name that cannot be one is the last of these
-                trouble = f"no host is called {host:.80}: {error}"
-                continue
-            for family, _, _, _, address in found[:_ADDRESSES]:
-                if peer in self._pool.links:
-                    return ""
-                if not self._pool.has_room():
-                    return "all connections are in use: raise connections"
-                trouble = await self._dialled(peer, family, address)
-                if not trouble:
-                    return ""
-        return trouble
+    async def _reached(self, peer: PeerId) -> Outcome:
+        """By itself, or through a neighbour where there is one and the peer does not answer for a while."""
+        may_relay = bool(self._attempts.neighbours(peer))
+        direct = await self._within(self._attempts.direct(peer), self._options.patience_s if may_relay else None)
+        if direct is not None and (not direct.trouble or direct.met):
+            return direct
+        relayed = await self._within(self._attempts.through(peer), None) if may_relay else None
+        if relayed is not None and (not relayed.trouble or relayed.met):
+            return relayed
+        if direct is None and may_relay:
+            direct = await self._within(self._attempts.direct(peer), None)  # it may be slow, or at another address
+        outcome = direct or _SILENT
+        return Outcome(f"{outcome.trouble}; {relayed.trouble}") if relayed is not None else outcome
 
-    async def _opened(self, family: int, address: tuple[Any, ...]) -> socket.socket:
-        """A TCP connection. asyncio's own race of addresses leaves sockets open when it is cancelled."""
-        opened = socket.socket(family, socket.SOCK_STREAM)
+    async def _tried(self, peer: PeerId) -> None:
+        async with self._trial:
+            await self._within(self._attempts.direct(peer), None)
+
+    async def _within(self, attempt: Coroutine[Any, Any, Outcome], most_s: float | None) -> Outcome | None:
+        """What comes of it; None: nothing in time."""
         try:
-            opened.setblocking(False)
-            async with asyncio.timeout(self._options.connect_s):
-                await self._loop.sock_connect(opened, address)
-        except BaseException:
-            opened.close()
-            raise
-        return opened
-
-    async def _dialled(self, peer: PeerId, family: int, address: tuple[Any, ...]) -> str:
-        where = f"{address[0]}:{address[1]}"
-        link = self._pool.link(peer)
-        self._pool.dialling[peer] = link
-        try:
-            context = self._context()
-            await self._loop.create_connection(
-                lambda: link,
-                sock=await self._opened(family, address),
-                ssl=context,
-                server_hostname="",  # who is dialled is said in the hello, and not to whoever listens
-                ssl_handshake_timeout=self._options.handshake_s,
-                ssl_shutdown_timeout=_LAST_WORDS_S,
-            )
-            why = await asyncio.shield(link.settled)
+            async with asyncio.timeout(most_s):
+                return await attempt
         except TimeoutError:
-            return f"{where} does not answer"
-        except ssl.SSLError as error:
-            self._pool.count("refused_authority" if isinstance(error, ssl.SSLCertVerificationError) else "handshake")
-            return f"the TLS handshake with {where} failed: {error.reason or error}"
-        except OSError as error:
-            return f"cannot connect to {where}: {told(error)}"
-        except ConfigError as error:
-            return str(error)
-        finally:
-            if self._pool.dialling.get(peer) is link:
-                del self._pool.dialling[peer]
-            if not link.is_live:
-                link.abort("given up")
-        if why == "lost":  # TLS 1.3: the first sign of a certificate that was refused
-            self._pool.count("connection_refused")
-            return f"{where} ended the connection without an answer: it refuses our certificate, or is no peer"
-        return f"{where} is refused, or refuses us: {why}" if why else ""
+            return None

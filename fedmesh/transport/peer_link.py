@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 from fedmesh.errors import DecodeError, IdentityError
 from fedmesh.identity import Peer
-from fedmesh.transport.peer_wire import Answer, Cutter, Hello, Kind, code_in, head_of
+from fedmesh.transport.peer_wire import CIRCUIT_KINDS, Answer, Cutter, Hello, Kind, code_in, head_of
 from fedmesh.types import PeerId
 
 __all__ = ["Owner", "PeerLink"]
@@ -40,7 +40,7 @@ class Owner(Protocol):
         ...
 
     def received(self, link: "PeerLink", kind: Kind, body: bytes) -> None:
-        """A parcel or an announcement came."""
+        """A parcel, an announcement, or a frame about a circuit came."""
         ...
 
     def full(self, link: "PeerLink", *, full: bool) -> None:
@@ -62,6 +62,7 @@ class PeerLink(asyncio.Protocol):
     Args:
         dialled: who is expected at the other end; None: we were dialled.
         hello_s: how long greetings may take.
+        via: the neighbour that relays it; None: nobody does.
 
     Attributes:
         peer: who is there, once its certificate was looked at; None before.
@@ -72,8 +73,8 @@ class PeerLink(asyncio.Protocol):
         opened_at: when the frame began that is not whole yet, or None. since: when it was made.
     """
 
-    def __init__(self, owner: Owner, *, dialled: PeerId | None, hello_s: float) -> None:
-        self.dialled = dialled
+    def __init__(self, owner: Owner, *, dialled: PeerId | None, hello_s: float, via: PeerId | None = None) -> None:
+        self.dialled, self.via = dialled, via
         self.peer: Peer | None = None
         self.run = b""
         self.is_live = self.is_over = self.is_full = self.greets = self.it_left = False
@@ -107,8 +108,8 @@ class PeerLink(asyncio.Protocol):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=_BUFFER_BYTES)
-        opened = transport.get_extra_info("socket")
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.via is None:  # it is TCP
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._deadline = self._loop.call_later(self._hello_s, self.abort, "slow")
         tls = transport.get_extra_info("ssl_object")
         try:
@@ -211,6 +212,11 @@ class PeerLink(asyncio.Protocol):
     def _take(self, kind: Kind, body: bytes) -> None:
         match kind:
             case Kind.PARCEL | Kind.ANNOUNCEMENT:
+                self.used_at = self.heard_at
+                self._owner.received(self, kind, body)
+            case kind if kind in CIRCUIT_KINDS:
+                if self.via is not None:
+                    raise DecodeError("a circuit is asked for over one that is relayed itself")
                 self.used_at = self.heard_at
                 self._owner.received(self, kind, body)
             case Kind.PING:

@@ -16,6 +16,8 @@ from fedmesh.errors import ConfigError
 from fedmesh.transport.framing import told
 from fedmesh.transport.peer_link import PeerLink
 from fedmesh.transport.peer_options import Address, PeerOptions
+from fedmesh.transport.peer_pipe import Pipe
+from fedmesh.types import PeerId
 
 __all__ = ["Listener"]
 
@@ -30,7 +32,7 @@ class Listener:
     Args:
         options: where, and how many.
         context: makes the TLS context of the next connection.
-        made: a link for somebody who dialled.
+        made: a link for somebody who dialled, itself or through the neighbour that is named.
         count: told what was turned away, by reason.
 
     Attributes:
@@ -42,7 +44,7 @@ class Listener:
         options: PeerOptions,
         *,
         context: Callable[[], ssl.SSLContext],
-        made: Callable[[], PeerLink],
+        made: Callable[[PeerId | None], PeerLink],
         count: Callable[[str], None],
     ) -> None:
         self.addresses: list[Address] = []
@@ -97,19 +99,43 @@ class Listener:
                 self._count("accept_failed")
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            address = _subscriber(str(remote[0]))
-            if self._strangers.total() >= self._options.strangers or (
-                self._strangers[address] >= self._options.per_address
-            ):
-                self._count("flood")
+            if address := self._admitted(_subscriber(str(remote[0]))):
+                self._accepted.add(opened)
+                self._begin(self._greet(opened, address))
+            else:
                 opened.close()
-                continue
-            self._strangers[address] += 1
-            self._accepted.add(opened)
-            self._begin(self._greet(opened, address))
 
-    async def _greet(self, opened: socket.socket, address: str) -> None:
-        link = self._made()
+    def relayed(self, pipe: Pipe, via: PeerId) -> bool:
+        """Somebody calls through a neighbour, a stranger as any, from there; returns whether it is greeted."""
+        if not (address := self._admitted(f"through {via}")):
+            return False
+        self._begin(self._greet_relayed(pipe, address, via))
+        return True
+
+    def _admitted(self, address: str) -> str:
+        """`address`, where one more stranger may come from there."""
+        strangers = self._strangers
+        if strangers.total() >= self._options.strangers or strangers[address] >= self._options.per_address:
+            self._count("flood")
+            return ""
+        strangers[address] += 1
+        return address
+
+    async def _greet_relayed(self, pipe: Pipe, address: str, via: PeerId) -> None:
+        try:
+            opened = await pipe.open()
+        except BaseException as error:
+            self._forget(address)
+            pipe.close()
+            if isinstance(error, OSError):
+                self._count("accept_failed")
+                return
+            raise
+        self._accepted.add(opened)
+        await self._greet(opened, address, via)
+
+    async def _greet(self, opened: socket.socket, address: str, via: PeerId | None = None) -> None:
+        link = self._made(via)
         self._accepted.discard(opened)
         try:
             context = self._context()
@@ -130,8 +156,11 @@ class Listener:
         finally:
             if not link.is_live:
                 link.abort("closed")
-            self._strangers[address] -= 1
-            self._strangers += Counter()  # forgets those of whom there are none
+            self._forget(address)
+
+    def _forget(self, address: str) -> None:
+        self._strangers[address] -= 1
+        self._strangers += Counter()  # forgets those of whom there are none
 
     def _begin(self, what: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(what)

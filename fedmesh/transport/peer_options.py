@@ -34,6 +34,10 @@ class PeerOptions:
         reconnect_s, reconnect_max_s: first and longest wait before dialling again.
         steady_s: a connection that lasted so long was a good one: the next failure is the first.
         bytes_per_s: most that is sent, to all peers together; None: no limit.
+        relay: whether we carry what two others say to each other who cannot reach each other. circuits: at once, with
+            `circuits_each` of one peer. relay_bytes_per_s: most that is carried, of all circuits together.
+        patience_s: when a peer does not answer by then, a neighbour is asked to relay.
+        direct_s: how often a peer that is reached through a neighbour is dialled itself.
     """
 
     listen: tuple[Address, ...] = ()
@@ -54,6 +58,12 @@ class PeerOptions:
     reconnect_max_s: float = 60.0
     steady_s: float = 10.0
     bytes_per_s: float | None = None
+    relay: bool = True
+    circuits: int = 16
+    circuits_each: int = 4
+    relay_bytes_per_s: float = 1_000_000.0
+    patience_s: float = 5.0
+    direct_s: float = 60.0
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: a bound is not positive and finite, or more is kept than there may be."""

@@ -1,7 +1,8 @@
 """Who is connected: one connection for both directions with each peer, a bounded number of them, and none for ever.
 
 Where two dial each other at once, the connection that the lower name dialled stays: as soon as its hello is under way
-the other one is refused (``mine``), and whoever gets that hello lets go of its own attempt.
+the other one is refused (``mine``), and whoever gets that hello lets go of its own attempt. A direct connection stays
+before one that a neighbour relays, whoever dialled it, and takes its place.
 """
 
 import asyncio
@@ -35,8 +36,12 @@ class Watcher(Protocol):
         """There is none any more."""
         ...
 
+    def over(self, link: PeerLink) -> None:
+        """This connection is over, and maybe another one took its place before."""
+        ...
+
     def received(self, link: PeerLink, kind: Kind, body: bytes) -> None:
-        """A parcel or an announcement came."""
+        """A parcel, an announcement, or a frame about a circuit came."""
         ...
 
     def full(self, link: PeerLink, *, full: bool) -> None:
@@ -78,11 +83,16 @@ class Pool:
         self._believed: tuple[object, object] = (membership.revocations, membership.authority)
         self._closed = False
 
-    def link(self, dialled: PeerId | None = None) -> PeerLink:
+    def link(self, dialled: PeerId | None = None, *, via: PeerId | None = None) -> PeerLink:
         """A connection that is to be made."""
-        link = PeerLink(self, dialled=dialled, hello_s=self._options.hello_s)
+        link = PeerLink(self, dialled=dialled, hello_s=self._options.hello_s, via=via)
         self.made.add(link)
         return link
+
+    def is_direct(self, peer: PeerId) -> bool:
+        """Whether there is a connection with `peer` that nobody relays."""
+        link = self.links.get(peer)
+        return link is not None and link.via is None
 
     def has_room(self) -> bool:
         """Whether one more connection may be made; the least recently used one gives way, if it rests."""
@@ -125,11 +135,15 @@ class Pool:
             self.count(f"cut_{code}")
             link.close(code)
 
-    def close(self) -> None:
-        """Says goodbye to everybody, and lets nobody in any more."""
+    def close(self, *, relayed: bool = False) -> list[PeerLink]:
+        """Says goodbye to everybody, or to those who are `relayed`, and lets nobody in any more; gives these."""
         self._closed = True
-        for link in [*self.links.values(), *self.dialling.values()]:
+        parting = [
+            link for link in [*self.links.values(), *self.dialling.values()] if link.via is not None or not relayed
+        ]
+        for link in parting:
             link.close("closed")
+        return [link for link in parting if link.is_open]
 
     # What links call.
 
@@ -178,6 +192,7 @@ class Pool:
 
     def ended(self, link: PeerLink) -> None:
         """As `Owner`."""
+        self._watcher.over(link)
         if self.links.get(link.name) is link:
             del self.links[link.name]
             self._watcher.went(link)
@@ -192,14 +207,19 @@ class Pool:
             return "closed"
         if hello.to != own:
             return "peer"
-        lower = own < link.name
         ours = self.dialling.get(link.name)
-        if lower and ours is not None and ours.greets:
+        if ours is not None and ours.greets and self._stays(ours, link):
             return "mine"
         there = self.links.get(link.name)
         if there is not None:
             young = there.since > self._loop.time() - self._options.hello_s
-            if lower and young and there.dialled is not None and there.run == hello.run:
+            if young and there.run == hello.run and self._stays(there, link):
                 return "mine"  # it called before it had our hello, and has it by now
             return ""
         return "" if self.has_room() else "crowded"
+
+    def _stays(self, ours: PeerLink, theirs: PeerLink) -> bool:
+        """Of two connections with one peer that are made at once: whether ours is the one."""
+        if (ours.via is None) is not (theirs.via is None):
+            return ours.via is None
+        return ours.dialled is not None and self._membership.name.id < theirs.name

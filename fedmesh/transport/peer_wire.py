@@ -3,6 +3,10 @@
 The first byte of a frame is its kind, the next three are the length of what follows (big-endian), which is bounded
 before any of it is kept. The dialler says `Hello`, the other end answers with `Answer`, and from then on either sends
 what it likes.
+
+A neighbour that carries a circuit to somebody else is asked with `CALL`; who is called is told with `CALLED`. Both
+begin a stream of bytes on their connection, behind a number of four bytes: `DATA`, `CREDIT` for as much as was taken,
+`END` with a word that says why.
 """
 
 from collections.abc import Iterator
@@ -18,15 +22,23 @@ from fedmesh.transport.limits import PARCEL_BYTES
 from fedmesh.types import PeerId
 
 __all__ = [
+    "CIRCUIT_KINDS",
     "GREETING_BYTES",
     "HEAD_BYTES",
+    "NUMBER_BYTES",
+    "PIECE_BYTES",
+    "WINDOW_BYTES",
     "Answer",
     "Cutter",
     "Hello",
     "Kind",
     "announcement_in",
     "announcement_of",
+    "called_in",
+    "circuit_in",
+    "circuit_of",
     "code_in",
+    "credit_in",
     "head_of",
 ]
 
@@ -35,7 +47,13 @@ HEAD_BYTES = 4
 GREETING_BYTES = 256
 """Of a hello and its answer: all that a stranger can make us keep."""
 RUN_BYTES = 8
+NUMBER_BYTES = 4
+PIECE_BYTES = 16 << 10
+"""Of a circuit that go in one frame: what our own frames wait for at most."""
+WINDOW_BYTES = 256 << 10
+"""Of a circuit that may be under way, each way on each of its two connections."""
 _MAX_CODE = 32
+_MAX_NAME = 63
 
 
 class Kind(IntEnum):
@@ -48,6 +66,11 @@ class Kind(IntEnum):
     PING = 5
     PONG = 6
     BYE = 7
+    CALL = 8
+    CALLED = 9
+    DATA = 10
+    CREDIT = 11
+    END = 12
 
 
 _MOST = {
@@ -58,8 +81,14 @@ _MOST = {
     Kind.PING: 0,
     Kind.PONG: 0,
     Kind.BYE: 64,
+    Kind.CALL: NUMBER_BYTES + _MAX_NAME,
+    Kind.CALLED: NUMBER_BYTES,
+    Kind.DATA: NUMBER_BYTES + PIECE_BYTES,
+    Kind.CREDIT: NUMBER_BYTES + 4,
+    Kind.END: NUMBER_BYTES + _MAX_CODE,
 }
 _GREETINGS = frozenset({Kind.HELLO, Kind.ANSWER})
+CIRCUIT_KINDS = frozenset({Kind.CALL, Kind.CALLED, Kind.DATA, Kind.CREDIT, Kind.END})
 
 
 def head_of(kind: Kind, size: int) -> bytes:
@@ -180,3 +209,31 @@ def code_in(body: bytes) -> str:
     """Why the other end leaves; whatever it says, it is a short word."""
     code = body.decode("ascii", "replace")
     return code if code.isalpha() and len(code) <= _MAX_CODE else "unreadable"
+
+
+def circuit_of(number: int, rest: bytes = b"") -> bytes:
+    """The body of a frame about a circuit."""
+    return number.to_bytes(NUMBER_BYTES, "big") + rest
+
+
+def circuit_in(body: bytes) -> tuple[int, bytes]:
+    """The number of a circuit, and what is said of it. Raises: DecodeError: it has no number."""
+    if len(body) < NUMBER_BYTES:
+        raise DecodeError(f"a circuit has a number of {NUMBER_BYTES} bytes; {len(body)} came")
+    return int.from_bytes(body[:NUMBER_BYTES], "big"), body[NUMBER_BYTES:]
+
+
+def called_in(rest: bytes) -> PeerId:
+    """Whom a `CALL` is for. Raises: DecodeError: nobody can be called so."""
+    name = rest.decode("ascii", "replace")
+    if not is_id(name):
+        raise DecodeError("a call is for nobody who could be a member")
+    return name
+
+
+def credit_in(rest: bytes) -> int:
+    """How much more may be sent. Raises: DecodeError: it is nothing, or more than a window."""
+    credit = int.from_bytes(rest, "big") if len(rest) == 4 else 0
+    if not 0 < credit <= WINDOW_BYTES:
+        raise DecodeError(f"a credit is of 1 to {WINDOW_BYTES} bytes")
+    return credit

@@ -87,15 +87,27 @@ class PeerTransport(Courier):
         """With whom there is a connection now."""
         return list(self.carrier.pool.links)
 
+    @property
+    def relayed(self) -> dict[PeerId, PeerId]:
+        """With whom there is a connection through a neighbour, and through whom."""
+        return {name: link.via for name, link in self.carrier.pool.links.items() if link.via is not None}
+
+    @property
+    def relaying(self) -> list[tuple[PeerId, PeerId]]:
+        """Between whom we relay now."""
+        return self.carrier.relay.between
+
     async def connect(self, peer: PeerId, *, wait_s: float) -> None:
         """Calls `peer`, without waiting for its turn; returns when there is a connection.
 
-        To be called as well when somebody has heard where `peer` is: what waits for it is sent then.
+        To be called as well when somebody has heard where `peer` is: what waits for it is sent then, and who is reached
+        through a neighbour is dialled itself.
 
         Raises:
             PeerError: there was none within `wait_s`, and we go on trying only if something is to be sent; or the
                 transport was closed.
         """
+        self.carrier.dialler.dial(peer)
         try:
             async with asyncio.timeout(wait_s):
                 await self.carrier.connected(peer)

@@ -1,11 +1,12 @@
-"""One suite over every `fedmesh.types.Transport`: memory, peers over TLS, and MQTT where there is a broker."""
+"""One suite over every `fedmesh.types.Transport`: memory, peers over TLS and relayed, MQTT where a broker is."""
 
 import asyncio
+import contextlib
 import os
 import random
 
 import pytest
-from peer_mesh import PeerMesh
+from relaying import acquainted
 
 from fedmesh.errors import ConfigError, DeliveryError, PeerError
 from fedmesh.testing.loopback_broker import LoopbackBroker, SmallCa, find_mosquitto
@@ -18,21 +19,20 @@ LIMITS = Limits(message_bytes=4 << 20, retry_s=0.5)
 LARGE = random.Random(5).randbytes(3_000_000)
 
 
-@pytest.fixture(params=["memory", "mqtt", "peers"])
+@pytest.fixture(params=["memory", "mqtt", "peers", "relayed"])
 def together(request, tmp_path):
     """Runs a coroutine function with a device's and a coordinator's transport."""
     if request.param == "mqtt" and find_mosquitto() is None:
         if os.environ.get("CI"):
             pytest.fail("NO MOSQUITTO: apt-get install mosquitto", pytrace=False)
         pytest.skip("NO MOSQUITTO: the MQTT transport is not held against the suite (apt-get install mosquitto)")
-    members = PeerMesh(tmp_path, limits=LIMITS) if request.param == "peers" else None
+    members = acquainted(tmp_path, "device", "coordinator", "hub", limits=LIMITS)
     broker = LoopbackBroker(tmp_path / "broker", SmallCa(tmp_path / "ca")) if request.param == "mqtt" else None
 
     async def main(test):
-        async with asyncio.timeout(30):
-            if members is not None:
-                pair = [await members.open("device"), await members.open("coordinator", announces=True)]
-                await pair[0].connect("coordinator", wait_s=20)
+        async with asyncio.timeout(30), contextlib.AsyncExitStack() as stack:
+            if request.param in {"peers", "relayed"}:
+                pair = await _peers(members, stack, relayed=request.param == "relayed")
             elif broker is None:
                 memory = MemoryBroker()
                 pair = [
@@ -48,6 +48,17 @@ def together(request, tmp_path):
     yield lambda test: asyncio.run(main(test))
     if broker is not None:
         broker.kill()
+
+
+async def _peers(members, stack, *, relayed):
+    hub = await stack.enter_async_context(await members.open("hub", relay_bytes_per_s=1e9)) if relayed else None
+    device = await members.open("device", listens=not relayed)
+    coordinator = await members.open("coordinator", listens=not relayed, announces=True)
+    if hub is not None:
+        await asyncio.gather(*[one.connect("hub", wait_s=20) for one in (device, coordinator)])
+    await device.connect("coordinator", wait_s=20)
+    assert device.relayed == ({"coordinator": "hub"} if relayed else {})
+    return device, coordinator
 
 
 def test_it_is_a_transport(together):

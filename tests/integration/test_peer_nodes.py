@@ -60,6 +60,19 @@ async def test_without_the_seed_they_are_found_where_they_said_that_they_are(tmp
 
 
 @in_loop
+async def test_two_that_nobody_can_dial_are_relayed_by_the_seed(tmp_path):
+    async with Nodes(tmp_path, *NAMES[:3]) as nodes:
+        await nodes.enter("anna")
+        for name in ("bert", "cleo"):
+            await nodes.enter(name, dead=True)
+        await until(lambda: nodes.nodes["bert"].status["relayed"] == {"cleo": "anna"})
+        await until(lambda: nodes.nodes["cleo"].status["relayed"] == {"bert": "anna"})
+        await until(lambda: all(nodes.view(name) == dict.fromkeys(NAMES[:3], "alive") for name in NAMES[:3]))
+        assert nodes.nodes["anna"].status["relayed"] == {}
+        assert nodes.nodes["anna"].transport.relaying
+
+
+@in_loop
 async def test_a_revoked_member_is_out_everywhere_once_one_node_has_the_list(tmp_path):
     async with Nodes(tmp_path, *NAMES) as nodes:
         await entered(nodes)

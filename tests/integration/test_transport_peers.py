@@ -72,9 +72,10 @@ def test_the_rule_for_dialling_at_once():
         pool._membership = SimpleNamespace(name=SimpleNamespace(id=own))
         pool._options = SimpleNamespace(hello_s=5.0, connections=16)
         pool._loop = SimpleNamespace(time=lambda: 100.0)
-        pool.dialling = {other: SimpleNamespace(greets=greets)} if greets is not None else {}
-        pool.links = {} if there is None else {other: SimpleNamespace(since=100 - age_s, run=there, dialled=other)}
-        return pool._refusal(SimpleNamespace(name=other), Hello(own, b"run-now-"))
+        pool.dialling = {other: SimpleNamespace(greets=greets, via=None, dialled=other)} if greets is not None else {}
+        known = SimpleNamespace(since=100 - age_s, run=there, dialled=other, via=None)
+        pool.links = {} if there is None else {other: known}
+        return pool._refusal(SimpleNamespace(name=other, via=None), Hello(own, b"run-now-"))
 
     assert answer("a", "b", greets=True) == "mine"
     assert answer("a", "b", greets=False) == "", "its own may never get through"

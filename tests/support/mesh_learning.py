@@ -35,11 +35,11 @@ class LearningNodes(Nodes):
         for name in names:
             (folder / name / "roster.signed").write_bytes(roster)
 
-    def configure(self, name, more=""):
+    def configure(self, name, more="", **options):
         number = self.names.index(name)
         data = f'[data]\nkind = "dataset"\nname = "digits"\npartition = {number}\nof = {len(self.names)}\n'
         free = "[privacy]\nrequired = false\n"
-        return super().configure(name, more=data + free + more)
+        return super().configure(name, more=data + free + more, **options)
 
     async def enter(self, name, **options):
         settings = quick(runs={"settle_s": 2.0, "spare_s": 0.0})

@@ -57,14 +57,16 @@ class Nodes:
     def lists(self):
         return self.mesh.issuer.lists(time.time())
 
-    def configure(self, name, more=""):
+    def configure(self, name, more="", *, dead=False):
+        """Its file; `dead`: where it says that it is, it is not."""
         seed = self.names[0]
         port = self.ports.get(name, 0)
         seeds = "" if name == seed else f'{seed} = ["127.0.0.1:{self.ports[seed]}"]'
         other = "" if name != seed else 'nobody = ["127.0.0.1:9"]'
         path = self.folder / f"{name}.toml"
+        listen = f'listen = ["127.0.0.1:{port}"]\n' + ('addresses = ["127.0.0.1:9"]\n' if dead else "")
         path.write_text(
-            f'[identity]\nfolder = "{name}"\n[mesh]\nfolder = "state-{name}"\nlisten = ["127.0.0.1:{port}"]\n'
+            f'[identity]\nfolder = "{name}"\n[mesh]\nfolder = "state-{name}"\n{listen}'
             f"[mesh.discovery]\nenabled = false\n[mesh.seeds]\n{seeds}{other}\n{more}"
         )
         return path
@@ -72,9 +74,9 @@ class Nodes:
     def state(self, name):
         return self.folder / f"state-{name}"
 
-    async def enter(self, name, *, more="", settings=None, probe=None, learning=None):
+    async def enter(self, name, *, more="", dead=False, settings=None, probe=None, learning=None):
         """A node in this process."""
-        peer = load(self.configure(name, more))
+        peer = load(self.configure(name, more, dead=dead))
         self.state(name).mkdir(exist_ok=True)
 
         def offering(*args, **options):
@@ -132,7 +134,7 @@ class Nodes:
         try:
             return ask(self.state(name))
         except ConfigError:
-            return {"self": name, "members": [], "links": [], "round": None, "aggregator": None}
+            return {"self": name, "members": [], "links": [], "relayed": {}, "round": None, "aggregator": None}
 
     def view(self, name):
         """Name -> state, as this one sees it."""

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import sys
-import types
 
 import pytest
 from mesh_nodes import in_loop, until
@@ -11,6 +9,8 @@ from mesh_runs import NAMES, QUICK, RunNodes
 
 from fedmesh.cli import main
 from fedmesh.errors import ConfigError
+from fedmesh.fleet import mesh_start
+from fedmesh.fleet.mesh_start import Begun
 from fedmesh.peer.learning import Prepared
 from fedmesh.peer.starting import check_start, start
 from fedmesh.peer.status import ask
@@ -23,13 +23,11 @@ def prepared(monkeypatch):
     """Stands in for what prepares a scenario."""
     asked = []
 
-    def prepare(scenario):
-        asked.append(scenario)
-        return PREPARED
+    def begin(scenario, *, run, members, folder, datasets_folder):
+        asked.append((scenario.name, scenario.rounds, members))
+        return Begun("digits", b"scenario", b"model 0", b"state 0", 2, 4)
 
-    module = types.ModuleType("fedmesh.peer.preparing")
-    module.prepare = prepare
-    monkeypatch.setitem(sys.modules, "fedmesh.peer.preparing", module)
+    monkeypatch.setattr(mesh_start, "begin", begin)
     return asked
 
 
@@ -60,7 +58,7 @@ def test_a_run_is_started_and_shown_and_a_second_one_refused(tmp_path, capsys, p
             for name in NAMES:
                 nodes.learning[name].gate.clear()
             options = ("digits", "--mesh", "--config", tmp_path / "anna.toml")
-            assert await called(*options, "--json") == 0
+            assert await called(*options, "--rounds", "2", "--json") == 0
             begun = json.loads(capsys.readouterr().out)
             assert begun == {
                 "run": begun["run"], "task": "digits", "members": sorted(NAMES), "quorum": 4, "rounds": 2,
@@ -77,7 +75,7 @@ def test_a_run_is_started_and_shown_and_a_second_one_refused(tmp_path, capsys, p
             said = capsys.readouterr().out
             assert "members: anna, bert, cleo, dora; 3 of 4 have to agree" in said
             assert "watch it with fedmesh mesh status" in said
-            assert prepared == ["digits"] * 3
+            assert prepared == [("digits", 2, 5), ("digits", 20, 5), ("digits", 20, 4)]
             await until(lambda: nodes.run_of("dora").charter.rounds == 2 and nodes.is_over("dora"), 70.0)
             assert nodes.learning["dora"].scenarios[-1] == b"scenario"
 

@@ -14,7 +14,11 @@ from fedmesh.transport.peer_wire import (
     Kind,
     announcement_in,
     announcement_of,
+    called_in,
+    circuit_in,
+    circuit_of,
     code_in,
+    credit_in,
     head_of,
 )
 
@@ -48,6 +52,7 @@ def test_a_frame_that_is_not_whole_is_open():
 @pytest.mark.parametrize("kind", list(Kind))
 def test_a_frame_over_its_limit_is_refused_with_its_head(kind):
     longest = {Kind.HELLO: 256, Kind.ANSWER: 256, Kind.PARCEL: PARCEL_BYTES, Kind.ANNOUNCEMENT: 4096 + 64, Kind.BYE: 64}
+    longest |= {Kind.CALL: 4 + 63, Kind.CALLED: 4, Kind.DATA: 4 + 16_384, Kind.CREDIT: 8, Kind.END: 4 + 32}
     size = longest.get(kind, 0)
     cutter = Cutter()
     cutter.greeted = kind not in {Kind.HELLO, Kind.ANSWER}
@@ -81,6 +86,28 @@ def test_golden_bytes():
     assert Answer("peer", RUN).to_bytes().hex() == "83016470656572483132333435363738"
     assert head_of(Kind.PARCEL, 258).hex() == "03000102"
     assert announcement_of("lists", b"v").hex() == "0176"
+    call = circuit_of(5, b"device-1")
+    assert (head_of(Kind.CALL, len(call)) + call).hex() == "0800000c000000056465766963652d31"
+    assert [head_of(kind, 4).hex()[:2] for kind in (Kind.CALLED, Kind.DATA, Kind.CREDIT, Kind.END)] == [
+        "09", "0a", "0b", "0c",
+    ]  # fmt: skip
+
+
+def test_what_is_said_about_a_circuit():
+    assert circuit_in(circuit_of(7, b"rest")) == (7, b"rest")
+    assert called_in(b"device-1") == "device-1"
+    assert credit_in((1000).to_bytes(4)) == 1000
+    for read, wrong in [
+        (circuit_in, b"\0\0\0"),
+        (called_in, b""),
+        (called_in, b"Device"),
+        (called_in, b"\xff"),
+        (credit_in, b"\0\0\0\0"),
+        (credit_in, b"\0\1"),
+        (credit_in, (262_145).to_bytes(4)),
+    ]:
+        with pytest.raises(DecodeError):
+            read(wrong)
 
 
 def test_greetings_are_read_as_they_were_written():
