@@ -29,10 +29,10 @@ def together(request, tmp_path):
     broker = LoopbackBroker(tmp_path / "broker", SmallCa(tmp_path / "ca")) if request.param == "mqtt" else None
 
     async def main(test):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(240):
             if members is not None:
                 pair = [await members.open("device"), await members.open("coordinator", announces=True)]
-                await pair[0].connect("coordinator", wait_s=20)
+                await pair[0].connect("coordinator", wait_s=120)
             elif broker is None:
                 memory = MemoryBroker()
                 pair = [
@@ -41,7 +41,7 @@ def together(request, tmp_path):
                 ]
             else:
                 options = [broker.options(name) for name in ("device", "coordinator")]
-                pair = [await MqttTransport.open(one, limits=LIMITS, wait_s=20) for one in options]
+                pair = [await MqttTransport.open(one, limits=LIMITS, wait_s=120) for one in options]
             async with pair[0], pair[1]:
                 await test(*pair)
 
