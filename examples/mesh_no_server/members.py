@@ -21,7 +21,9 @@ def founded(folder: Path, lan: Lan | None) -> MeshPeers:
     peers.issuer.grant(PUBLISHER, "runs")
     peers.spread(ALL)
     for name in ALL:
-        peers.configure(name, more=_learning(name) + _models(name))
+        # Who comes late has to find somebody when the publisher, everybody's seed, is gone.
+        seeds = TRAINING[1:3] if name == LATE else None
+        peers.configure(name, seeds=seeds, more=_learning(name) + _models(name))
     return peers
 
 

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from stage import Stage
 
+from fedmesh.testing.loopback_broker import free_port
+
 TIERS = {"pi-1": "full", "pi-2": "full", "pi-3": "full", "watch-1": "lite", "watch-2": "lite", "screen-1": "inference"}
 
 
@@ -34,13 +36,6 @@ def found(stage: Stage) -> tuple[int, int]:
     stage.start("mosquitto", mosquitto, "-c", stage.folder / "mosquitto/mosquitto.conf")
     wait_for(port)
     return port, issuer
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(port: int) -> None:

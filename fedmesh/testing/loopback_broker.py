@@ -134,7 +134,7 @@ class LoopbackBroker:
             self._process = subprocess.Popen(  # noqa: S603 - what `find_mosquitto` found
                 [self.program, "-c", str(self.path)], stderr=log, stdout=log
             )
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
@@ -179,15 +179,25 @@ class LoopbackBroker:
     def _end(self, number: int) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nobody listens at now, and that nobody is given for a minute who asks for any.
+
+    A connection that just ended holds it: the system gives it to no process that asks for port 0, while a server that
+    names it and may reuse it, as those here do, gets it. Without that another test may be there first.
+    """
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", 0))
+        server.listen(1)
+        address = server.getsockname()
+        with socket.create_connection(address) as client:
+            server.accept()[0].close()  # whoever ends first is the one that waits
+            client.recv(1)
+    return int(address[1])
 
 
 def _general(host: str) -> x509.GeneralName:

@@ -26,7 +26,7 @@ def mesh(tmp_path):
 
 
 def running(test):
-    play(test, within_s=15)
+    play(test, within_s=240)
 
 
 def files(mesh, certificate, key, *chain):
@@ -181,10 +181,13 @@ def test_an_impostor_at_the_address_is_told_nothing(mesh, who):
         code = {"another": "refused_peer", "stranger": "refused_authority", "expired": "refused_expired"}[who]
         async with impostor(mesh, path, heard) as address:
             mesh.addresses["device-1"] = [address]
+            dialling = asyncio.create_task(victim.connect("device-1", wait_s=3_600))
+            await until(lambda: victim.counts[code] >= 1)
             with pytest.raises(PeerError, match="no connection with device-1"):
-                await victim.connect("device-1", wait_s=0.3)
+                await victim.connect("device-1", wait_s=0.1)
+            assert not dialling.done()
+            dialling.cancel()
             mesh.addresses["device-1"] = []
-            assert victim.counts[code] >= 1
             assert not any(heard)
             assert "device-1" not in victim.present
 
@@ -200,12 +203,11 @@ def test_a_live_session_ends_when_its_certificate_is_revoked_and_it_does_not_com
         mesh.mesh.issuer.revoke("thief", time.time())
         _, revocations = mesh.mesh.issuer.lists(time.time())
         mesh.member("victim").accept(time.time(), revocations=revocations)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await thief.send("victim", b"after")
-                raise AssertionError("it was taken")
+        sending = asyncio.create_task(thief.send("victim", b"after"))
+        await until(lambda: victim.counts["refused_revoked"] >= 1)
+        assert not sending.done(), "it was taken"
+        sending.cancel()
         assert victim.counts["cut_revoked"] == 1
-        assert victim.counts["refused_revoked"] >= 1
         assert not victim.links
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.1):
@@ -217,9 +219,9 @@ def test_a_live_session_ends_when_its_certificate_is_revoked_and_it_does_not_com
 def test_a_live_session_ends_when_its_certificate_does(mesh):
     async def test(entered):
         late = [0.0]
-        victim = await entered(mesh.open("victim", clock=lambda: time.time() + late[0], quiet_s=0.4))
+        victim = await entered(mesh.open("victim", clock=lambda: time.time() + late[0]))
         other = await entered(mesh.open("other"))
-        await other.connect("victim", wait_s=5)
+        await other.connect("victim", wait_s=120)
         late[0] = 15 * DAY_S
         await until(lambda: victim.counts["cut_expired"] == 1)
         assert not victim.links
@@ -267,48 +269,56 @@ def test_a_stranger_keeps_nothing_of_us(mesh, said):
 
 def test_slow_loris_at_every_step(mesh):
     async def test(entered):
-        quick = {"handshake_s": 0.2, "hello_s": 0.2, "frame_s": 0.2}
-        victim = await entered(mesh.open("victim", **quick))
+        async def attacked(**options):
+            """A victim that waits long but for one step, and who is slow at it: a busy machine is at all of them."""
+            patient = {"handshake_s": 120.0, "hello_s": 120.0, "frame_s": 120.0}
+            victim = await entered(mesh.open("victim", **{**patient, **options}))
+            return victim, Attacker(mesh, victim)
+
         tls = dialling(mesh.member("device-1").tls_path, mesh.member("victim").root_path)
-        silent, no_hello, drop, dribbles = [Attacker(mesh, victim) for _ in range(4)]
+        victim, silent = await attacked(handshake_s=0.2)
         silent.reader, silent.writer = await asyncio.open_connection(HOST, silent.port)
         await silent.hung_up()
         assert victim.counts["slow"] == 1, "no handshake"
+        assert not victim.carrier.listener._strangers, "there is room for another one"
+        victim, no_hello = await attacked(hello_s=0.2)
         await no_hello.dial(tls)
         await no_hello.hung_up()
-        assert victim.counts["slow"] == 2, "no hello"
+        assert victim.counts["slow"] == 1, "no hello"
+        drop = Attacker(mesh, victim)
         await drop.dial(tls)
         drop.writer.write(b"\x01")
         await drop.hung_up()
-        assert victim.counts["slow"] == 3, "a part of one"
+        assert victim.counts["slow"] == 2, "a part of one"
+        victim, dribbles = await attacked(frame_s=0.2)
         await dribbles.greet(mesh.member("device-1").tls_path)
+        await until(lambda: victim.links)
         dribbles.writer.write(head_of(Kind.PARCEL, 1000))
-        for _ in range(100):  # each byte in time, the frame never whole
+        for _ in range(900):  # each byte in time, the frame never whole
             if not victim.links:
                 break
             dribbles.writer.write(b"x")
             await asyncio.sleep(0.02)
         await dribbles.hung_up()
-        assert victim.counts["slow"] == 4, "a frame that stays open"
+        assert victim.counts["slow"] == 1, "a frame that stays open"
 
     running(test)
 
 
 def test_a_flood_of_connections_is_bounded_and_members_go_on(mesh):
     async def test(entered):
-        victim = await entered(mesh.open("victim", strangers=6, per_address=4, handshake_s=0.5))
+        victim = await entered(mesh.open("victim", strangers=6, per_address=4, handshake_s=120.0))
         friend = await entered(mesh.open("friend"))
-        await friend.connect("victim", wait_s=5)
+        await friend.connect("victim", wait_s=120)
         flood = [await asyncio.open_connection(HOST, victim.listening[0][1]) for _ in range(40)]
         await until(lambda: victim.counts["flood"] == 36)
         assert victim.carrier.listener._strangers == {HOST: 4}
         await friend.send("victim", b"still there")
-        late = await entered(mesh.open("late"))
-        await late.send("victim", b"in the end")  # when the first handshakes have had their time
-        assert victim.counts["slow"] == 4
         for _, writer in flood:
             writer.close()
-        assert not victim.carrier.listener._strangers
+        await until(lambda: not victim.carrier.listener._strangers)
+        late = await entered(mesh.open("late"))
+        await late.send("victim", b"in the end")
 
     running(test)
 
@@ -334,7 +344,7 @@ def test_a_member_that_reads_nothing_is_given_up(mesh):
 def test_a_shunned_peer_is_not_heard_whatever_its_connection(mesh):
     async def test(entered):
         victim, other = await entered(mesh.open("victim")), await entered(mesh.open("other"))
-        await other.connect("victim", wait_s=5)
+        await other.connect("victim", wait_s=120)
         victim.shun("other")
         await other.post("victim", b"x")
         await until(lambda: victim.counts["shunned"])
@@ -358,8 +368,10 @@ def test_no_older_tls_and_no_name_of_whom_we_dial_in_the_clear(mesh):
 
         server = await asyncio.start_server(listen, HOST, 0)
         mesh.addresses["device-1"] = [server.sockets[0].getsockname()[:2]]
-        with pytest.raises(PeerError):
-            await victim.connect("device-1", wait_s=0.2)
+        call = asyncio.create_task(victim.connect("device-1", wait_s=3_600))
+        await until(lambda: first)
+        assert not call.done()
+        call.cancel()
         mesh.addresses["device-1"] = []
         server.close()
         assert b"device-1" not in first[0]

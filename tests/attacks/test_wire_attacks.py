@@ -115,9 +115,9 @@ def test_many_small_items_are_bounded():
     refused(message, "items", max_items=5000)
     assert len(loads(message, max_bytes=LIMIT, max_items=5001)) == 5000
     nested = b"\x99\x03\xe8" + (b"\x99\x03\xe8" + b"\x80" * 1000) * 1000
-    start = time.monotonic()
+    start = time.process_time()
     refused(nested, "items", max_bytes=1 << 21)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_the_limit_is_checked_before_anything_is_read():

@@ -38,7 +38,7 @@ def another_process(place: Place, program: str) -> subprocess.CompletedProcess[s
     start = "import os, sys\nimport journals\nfrom journals import *\nopened = lambda: journals.opened(sys.argv[1])\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
     command = [sys.executable, "-c", start + program, place.where]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
 
 
 def test_an_empty_journal_has_no_last_round(where: Place) -> None:

@@ -30,7 +30,7 @@ def together(request, tmp_path):
     broker = LoopbackBroker(tmp_path / "broker", SmallCa(tmp_path / "ca")) if request.param == "mqtt" else None
 
     async def main(test):
-        async with asyncio.timeout(30), contextlib.AsyncExitStack() as stack:
+        async with asyncio.timeout(240), contextlib.AsyncExitStack() as stack:
             if request.param in {"peers", "relayed"}:
                 pair = await _peers(members, stack, relayed=request.param == "relayed")
             elif broker is None:
@@ -41,7 +41,7 @@ def together(request, tmp_path):
                 ]
             else:
                 options = [broker.options(name) for name in ("device", "coordinator")]
-                pair = [await MqttTransport.open(one, limits=LIMITS, wait_s=20) for one in options]
+                pair = [await MqttTransport.open(one, limits=LIMITS, wait_s=120) for one in options]
             async with pair[0], pair[1]:
                 await test(*pair)
 
@@ -55,8 +55,8 @@ async def _peers(members, stack, *, relayed):
     device = await members.open("device", listens=not relayed)
     coordinator = await members.open("coordinator", listens=not relayed, announces=True)
     if hub is not None:
-        await asyncio.gather(*[one.connect("hub", wait_s=20) for one in (device, coordinator)])
-    await device.connect("coordinator", wait_s=20)
+        await asyncio.gather(*[one.connect("hub", wait_s=120) for one in (device, coordinator)])
+    await device.connect("coordinator", wait_s=120)
     assert device.relayed == ({"coordinator": "hub"} if relayed else {})
     return device, coordinator
 

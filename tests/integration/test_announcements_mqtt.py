@@ -23,7 +23,7 @@ def fleet(tmp_path):
 
 def run(main):
     async def bounded():
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             await main()
 
     asyncio.run(bounded())
@@ -36,7 +36,7 @@ async def until(true):
 
 def test_a_broker_that_has_forgotten_all_is_told_again(fleet):
     async def main():
-        async with await MqttTransport.open(fleet.options("coordinator"), wait_s=20) as coordinator:
+        async with await MqttTransport.open(fleet.options("coordinator"), wait_s=60) as coordinator:
             await coordinator.announce("model", b"1")
             fleet.broker.kill()
             shutil.rmtree(fleet.broker.path.parent / "data")
@@ -47,7 +47,7 @@ def test_a_broker_that_has_forgotten_all_is_told_again(fleet):
             assert not announcing.done()
             fleet.broker.start()
             await announcing
-            async with await MqttTransport.open(fleet.options("device-1"), wait_s=20) as device:
+            async with await MqttTransport.open(fleet.options("device-1"), wait_s=60) as device:
                 await until(lambda: len(device.announced) == 2)
                 assert device.announced == {("coordinator", "model"): b"1", ("coordinator", "lists"): b"2"}
 
@@ -56,11 +56,11 @@ def test_a_broker_that_has_forgotten_all_is_told_again(fleet):
 
 def test_what_was_announced_stays_when_the_coordinator_goes_and_is_withdrawn_by_an_empty_one(fleet):
     async def main():
-        async with await MqttTransport.open(fleet.options("coordinator"), wait_s=20) as coordinator:
+        async with await MqttTransport.open(fleet.options("coordinator"), wait_s=60) as coordinator:
             await coordinator.announce("model", b"1")
-        async with await MqttTransport.open(fleet.options("device-1"), wait_s=20) as device:
+        async with await MqttTransport.open(fleet.options("device-1"), wait_s=60) as device:
             await until(lambda: device.announced)
-            async with await MqttTransport.open(fleet.options("coordinator"), wait_s=20) as coordinator:
+            async with await MqttTransport.open(fleet.options("coordinator"), wait_s=60) as coordinator:
                 await coordinator.announce("model", b"")
                 await until(lambda: not device.announced)
 
@@ -69,12 +69,12 @@ def test_what_was_announced_stays_when_the_coordinator_goes_and_is_withdrawn_by_
 
 def test_a_device_cannot_announce_and_an_oversized_one_is_counted(fleet):
     async def main():
-        async with await MqttTransport.open(fleet.options("device-1"), wait_s=20) as device:
+        async with await MqttTransport.open(fleet.options("device-1"), wait_s=60) as device:
             hostile = _raw(fleet.options("device-2"))
             forged = hostile.publish("fm/all/coordinator/model", b"forged", qos=1, retain=True)
             own = hostile.publish("fm/all/device-2/model", b"forged", qos=1, retain=True)
             for published in (forged, own):
-                await asyncio.to_thread(published.wait_for_publish, 10)
+                await asyncio.to_thread(published.wait_for_publish, 60)
             _end(hostile)
             real = _raw(fleet.options("coordinator"))
             real.publish("fm/all/coordinator/lists", bytes(5000), qos=1, retain=True)
@@ -89,7 +89,7 @@ def test_a_device_cannot_announce_and_an_oversized_one_is_counted(fleet):
 def test_a_device_that_calls_itself_a_coordinator_is_told_that_it_may_not(fleet):
     async def main():
         options = fleet.options("device-1", coordinator=True)
-        async with await MqttTransport.open(options, wait_s=20) as device:
+        async with await MqttTransport.open(options, wait_s=60) as device:
             with pytest.raises(DeliveryError, match="access rules do not allow it"):
                 await device.announce("model", b"x")
             assert device.counts["denied"] == 1

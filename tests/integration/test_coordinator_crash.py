@@ -25,7 +25,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(
     where = place(journal, tmp_path, lambda: shared_server().database()).where
     rounds = ROUNDS // 2 if journal == "postgresql" else ROUNDS  # it takes longer to open
     command = [sys.executable, str(PROGRAM), where, kind, str(rounds), "1"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=480, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     found = json.loads(run.stdout)
     assert len(found["kills"]) >= 3

@@ -9,12 +9,13 @@ import time
 
 import pytest
 from meshes import leaf, rogue
-from model_delivery import DEVICE, DeviceProcess, Shop, X, free_port, model, until
+from model_delivery import DEVICE, DeviceProcess, Shop, X, model, until
 from mqtt_fleet import require_mosquitto
 
 from fedmesh.identity.certificates import new_key
 from fedmesh.identity.keyfiles import write_key_and_chain
 from fedmesh.inference import Engine
+from fedmesh.testing.loopback_broker import free_port
 from fedmesh.testing.loopback_fleet import LoopbackFleet
 from fedmesh.transport.tls import dialling
 
@@ -55,8 +56,8 @@ def stranger(fleet):
 
 def connected(device, context):
     if context is None:
-        return http.client.HTTPConnection("127.0.0.1", device.port, timeout=30)
-    return http.client.HTTPSConnection("127.0.0.1", device.port, timeout=30, context=context)
+        return http.client.HTTPConnection("127.0.0.1", device.port, timeout=60)
+    return http.client.HTTPSConnection("127.0.0.1", device.port, timeout=60, context=context)
 
 
 def asked(device, context):

@@ -147,12 +147,15 @@ def test_a_device_that_is_killed_again_and_again_answers_in_the_end(tmp_path):
         try:
             assert (await voice.offer(private_task(), client="killed"))["accepted"]
             for number, wait_s in enumerate((0.0, 0.2, 0.5, 0.9, 1.4), start=1):
-                await voice.instruct(voice.train(number), number=number)
+                message = voice.train(number)
+                await voice.instruct(message, number=number)
                 await asyncio.sleep(wait_s)  # somewhere
                 process.kill()
                 process.wait()
                 process = killed.start()
                 reply, _ = await voice.reply()
+                while reply.message != message.metadata.message_id:  # one before it, killed before that was noted
+                    reply, _ = await voice.reply()
                 outcomes.append(reply.error)
         finally:
             process.kill()

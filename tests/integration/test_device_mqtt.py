@@ -88,7 +88,7 @@ def test_a_device_over_mqtt(fleet):
     path = configured(fleet)
 
     async def main():
-        async with await MqttTransport.open(fleet.options("coordinator"), wait_s=30) as carrier:
+        async with await MqttTransport.open(fleet.options("coordinator"), wait_s=60) as carrier:
             voice = Voice(Place(coordinator, "pi-1", node_id_of(device.name)), carrier)
             process = started(path)
             try:
@@ -138,13 +138,13 @@ def test_a_device_that_waits_for_its_first_run_loads_nothing_that_only_runs_need
     path = configured(fleet, tier)
 
     async def main() -> str:
-        async with await MqttTransport.open(fleet.options("coordinator"), wait_s=30) as carrier:
+        async with await MqttTransport.open(fleet.options("coordinator"), wait_s=60) as carrier:
             voice = Voice(Place(coordinator, "pi-1", node_id_of(device.name)), carrier)
             with telling(path) as process:
                 try:
                     assert (await voice.hear("here"))[0]["available"]
                     process.send_signal(signal.SIGTERM)
-                    told, _ = await asyncio.to_thread(process.communicate, timeout=30)
+                    told, _ = await asyncio.to_thread(process.communicate, timeout=120)
                     assert process.returncode == 0
                 finally:
                     process.kill()

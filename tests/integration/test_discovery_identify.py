@@ -23,9 +23,11 @@ def mesh(tmp_path: Path) -> Mesh:
 @contextlib.asynccontextmanager
 async def listening(membership: Membership, host: str = "127.0.0.1") -> AsyncIterator[tuple[Address, list[object]]]:
     shown: list[object] = []
+    open_: list[asyncio.StreamWriter] = []
 
     async def greeted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         shown.append(writer.get_extra_info("peercert"))
+        open_.append(writer)
         writer.close()
 
     context = accepting(membership.tls_path, membership.root_path, required=True)
@@ -34,7 +36,10 @@ async def listening(membership: Membership, host: str = "127.0.0.1") -> AsyncIte
         yield (host, server.sockets[0].getsockname()[1]), shown
     finally:
         server.close()
-        await asyncio.sleep(0.05)  # whoever was hung up on is let go of
+        await asyncio.sleep(0.05)  # who is greeted now
+        for writer in open_:  # whoever was hung up on is let go of
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -43,13 +48,13 @@ def test_the_name_is_that_of_the_certificate(mesh: Mesh, host: str) -> None:
 
     async def scenario() -> None:
         async with listening(bert, host) as (address, _):
-            assert await identify(address, anna) == "bert"
-            assert await identify(address, anna, expected="bert") == "bert"
+            assert await identify(address, anna, timeout_s=60) == "bert"
+            assert await identify(address, anna, expected="bert", timeout_s=60) == "bert"
             with pytest.raises(IdentityError) as wrong:
-                await identify(address, anna, expected="cleo")
+                await identify(address, anna, expected="cleo", timeout_s=60)
             assert wrong.value.code == "peer"
             with pytest.raises(IdentityError):
-                await identify(address, bert)  # ourselves
+                await identify(address, bert, timeout_s=60)  # ourselves
 
     asyncio.run(scenario())
 
@@ -61,7 +66,7 @@ def test_another_mesh_is_refused_and_learns_nothing_of_us(mesh: Mesh, tmp_path: 
     async def scenario() -> None:
         async with listening(mallory) as (address, shown):
             with pytest.raises(PeerError):
-                await identify(address, anna)
+                await identify(address, anna, timeout_s=60)
             await asyncio.sleep(0.05)
             assert shown == []
 
@@ -76,7 +81,7 @@ def test_a_revoked_member_is_refused(mesh: Mesh) -> None:
     async def scenario() -> None:
         async with listening(bert) as (address, _):
             with pytest.raises(IdentityError) as refused:
-                await identify(address, anna)
+                await identify(address, anna, timeout_s=60)
             assert refused.value.code == "revoked"
 
     asyncio.run(scenario())
@@ -88,7 +93,7 @@ def test_who_says_nothing_is_not_waited_for_long(mesh: Mesh) -> None:
     async def scenario() -> None:
         async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.closing(writer):
-                await asyncio.sleep(0.4)
+                await asyncio.Event().wait()
 
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
         address = ("127.0.0.1", server.sockets[0].getsockname()[1])
@@ -97,6 +102,5 @@ def test_who_says_nothing_is_not_waited_for_long(mesh: Mesh) -> None:
         server.close()
         with pytest.raises(PeerError):
             await identify(address, anna, timeout_s=0.2)
-        await asyncio.sleep(0.5)
 
     asyncio.run(scenario())

@@ -21,7 +21,8 @@ from fedmesh.testing.process_fleet import COORDINATOR, ProcessFleet
 
 require_mosquitto()
 
-DEVICES, ROUNDS = 5, 11
+DEVICES, ROUNDS = 5, 13
+"""Rounds: one for each fault, and some more, or the last one may strike a coordinator that is done and leaves."""
 PATIENCE_S = 500.0
 FAULTS = [
     *(("device-1", kind) for kind in ("kill", "restart", "freeze", "cut")),

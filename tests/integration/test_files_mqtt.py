@@ -32,7 +32,7 @@ def fleet(tmp_path):
 
 def run(main):
     async def bounded():
-        async with asyncio.timeout(60), AsyncExitStack() as stack:
+        async with asyncio.timeout(240), AsyncExitStack() as stack:
             await main(stack)
 
     asyncio.run(bounded())
@@ -43,22 +43,22 @@ def read(name, *, max_bytes):
 
 
 async def serving(stack, fleet):
-    transport = await MqttTransport.open(fleet.options("coordinator"), limits=QUICK, wait_s=20)
+    transport = await MqttTransport.open(fleet.options("coordinator"), limits=QUICK, wait_s=60)
     await stack.enter_async_context(transport)
     return transport, await stack.enter_async_context(FileServer(transport.channel("files"), read))
 
 
-async def fetching(stack, fleet, name, **options):
-    transport = await MqttTransport.open(fleet.options(name, **options), limits=QUICK, wait_s=20)
+async def fetching(stack, fleet, name, *, retry_s=1.0, **options):
+    transport = await MqttTransport.open(fleet.options(name, **options), limits=QUICK, wait_s=60)
     await stack.enter_async_context(transport)
-    files = RemoteFiles(transport.channel("files"), "coordinator", retry_s=1.0)
+    files = RemoteFiles(transport.channel("files"), "coordinator", retry_s=retry_s)
     return transport, await stack.enter_async_context(files)
 
 
 def test_devices_fetch_chunks_from_threads_while_messages_pass(fleet):
     async def main(stack):
         coordinator, server = await serving(stack, fleet)
-        devices = [await fetching(stack, fleet, f"device-{number}") for number in range(3)]
+        devices = [await fetching(stack, fleet, f"device-{number}", retry_s=200.0) for number in range(3)]
 
         def fetched(source):
             return b"".join(source.fetch(name, max_bytes=PIECE_BYTES) for name in CHUNKS)

@@ -118,7 +118,7 @@ def train_in(number):
 
 def test_a_device_that_does_not_answer_costs_its_own_place_and_is_told(tmp_path):
     home = Home(tmp_path, DEVICES)
-    plan = planned(small(rounds=2), round={"deadline_s": 4.0})
+    plan = planned(small(rounds=2), round={"deadline_s": 15.0})
 
     async def scene():
         hall = Hall(home, plan)
@@ -206,7 +206,10 @@ def test_a_model_that_could_not_be_delivered_is_delivered_when_the_run_goes_on(t
 
 
 def test_a_revoked_device_is_struck_off_while_it_is_connected(tmp_path):
-    home, plan = Home(tmp_path, DEVICES), planned(small(secure_aggregation__enabled=False, rounds=3))
+    home, plan = (
+        Home(tmp_path, DEVICES),
+        planned(small(secure_aggregation__enabled=False, rounds=3), round={"deadline_s": 20.0}),
+    )
 
     async def scene():
         hall = Hall(home, plan)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fleet_devices import COORDINATOR, StandIn
+from json_events import told_in
 from mqtt_fleet import require_mosquitto
 from small_runs import ROOT, small_digits
 
@@ -38,6 +39,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder, self.scenario = folder, small_digits(**SCENARIO)
         self.held: int | None = None
+        self._seen = 0
         self.fleet = LoopbackFleet(folder / "mesh")
         for name in (COORDINATOR, *map(device_name, range(DEVICES))):
             self.fleet.membership(name)
@@ -58,29 +60,31 @@ class Site:
             folder = "data"
             [[task]]
             scenario = "small.toml"
-            round = {{ deadline_s = 30.0 }}
+            round = {{ deadline_s = 120.0 }}
             """
         )
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "fedmesh", "coordinator", "run", str(self.config)]
         command += ["--json-events", str(self.events), *more]
+        self._seen = len(self.told())
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
     def told(self) -> list[dict]:
-        if not self.events.exists():
-            return []
-        return [json.loads(line) for line in self.events.read_text().splitlines() if line.endswith("}")]
+        return told_in(self.events)
 
-    async def wait_for(self, process: subprocess.Popen[str], wanted: dict, timeout_s: float = 200) -> None:
-        """Until an event with these fields is told, since the last call."""
-        seen, end = len(self.told()), time.monotonic() + timeout_s
+    async def wait_for(self, process: subprocess.Popen[str], wanted: dict, timeout_s: float = 400) -> None:
+        """Until an event with these fields is told, since the process began, or behind the one of the last call."""
+        end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            if any(wanted.items() <= event.items() for event in self.told()[seen:]):
-                return
+            told = self.told()
+            for number in range(self._seen, len(told)):
+                if wanted.items() <= told[number].items():
+                    self._seen = number + 1
+                    return
             assert process.poll() is None, process.stderr.read()
             await asyncio.sleep(0.02)
-        raise AssertionError(f"{wanted} was not told: {self.told()[seen:]}")
+        raise AssertionError(f"{wanted} was not told: {self.told()[self._seen :]}")
 
     async def devices(self, pool: ThreadPoolExecutor) -> list[StandIn]:
         examples = datasets.split_as(datasets.load("digits"), self.scenario).devices
@@ -132,7 +136,7 @@ def site(tmp_path):
     made.fleet.close()
 
 
-async def ended(process: subprocess.Popen[str], timeout_s: float = 200) -> str:
+async def ended(process: subprocess.Popen[str], timeout_s: float = 400) -> str:
     """What it wrote on stderr; its devices go on meanwhile."""
     try:
         _, said = await asyncio.to_thread(process.communicate, timeout=timeout_s)

@@ -72,6 +72,7 @@ def test_a_pause_an_end_and_a_resume_while_it_runs(tmp_path):
     async def scene(hall, service):
         await until(lambda: hall.told(RoundFinished))
         ask(home, Wish.PAUSE)
+        hall.go_on()
         await until(lambda: hall.told(RunPaused))
         await until(lambda: state(home).condition == "paused")
         ask(home, Wish.STOP)
@@ -88,7 +89,7 @@ def test_a_pause_an_end_and_a_resume_while_it_runs(tmp_path):
         await until(lambda: "digits" in service.results)
         service.stop()
 
-    hall, _, _ = play(home, plan, scene, once=False)
+    hall, _, _ = play(home, plan, scene, once=False, holds=RoundFinished)
     assert [event.round for event in hall.told(RoundFinished)] == [1, 2, 3]
     assert state(home).condition == "finished"
     assert hall.told(RunStopped)[0].abandoned is False

@@ -144,13 +144,14 @@ def test_a_device_that_is_enrolled_while_a_run_goes_on_is_in_its_later_rounds(tm
             await asyncio.sleep(0.05)
 
     async def scene():
-        hall = Hall(street, plan)
+        hall = Hall(street, plan, holds=RoundFinished)
         async with AsyncExitStack() as stack:
             service = await stack.enter_async_context(hall.service())
             for number in range(4):
                 await stack.enter_async_context(living(hall, street.device(number)))
             await until(lambda: hall.told(RoundFinished))
             ask(Wish.PAUSE)
+            hall.go_on()
             await until(lambda: hall.told(RunPaused))
             newcomer = enrolled(street.mesh, "device-4")
             roster, revocations = street.mesh.issuer.lists(time.time())

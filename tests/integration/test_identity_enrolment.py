@@ -11,7 +11,7 @@ import pytest
 
 from fedmesh.identity import Membership
 
-TIMEOUT_S = 60
+TIMEOUT_S = 240
 
 
 def run(folder: Path, *arguments: str, code: int = 0, token: str = "") -> str:

@@ -1,5 +1,6 @@
 """The endpoint as a process: real digits, swaps under load, bad models, signals, hostile clients, what it loads."""
 
+import contextlib
 import http.client
 import json
 import signal
@@ -126,7 +127,7 @@ def test_a_request_that_began_is_answered_after_the_signal(tmp_path: Path, numbe
     write_constant(tmp_path / "m.onnx", 1)
     body = dumps({"x": X})
     with Served("--model", str(tmp_path / "m.onnx")) as served:
-        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as begun:
+        with socket.create_connection(("127.0.0.1", served.port), timeout=60) as begun:
             head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/cbor\r\n"
             begun.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
             served.get("/healthz")  # what was sent before this was answered has arrived
@@ -137,8 +138,8 @@ def test_a_request_that_began_is_answered_after_the_signal(tmp_path: Path, numbe
             answer.begin()
             assert answer.status == 200
             assert json.loads(answer.read())["predictions"][0]["label"] == 1
-        assert served.process.wait(30) == 0
-        served._reader.join(30)
+        assert served.process.wait(120) == 0
+        served._reader.join(60)
         assert served.lines[-1].startswith("Stopped")
 
 
@@ -161,14 +162,17 @@ def test_clients_that_are_slow_or_rude(tmp_path: Path) -> None:
             b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
             b"GET /healthz HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         ):
-            with socket.create_connection(("127.0.0.1", served.port), timeout=30) as rude:
+            with (
+                socket.create_connection(("127.0.0.1", served.port), timeout=60) as rude,
+                contextlib.suppress(ConnectionError),  # it may be hung up on before it has said it all
+            ):
                 rude.sendall(data)
                 assert b" 500 " not in rude.recv(1 << 16)
-        half = socket.create_connection(("127.0.0.1", served.port), timeout=30)
+        half = socket.create_connection(("127.0.0.1", served.port), timeout=60)
         half.sendall(b"POST /predict HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
         half.close()
-        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as slow:
-            begin = time.monotonic()
+        begin = time.monotonic()
+        with socket.create_connection(("127.0.0.1", served.port), timeout=60) as slow:
             slow.sendall(b"GET /healthz HT")
             assert slow.recv(100) == b""  # a head that does not end is not waited for
             assert time.monotonic() - begin > 3
@@ -196,7 +200,7 @@ def ask(port):
 server._Server.startup = startup
 sys.exit(main(["infer", "--serve", "--model", {str(tmp_path / "m.onnx")!r}, "--listen", "127.0.0.1:0"]))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     loaded = {name.partition(".")[0] for name in json.loads(done.stdout)} | set(json.loads(done.stdout))
     assert {"onnxruntime", "fastapi", "uvicorn"} <= loaded
@@ -205,7 +209,7 @@ sys.exit(main(["infer", "--serve", "--model", {str(tmp_path / "m.onnx")!r}, "--l
     assert not loaded & {"cryptography", "fedmesh.identity", "numpy.random", "pydantic.v1"}
 
 
-def wait_until(holds, timeout_s: float = 60) -> None:
+def wait_until(holds, timeout_s: float = 120) -> None:
     end = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < end

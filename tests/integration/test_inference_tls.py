@@ -80,10 +80,8 @@ def test_a_live_connection_of_a_revoked_member_is_cut(mesh: Mesh, tmp_path: Path
         mesh.issuer.revoke("device-1", mesh.begun)
         Membership(node.folder).accept(mesh.begun, revocations=mesh.issuer.lists(mesh.begun)[1])
         connection.sock.settimeout(25)  # less than after which it would be closed for being idle
-        begin = time.monotonic()
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             assert connection.sock.recv(1) == b""
-        assert time.monotonic() - begin < 25
         connection.close()
         assert served.get("/healthz", context_of(device))[0] == 403
         assert any("a connection is cut" in line for line in served.lines)

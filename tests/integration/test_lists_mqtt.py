@@ -34,7 +34,7 @@ def fleet(tmp_path):
 
 def run(main):
     async def bounded():
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             await main()
 
     asyncio.run(bounded())
@@ -46,7 +46,7 @@ async def until(true):
 
 
 def opened(fleet, name):
-    return MqttTransport.open(fleet.options(name), limits=QUICK, wait_s=20)
+    return MqttTransport.open(fleet.options(name), limits=QUICK, wait_s=60)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import pytest
 from mqtt_fleet import require_mosquitto
 
 from fedmesh.errors import PeerError, TrustError
+from fedmesh.files import write_atomically
 from fedmesh.identity import Membership
 from fedmesh.testing.loopback_broker import SmallCa
 from fedmesh.testing.loopback_fleet import LoopbackFleet
@@ -23,7 +24,7 @@ def fleet(tmp_path):
 
 def run(main):
     async def bounded():
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             await main()
 
     asyncio.run(bounded())
@@ -32,8 +33,8 @@ def run(main):
 def test_members_of_a_real_authority_talk(fleet):
     async def main():
         async with (
-            await MqttTransport.open(fleet.options("coordinator"), wait_s=20) as coordinator,
-            await MqttTransport.open(fleet.options("device-1"), wait_s=20) as device,
+            await MqttTransport.open(fleet.options("coordinator"), wait_s=60) as coordinator,
+            await MqttTransport.open(fleet.options("device-1"), wait_s=60) as device,
         ):
             await device.send("coordinator", b"hello")
             assert await anext(coordinator.receive()) == ("device-1", b"hello")
@@ -61,7 +62,7 @@ def test_a_certificate_of_another_authority_is_refused_at_both_ends(fleet, tmp_p
         with pytest.raises(PeerError):
             await MqttTransport.open(replace(options, certificate=certificate, key=key), wait_s=1)
         with pytest.raises(TrustError, match="did not prove who it is"):
-            await MqttTransport.open(replace(options, ca=stranger.path), wait_s=20)
+            await MqttTransport.open(replace(options, ca=stranger.path), wait_s=60)
 
     run(main)
 
@@ -70,17 +71,17 @@ def test_every_connection_is_made_with_the_certificate_that_is_there_then(fleet,
     certificate, key = SmallCa(tmp_path / "other").issue("device-1")
 
     async def main():
-        async with await MqttTransport.open(fleet.options("device-1"), wait_s=20) as device:
+        async with await MqttTransport.open(fleet.options("device-1"), wait_s=60) as device:
             path = fleet.membership("device-1").tls_path
             good = path.read_bytes()
-            path.write_bytes(key.read_bytes() + certificate.read_bytes())
+            write_atomically(path, key.read_bytes() + certificate.read_bytes())
             fleet.broker.kill()
             fleet.broker.start()
             refused = fleet.broker.log.read_text().count("OpenSSL Error")
             while fleet.broker.log.read_text().count("OpenSSL Error") == refused:
                 await asyncio.sleep(0.01)
             assert not device.link.is_connected
-            path.write_bytes(good)  # as a renewal does
-            await device.wait_connected(20)
+            write_atomically(path, good)  # as a renewal does
+            await device.wait_connected(120)
 
     run(main)

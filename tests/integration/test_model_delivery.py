@@ -219,7 +219,7 @@ def test_forged_pointers_unsigned_models_and_old_metadata_are_refused_and_counte
                 # No pointer at all, and one that says that there is more than there is.
                 shop.read = seen
                 await shop.transport.announce("model", b"junk")
-                await until(lambda: device.refused("malformed") == 1)
+                await until(lambda: device.refused("malformed") >= 1)
                 assert not asked
                 await shop.transport.announce("model", Pointer(99, bytes(32), 7).encode())
                 await until(lambda: asked)
@@ -315,7 +315,7 @@ from fedmesh.cli import main
 main(["client", "run", sys.argv[2]])
 """
     command = [sys.executable, "-c", patched, step, str(device.path), str(device.slots_folder)]
-    ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    ended = subprocess.run(command, capture_output=True, timeout=300, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
 
 
@@ -326,7 +326,7 @@ def test_a_device_whose_coordinator_is_away_ends_at_once(fleet):
         asyncio.run(until(lambda: "connected to the broker" in log.read_text()))
         time.sleep(0.5)
         device.process.terminate()
-        assert device.process.wait(timeout=30) == 0
+        assert device.process.wait(timeout=120) == 0
 
 
 def waits(device, *, listen):

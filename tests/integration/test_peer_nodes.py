@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from itertools import groupby
 
 import pytest
 from mesh_nodes import Nodes, in_loop, until
@@ -17,6 +18,10 @@ from fedmesh.registry.founding import create
 NAMES = ("anna", "bert", "cleo", "dora")
 
 
+def incarnations(nodes, name):
+    return {one["name"]: one["incarnation"] for one in nodes.nodes[name].status["members"]}
+
+
 async def entered(nodes, names=NAMES, **options):
     for name in names:
         await nodes.enter(name, **options)
@@ -28,24 +33,23 @@ async def test_members_find_each_other_by_a_seed_and_agree(tmp_path):
     async with Nodes(tmp_path, *NAMES) as nodes:
         await entered(nodes)
         await until(lambda: all(len(node.transport.links) == 3 for node in nodes.nodes.values()))
-        assert {one["incarnation"] for one in nodes.nodes["dora"].status["members"]} == {1}
-        assert nodes.nodes["anna"].members.states == {"alive": 4}
+        await until(lambda: nodes.nodes["anna"].members.states == {"alive": 4})
 
 
 @in_loop
 async def test_a_goodbye_is_no_death_and_a_restart_has_a_higher_incarnation(tmp_path):
     async with Nodes(tmp_path, *NAMES[:3]) as nodes:
         await entered(nodes, NAMES[:3])
+        before = incarnations(nodes, "bert")["cleo"]
         await nodes.leave("cleo")
         await until(lambda: nodes.view("anna")["cleo"] == nodes.view("bert")["cleo"] == "left")
         await nodes.enter("cleo")
         await until(lambda: nodes.view("anna")["cleo"] == nodes.view("bert")["cleo"] == "alive")
-        found = {one["name"]: one["incarnation"] for one in nodes.nodes["bert"].status["members"]}
-        assert found["cleo"] > found["anna"] == 1
-        assert [event.state for event in nodes.events["anna"] if isinstance(event, MemberChanged)][-2:] == [
-            "left",
-            "alive",
-        ]
+        assert incarnations(nodes, "bert")["cleo"] > before
+        told = [event for event in nodes.events["anna"] if isinstance(event, MemberChanged) and event.device == "cleo"]
+        # On a busy machine one may be suspected, or taken for dead, and come back.
+        seen = [state for state, _ in groupby(event.state for event in told if event.state in {"alive", "left"})]
+        assert seen[-2:] == ["left", "alive"]
 
 
 @in_loop
@@ -124,7 +128,7 @@ async def test_a_published_model_is_installed_everywhere_byte_for_byte(tmp_path)
                 path = nodes.nodes[name].offering.part.current
                 return path is not None and hashlib.sha256(path.read_bytes()).digest() == want
 
-            await until(lambda: all(is_there(name) for name in NAMES[1:]), 30.0)
+            await until(lambda: all(is_there(name) for name in NAMES[1:]))
             models = {name: str(version) for name in NAMES}
 
             def is_known(node, models=models):

@@ -100,10 +100,12 @@ def test_a_killed_worker_costs_its_devices_the_session_at_most(tmp_path: Path) -
 
         def kill_soon(step: str, device: int, content: object) -> None:
             if (step, device) == ("train", 6):
-                threading.Timer(0.01, os.kill, (fleet.pids[0], signal.SIGKILL)).start()
+                killers.append(threading.Timer(0.01, os.kill, (fleet.pids[0], signal.SIGKILL)))
+                killers[-1].start()
 
-        server.tamper = kill_soon
+        killers, server.tamper = list[threading.Timer](), kill_soon
         result = server.round(1, training.start())  # a worker holds two messages at most, and two may be lost
+        killers[0].join()
     assert all("SecAggError" in text for text in server.refusals["train"].values())
     expected = np.sum([codes[int(name[7:])] for name in result.survivors], axis=0)
     assert result.total[: len(expected)].tolist() == expected.tolist()

@@ -10,6 +10,7 @@ import pytest
 from small_runs import (
     arguments,
     finish,
+    go_on,
     resume,
     send_signal,
     simulate,
@@ -36,14 +37,15 @@ def reference(tmp_path_factory):
 
 def test_kill_9_again_and_again_ends_in_the_same_run(reference, tmp_path):
     out = tmp_path / "run"
-    process = start(arguments(out, rounds=ROUNDS))
+    process = start(arguments(out, rounds=ROUNDS), held=True)
     for number in (1, 3, 4):
         wait_for_round(process, number)
-        time.sleep(0.02 * number)  # somewhere inside the next round
+        go_on(process)
+        time.sleep(0.02 * number)  # somewhere inside the next round, at whose end it waits
         send_signal(process)
         finish(process)
         if number < 4:
-            process = start(["simulate", "--resume", str(out), "--workers", "1"])
+            process = start(["simulate", "--resume", str(out), "--workers", "1"], held=True)
     check_same(resume(out, workers=1), reference, interruptions=3)
     with FileLedger(out / "ledgers" / "device-0.ledger", epsilon=8.0, delta=1e-5) as ledger:
         assert len(ledger.charges) == ROUNDS  # a round asked for twice is the same release: paid once
@@ -51,7 +53,7 @@ def test_kill_9_again_and_again_ends_in_the_same_run(reference, tmp_path):
 
 def test_ctrl_c_says_how_to_go_on_and_going_on_works(reference, tmp_path):
     out = tmp_path / "run"
-    process = start(arguments(out, rounds=ROUNDS))
+    process = start(arguments(out, rounds=ROUNDS), held=True)
     wait_for_round(process, 2)
     send_signal(process, signal.SIGINT)
     status, _, errors = finish(process)

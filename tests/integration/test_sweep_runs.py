@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_runs import cli, finish, start
 
-MOST_WAIT_S = 200
+MOST_WAIT_S = 400
 
 
 def arguments(out: Path, *more: str) -> list[str]:

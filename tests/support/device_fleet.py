@@ -29,7 +29,7 @@ from fedmesh.transport.memory import MemoryBroker
 from fedmesh.wire import dumps
 
 RUN = 7
-PATIENCE_S = 60.0  # for a process to start on a machine that does much else
+PATIENCE_S = 120.0  # for a process to start on a machine that does much else
 
 
 def enrolled(mesh: Mesh, name: str) -> Membership:

@@ -147,7 +147,7 @@ class RigDevice:
                 done.set()
 
         self.rig.loop.call_soon_threadsafe(there)
-        done.wait(30)
+        done.wait(120)
         if outcome:
             raise Killed
         time.sleep(max(0.0, self._slow_until - time.monotonic()) if point != "asked" else 0.0)

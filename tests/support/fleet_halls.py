@@ -1,6 +1,7 @@
 """A coordinator over the memory carrier in the test's own process, with stand-ins for devices."""
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -18,7 +19,7 @@ from fedmesh.fleet.service import CoordinatorService
 __all__ = ["DEVICES", "PATIENCE_S", "Hall", "examples", "planned", "small", "store_of"]
 
 DEVICES = 4
-PATIENCE_S = 200
+PATIENCE_S = 400
 """On a machine that does much else besides."""
 
 
@@ -27,7 +28,7 @@ def small(**overrides):
 
 
 def planned(scenario, **tables):
-    section = TaskSection.model_validate({"scenario": "small", "round": {"deadline_s": 20.0}, **tables})
+    section = TaskSection.model_validate({"scenario": "small", "round": {"deadline_s": 120.0}, **tables})
     return Plan.of(section, scenario)
 
 
@@ -36,16 +37,31 @@ def examples(scenario):
 
 
 class Hall:
-    """A coordinator and its devices on one event loop."""
+    """A coordinator and its devices on one event loop.
 
-    def __init__(self, home, *plans, broker=None, **options):
+    holds: a kind of event behind the first of which the run waits for `go_on`, so that it is no further than a test
+        thinks. One that the run's own thread tells.
+    """
+
+    def __init__(self, home, *plans, broker=None, holds=None, **options):
         self.home: Home = home
+        self._holds, self._go_on = holds, threading.Event()
         self.plans, self.events = plans, list[Event]()
         self.broker = broker or memory_broker()
         self.pool = ThreadPoolExecutor(1)
         self.devices: dict[str, StandIn] = {}
         self.options = {"once": True, **options}
         self.tasks = []
+
+    def hear(self, event):
+        self.events.append(event)
+        fact = event.event if isinstance(event, OfTask) else event
+        if self._holds is not None and isinstance(fact, self._holds):
+            self._go_on.wait(PATIENCE_S)
+
+    def go_on(self):
+        """Nothing is held any more."""
+        self._go_on.set()
 
     async def opener(self, membership):
         self.mail = self.broker.join(membership.name.id, coordinator=True)
@@ -70,14 +86,15 @@ class Hall:
     @asynccontextmanager
     async def service(self):
         service = CoordinatorService(
-            self.home.config(), self.plans, events=self.events.append, opener=self.opener, **self.options
+            self.home.config(), self.plans, events=self.hear, opener=self.opener, **self.options
         )
         self.serving = asyncio.ensure_future(service.serve())
         try:
             yield service
         finally:
+            self.go_on()
             service.stop()
-            await asyncio.wait([self.serving], timeout=30)
+            await asyncio.wait([self.serving], timeout=120)
             for device in self.devices.values():
                 await device.mail.aclose()
             await asyncio.gather(*self.tasks)

@@ -35,9 +35,10 @@ class HostileBroker(MemoryBroker):
         self.taps[to].inbox.put_nowait((sender, data))
 
     async def settled(self) -> None:
-        """Returns when everybody has read what it got."""
-        while any(not tap.inbox.empty() for tap in self.taps.values()):
-            await asyncio.sleep(0.005)
+        """Returns when everybody has read what it got, and is done with it: who asks for the next one is."""
+        async with asyncio.timeout(120):
+            while any(tap.at_work or not tap.inbox.empty() for tap in self.taps.values()):
+                await asyncio.sleep(0.005)
         await asyncio.sleep(0.02)
 
 
@@ -45,7 +46,9 @@ class Tap:
     """A transport whose messages the broker has in its hands."""
 
     def __init__(self, broker: HostileBroker, name: str, transport: MemoryTransport) -> None:
-        self.__dict__.update(broker=broker, own=name, transport=transport, inbox=asyncio.Queue(), pump=None)
+        self.__dict__.update(
+            broker=broker, own=name, transport=transport, inbox=asyncio.Queue(), pump=None, at_work=False
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transport, name)
@@ -59,7 +62,11 @@ class Tap:
     async def receive(self) -> AsyncIterator[tuple[str, bytes]]:
         self.__dict__["pump"] = asyncio.ensure_future(self._pumped())
         while (item := await self.inbox.get()) is not None:
-            yield item
+            self.__dict__["at_work"] = True
+            try:
+                yield item
+            finally:
+                self.__dict__["at_work"] = False
 
     async def _pumped(self) -> None:
         async for sender, data in self.transport.receive():

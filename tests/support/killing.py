@@ -37,4 +37,4 @@ def kill_devices(kills, seed, longest_s):
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """What came of `script` in a new interpreter."""
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -2,14 +2,13 @@
 
 import asyncio
 import functools
-import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from contextlib import AsyncExitStack
 
+from json_events import told_in
 from meshes import Mesh
 
 from fedmesh.errors import ConfigError
@@ -21,6 +20,7 @@ from fedmesh.peer.offering import Offering
 from fedmesh.peer.running import load
 from fedmesh.peer.status import ask
 
+PATIENCE_S = 120.0
 QUICK_MEMBERSHIP = MembershipSettings(
     probe_s=0.2, probe_timeout_s=0.1, suspicion_alpha=2.0, suspicion_beta=2.0, gossip_s=0.05, reconnect_s=0.5
 )
@@ -123,8 +123,7 @@ class Nodes:
             )
 
     def told(self, name):
-        path = self.folder / f"{name}.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return told_in(self.folder / f"{name}.jsonl")
 
     def said(self, name):
         path = self.folder / f"{name}.log"
@@ -143,27 +142,20 @@ class Nodes:
         return {one["name"]: one["state"] for one in self.status(name)["members"]}
 
 
-async def until(done, within_s=20.0, *, about=""):
+async def until(done, within_s=PATIENCE_S, *, about=""):
     ends = time.monotonic() + within_s
     while not done():
         assert time.monotonic() < ends, f"it did not come to pass within {within_s} s. {about() if about else ''}"
         await asyncio.sleep(0.02)
 
 
-def free_port():
-    """One that nobody has now: a seed's is named before it listens."""
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
-
-
 def in_loop(test):
-    """A test that is a coroutine, within a minute and a half, that leaves no task behind."""
+    """A test that is a coroutine, within five minutes, that leaves no task behind."""
 
     @functools.wraps(test)
     def run(*args, **options):
         async def main():
-            async with asyncio.timeout(90):
+            async with asyncio.timeout(300):
                 await test(*args, **options)
                 assert asyncio.all_tasks() == {asyncio.current_task()}
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from fedmesh.inference import Engine
 from fedmesh.inference.probe import golden_set
 from fedmesh.registry import Facts, Slots
 from fedmesh.registry.state import State
+from fedmesh.testing.loopback_broker import free_port
 from fedmesh.testing.loopback_fleet import LoopbackFleet
 from fedmesh.transport.file_server import FileServer, routed
 from fedmesh.transport.lists import ListsPublisher
@@ -33,23 +33,20 @@ from fedmesh.transport.mqtt import MqttTransport
 
 COORDINATOR, DEVICE = "coordinator", "pi-1"
 X = np.random.default_rng(0).normal(size=(20, FEATURES)).astype(np.float32)
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 QUICK = """
 import signal, sys
 from pathlib import Path
 from fedmesh.cli import main
 from fedmesh.fleet.receiving import Receiver
 Receiver.__init__.__kwdefaults__.update(pause_s=0.05, longest_s=0.5)
-signal.signal(signal.SIGUSR1, lambda *_: Path("modules").write_text("\\n".join(sys.modules)))
+def tell(*_):
+    Path("modules.new").write_text("\\n".join(sys.modules))
+    Path("modules.new").rename("modules")  # whole, or not there
+signal.signal(signal.SIGUSR1, tell)
 sys.exit(main(sys.argv[1:]))
 """
 """`fedmesh`, whose devices look again sooner; on SIGUSR1 it writes what it has loaded."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 def model(path: Path, seed: int) -> Path:
@@ -93,7 +90,7 @@ class Shop:
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
         options = self.fleet.options(COORDINATOR)
-        self.transport = await self._stack.enter_async_context(await MqttTransport.open(options, wait_s=30))
+        self.transport = await self._stack.enter_async_context(await MqttTransport.open(options, wait_s=60))
         self.lists = ListsPublisher(self.transport, self.fleet.membership(COORDINATOR), None)
         served = dict.fromkeys(self.deliveries.files, lambda name, *, max_bytes: self.read(name, max_bytes=max_bytes))
         files = FileServer(self.transport.channel("files"), routed({"lists": self.lists.read, **served}))
@@ -194,7 +191,7 @@ class DeviceProcess:
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait(30)
+            self.process.wait(60)
             self.log.close()
 
     def loaded(self) -> set[str]:
@@ -204,7 +201,7 @@ class DeviceProcess:
         found.unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR1)
         end = time.monotonic() + PATIENCE_S
-        while not (found.exists() and found.read_text()):
+        while not found.exists():
             assert time.monotonic() < end
             time.sleep(0.02)
         return {name.partition(".")[0] for name in found.read_text().splitlines()}
@@ -232,7 +229,7 @@ class DeviceProcess:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/predict", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             found: list[dict[str, Any]] = json.loads(answer.read())["predictions"]
         return found
 
@@ -245,14 +242,14 @@ class DeviceProcess:
     def ready(self) -> bool:
         """Whether it says that it would answer, without being asked for a prediction."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=30):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=60):
                 return True
         except OSError:
             return False
 
     def get(self, path: str) -> str:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}{path}", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}{path}", timeout=60) as answer:
                 return answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.read().decode()

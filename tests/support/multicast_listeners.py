@@ -41,7 +41,7 @@ class Listener:
         )
         self.multicast.start()
 
-    async def until(self, wanted: Callable[[], object], *, wait_s: float = 20.0) -> None:
+    async def until(self, wanted: Callable[[], object], *, wait_s: float = 60.0) -> None:
         async with asyncio.timeout(wait_s):
             while not wanted():
                 await asyncio.sleep(0.01)
@@ -50,7 +50,7 @@ class Listener:
         """An honest announcement still arrives; whatever was sent before it has been handled then."""
         name = secrets.token_hex(8)
         self.liar.say(announcement(name, txt=text(self.mesh)))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 for hint in self.hints:
                     if hint.key == name:

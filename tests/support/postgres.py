@@ -85,7 +85,7 @@ class PostgresServer:
         log = (self._folder / "log").open("ab")
         with log:
             self._process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, cwd="/", **self._who())
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while time.monotonic() < end:
             if self._ask("SELECT 1").returncode == 0:
                 return
@@ -96,7 +96,7 @@ class PostgresServer:
         """Ends the server: SIGINT in order, SIGQUIT as a crash."""
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(30)
+            self._process.wait(120)
             self._process = None
 
     def remove(self) -> None:

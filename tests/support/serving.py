@@ -25,7 +25,7 @@ class Served:
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        assert self._listening.wait(60), self.lines
+        assert self._listening.wait(120), self.lines
         line = next((line for line in self.lines if line.startswith(STARTED)), None)
         assert line is not None, self.lines
         self.url = line.removeprefix(STARTED).partition("/predict")[0]
@@ -44,8 +44,8 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.wait(30)
-        self._reader.join(30)
+        self.process.wait(60)
+        self._reader.join(60)
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -53,13 +53,13 @@ class Served:
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 60) -> int:
         self.process.send_signal(number)
         status = self.process.wait(timeout_s)
-        self._reader.join(30)
+        self._reader.join(60)
         return status
 
     def connection(self, context: ssl.SSLContext | None = None) -> http.client.HTTPConnection:
         if context is None:
-            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=context)
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=context)
 
     def get(self, path: str, context: ssl.SSLContext | None = None) -> tuple[int, str]:
         connection = self.connection(context)

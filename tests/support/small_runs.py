@@ -51,12 +51,50 @@ def arguments(out: Path, **overrides: Any) -> list[str]:
     return ["simulate", str(DIGITS), "--out", str(out), "--workers", "2", *pairs]
 
 
-def start(args: list[str]) -> subprocess.Popen[str]:
-    """The command line, running, in a process group of its own."""
-    command = [sys.executable, "-m", "fedmesh", *args]
+_HELD = """
+import sys
+from fedmesh.cli import main
+
+class Held:
+    def __init__(self, out):
+        self.out = out
+    def __getattr__(self, name):
+        return getattr(self.out, name)
+    def write(self, text):
+        count = self.out.write(text)
+        if text.startswith("round "):
+            self.out.flush()
+            sys.stdin.readline()
+        return count
+
+sys.stderr = Held(sys.stderr)
+sys.exit(main(sys.argv[1:]))
+"""
+"""`fedmesh`, which behind what it says of a round waits for a line on its stdin."""
+
+
+def start(args: list[str], *, held: bool = False) -> subprocess.Popen[str]:
+    """The command line, running, in a process group of its own.
+
+    held: it waits behind each round until `go_on`, so that it is no further than whoever interrupts it thinks.
+    """
+    command = [sys.executable, *(["-c", _HELD] if held else ["-m", "fedmesh"]), *args]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
+        command,
+        stdin=subprocess.PIPE if held else None,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=ROOT,
     )
+
+
+def go_on(process: subprocess.Popen[str]) -> None:
+    """Lets a run that is held go on with its next round."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> tuple[int, str, str]:
@@ -75,8 +113,8 @@ def send_signal(process: subprocess.Popen[str], number: signal.Signals = signal.
     os.kill(process.pid, number)
 
 
-def wait_for_round(process: subprocess.Popen[str], number: int, timeout_s: float = 120) -> list[str]:
-    """Reads progress lines until round `number` is done."""
+def wait_for_round(process: subprocess.Popen[str], number: int, timeout_s: float = 300) -> list[str]:
+    """Reads progress lines until round `number` is done, behind which a run that is held waits."""
     lines: list[str] = []
     end = time.monotonic() + timeout_s
     assert process.stderr is not None
@@ -87,6 +125,8 @@ def wait_for_round(process: subprocess.Popen[str], number: int, timeout_s: float
         lines.append(line)
         if line.startswith(f"round {number}/"):
             return lines
+        if line.startswith("round ") and process.stdin is not None:
+            go_on(process)
     raise AssertionError(f"round {number} was not reached: {lines}")
 
 

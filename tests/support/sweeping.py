@@ -129,7 +129,7 @@ def behave(channel: Connection, request: Request) -> None:
     if word == "silent":
         return
     if word == "slow":
-        time.sleep(60)
+        time.sleep(600)
     if word == "failed":
         channel.send_bytes(json.dumps({"failed": "it rained", "kind": "RoundError"}).encode())
         return

@@ -132,7 +132,7 @@ class Broker(threading.Thread):
         with connection, self._socket:
             connection.recv(1024)
             connection.sendall(self._answer)
-            connection.settimeout(2)
+            connection.settimeout(60)
             with suppress(OSError):  # reset by a client that leaves at once
                 connection.recv(1024)
 
@@ -141,7 +141,7 @@ class Broker(threading.Thread):
 def test_a_broker_that_answers_is_found_even_if_it_refuses(answer: bytes) -> None:
     broker = Broker(answer)
     broker.start()
-    found = look_for(broker.address)
+    found = look_for(broker.address, timeout_s=60)
     broker.join()
     assert found.status == "ok"
     assert broker.address in found.detail

@@ -214,7 +214,7 @@ def test_a_run_in_the_store_is_stopped_from_outside_and_stays_stopped(tmp_path: 
         if event.round == 2:
             outside = threading.Thread(target=lambda: (RunStore(url).ask(run_id, Wish.STOP), asked.set()))
             outside.start()
-            assert asked.wait(20)
+            assert asked.wait(120)
 
     story.on[RoundFinished] = stop
     for expected in (3, 3):  # a service that is started again finds it stopped

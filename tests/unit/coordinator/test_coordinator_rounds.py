@@ -317,16 +317,25 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_deadline_is_held() -> None:
+    clock = ManualClock()
+
     class Deaf(InlineFleet):
-        """Node 3 never answers."""
+        """Node 3 never answers, and time passes when there is nothing else to do."""
 
         def submit(self, message: Message) -> None:
             if message.metadata.dst_node_id != 3:
                 super().submit(message)
 
+        def collect(self, timeout_s: float | None) -> list[Message]:
+            found = super().collect(timeout_s)
+            clock.advance(0.0 if found else 0.1)
+            return found
+
     events = list[Event]()
     grid = FleetGrid(Deaf(delta_app(), 4), events=events.append, device_of=partition_of)
-    coordinator = Coordinator(ours(), grid, Journal(), deadline_s=0.3, device_of=partition_of, events=events.append)
+    coordinator = Coordinator(
+        ours(), grid, Journal(), deadline_s=0.3, device_of=partition_of, events=events.append, clock=clock
+    )
     record = coordinator.run(WEIGHTS, 1).records[1]
     assert record.survivors == 3
     assert record.failures == ((1, "no answer by the deadline"),)

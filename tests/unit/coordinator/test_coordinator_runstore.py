@@ -118,7 +118,7 @@ def test_readers_read_while_a_commit_is_under_way(url: str) -> None:
             seen = list[int]()
             reader = threading.Thread(target=lambda: seen.append(len(RunStore(url, create=False).records(run))))
             reader.start()
-            reader.join(20)
+            reader.join(120)
             assert seen == [3]
             connection.rollback()
 
@@ -289,7 +289,7 @@ def test_stores_that_are_made_at_once_make_one(url: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(240)
     assert failures == []
     assert len(RunStore(url).runs()) == 4
 

@@ -21,6 +21,7 @@ from fedmesh.flower import FleetGrid, InlineFleet, node_id_of, partition_of, qui
 from fedmesh.flower.arrays import vector_record
 from fedmesh.flower.secure import AHEAD, HELLO, STEPS, hello_answer
 from fedmesh.secagg import Identity
+from fedmesh.testing import ManualClock
 
 WEIGHTS = vector_record("model", np.linspace(-1, 1, LAYOUT.size, dtype=np.float32))
 THREE = ["train", "sign", "unmask"]
@@ -392,16 +393,25 @@ def test_the_strategys_quorum_is_the_default(tmp_path: Path) -> None:
 def test_silence_is_a_loss_at_the_deadline(tmp_path: Path) -> None:
     federation = Federation(tmp_path, 5)
 
+    clock = ManualClock()
+
     class Deaf(InlineFleet):
         def submit(self, message: Message) -> None:
             if message.metadata.dst_node_id != 3 or step_of(message) != "train":
                 super().submit(message)
 
+        def collect(self, timeout_s: float | None) -> list[Message]:
+            found = super().collect(timeout_s)
+            clock.advance(0.0 if found else 0.1)  # there is nothing to do but to wait
+            return found
+
     strategy, journal = fedavg(), Journal()
     grid = FleetGrid(Deaf(federation.app(), 5), device_of=partition_of)
     secure = federation.secured(strategy, rounds=1)
     script = lambda number, arrays: secure.script(number, arrays, grid)  # noqa: E731
-    coordinator = Coordinator(strategy, grid, journal, device_of=partition_of, deadline_s=0.5, script=script)
+    coordinator = Coordinator(
+        strategy, grid, journal, device_of=partition_of, deadline_s=0.5, script=script, clock=clock
+    )
     result = coordinator.run(WEIGHTS, 1)
     assert result.records[1].failures == ((1, "no answer by the deadline"),)
     assert result.arrays == plain(5, without=(1,))

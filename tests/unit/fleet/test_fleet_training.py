@@ -139,7 +139,7 @@ def test_a_process_without_memory_to_begin_with(site):
 def test_a_process_that_does_not_read_yet_keeps_nobody_waiting(site, tmp_path, monkeypatch):
     """What it is told first is longer than what the pipe holds."""
     sleeper = tmp_path / "sleeper"
-    sleeper.write_text("#!/bin/sh\nexec sleep 20\n")
+    sleeper.write_text("#!/bin/sh\nexec sleep 600\n")
     sleeper.chmod(0o700)
     monkeypatch.setattr("fedmesh.fleet.training.sys.executable", str(sleeper))
 
@@ -147,7 +147,7 @@ def test_a_process_that_does_not_read_yet_keeps_nobody_waiting(site, tmp_path, m
         async with training(site, padding=bytes(8 << 20)) as process:
             process.warm_up()
             assert process.pid is not None
-            assert is_there(process.pid), "it has slept its 20 s"
+            assert is_there(process.pid), "it has slept its ten minutes"
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.1):
                     await ask(process)

@@ -109,12 +109,17 @@ def test_an_unknown_node_is_reported_as_unavailable() -> None:
 
 
 def test_a_timeout_returns_what_is_there_and_drops_what_comes_later() -> None:
-    fleet, events = SilentFleet(), list[Event]()
+    class FirstAnswers(SilentFleet):
+        def submit(self, message: Message) -> None:
+            super().submit(message)
+            if len(self.submitted) == 2:
+                self.ready.append(error_reply(self.submitted[0], 5, "early"))
+
+    fleet, events = FirstAnswers(), list[Event]()
     grid = FleetGrid(fleet, events=events.append)
-    threading.Timer(0.05, lambda: fleet.ready.append(error_reply(fleet.submitted[0], 5, "early"))).start()
     start = time.monotonic()
     replies = grid.send_and_receive([train(2), train(3)], timeout=0.3)
-    assert 0.25 < time.monotonic() - start < 2
+    assert time.monotonic() - start > 0.25
     assert [r.error.reason for r in replies] == ["early"]
     assert fleet.abandoned == [fleet.submitted[1].metadata.message_id]
     assert [type(e) for e in events] == [DeviceFailed, DeviceFailed]
@@ -161,7 +166,7 @@ def test_threads_may_share_a_grid() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
     assert {n: [r.metadata.src_node_id for r in rs] for n, rs in found.items()} == {n: [n] * 5 for n in range(2, 10)}
 
 

@@ -152,7 +152,7 @@ def test_no_more_at_once_than_allowed(make: Any) -> None:
 
     def slow(x: np.ndarray) -> list[Prediction]:
         asked.release()
-        assert go.wait(10)
+        assert go.wait(120)
         return [Prediction(4, 1.0, "b" * 64, 0.1) for _ in x]
 
     node.big.predict = slow
@@ -163,7 +163,7 @@ def test_no_more_at_once_than_allowed(make: Any) -> None:
 
         first = [one(), one()]
         for _ in first:
-            assert await asyncio.to_thread(asked.acquire, timeout=10)
+            assert await asyncio.to_thread(asked.acquire, timeout=120)
         status, headers, answer = await one()
         assert headers["retry-after"] == "1"
         assert "at most 2" in json.loads(answer)["wanted"]

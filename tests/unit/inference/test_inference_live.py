@@ -65,14 +65,14 @@ def test_the_old_model_is_dropped_when_its_last_request_ends(paths: list[Path]) 
         def run(self, x, *, batch_size=256):
             if self.path == paths[0]:
                 begun.set()
-                assert go.wait(10)
+                assert go.wait(120)
             return super().run(x, batch_size=batch_size)
 
     live = LiveModel(load=Slow, check=lambda _engine: None, limits=HealthLimits(window=1))
     old = weakref.ref(live.swap(paths[0]))
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(live.predict, ONE)
-        assert begun.wait(10)
+        assert begun.wait(120)
         live.swap(paths[1])
         assert ask(live) == [1]  # the window of one request: the new one has proved itself
         assert not live.on_trial
@@ -210,7 +210,7 @@ def test_a_late_verdict_on_one_model_is_none_on_the_next(paths: list[Path], tmp_
         def run(self, x, *, batch_size=256):
             if self.path == bad:
                 begun.set()
-                assert go.wait(10)
+                assert go.wait(120)
             return super().run(x, batch_size=batch_size)
 
     live = LiveModel(load=Slow, check=lambda _engine: None)
@@ -218,7 +218,7 @@ def test_a_late_verdict_on_one_model_is_none_on_the_next(paths: list[Path], tmp_
     live.swap(bad)
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(live.predict, ONE)
-        assert begun.wait(10)
+        assert begun.wait(120)
         newest = live.swap(paths[2])
         go.set()
         assert request.result()[0].label == 0
@@ -231,7 +231,7 @@ def test_a_slow_model_is_rolled_back(paths: list[Path]) -> None:
         def predict(self, x, *, batch_size=256):
             found = super().predict(x, batch_size=batch_size)
             if self.path == paths[1]:
-                threading.Event().wait(0.03)
+                threading.Event().wait(0.1)
             return found
 
     live = LiveModel(load=Slow, limits=HealthLimits(window=3, slowdown=5, least_s=0.02))

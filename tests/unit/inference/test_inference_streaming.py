@@ -21,7 +21,7 @@ class Recorder:
         self.gate.set()
 
     def predict(self, x: np.ndarray) -> list[Prediction]:
-        self.gate.wait(10)
+        self.gate.wait(120)
         self.sizes.append(len(x))
         return [Prediction(int(one.flat[0]), 1.0, "m", 0.0) for one in x]
 
@@ -49,7 +49,7 @@ def test_an_example_does_not_wait_for_a_batch_to_fill() -> None:
 
     def slow() -> Iterator[np.ndarray]:
         for index in range(3):
-            assert asked.acquire(timeout=10)  # the next example comes only after the last prediction was read
+            assert asked.acquire(timeout=120)  # the next example comes only after the last prediction was read
             yield np.array([index], np.float32)
 
     model, labels = Recorder(), []
@@ -75,7 +75,7 @@ def test_the_source_is_read_no_further_than_allowed() -> None:
     assert len(taken) <= 4 * 2 + 8 + 2  # a batch read, one more waiting, and the example in hand
     (reader,) = [thread for thread in threading.enumerate() if thread not in others]
     found.close()
-    reader.join(10)
+    reader.join(120)
     assert not reader.is_alive()
     assert len(taken) < 1000
 

@@ -118,7 +118,7 @@ def test_the_sum_carries_the_noise_and_the_mean_gradient(ledgers):
     vectors = [mixing.prepare(1, np.zeros(size, np.int64)).vector for mixing in mixings]
     tail = sum(vectors)[size:]
     wanted = 6 * (made.sigma_local / made.gamma) ** 2
-    assert tail.var() == pytest.approx(wanted, rel=0.15)
+    assert tail.var() == pytest.approx(wanted, rel=0.2)  # six standard errors
     assert made.sigma_local**2 * made.honest == pytest.approx(made.noise_multiplier**2)
 
 

@@ -22,14 +22,14 @@ def systemd(tmp_path):
     """The variables that systemd sets, and what it hears."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(10)
+        listener.settimeout(60)
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "20000"}
         yield environment, lambda: listener.recv(1000).decode()
 
 
 def asked(observer: Observer, path: str) -> tuple[int, bytes]:
     try:
-        with urllib.request.urlopen(f"http://{observer.address}{path}", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{observer.address}{path}", timeout=60) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:

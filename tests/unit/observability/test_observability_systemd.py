@@ -14,7 +14,7 @@ def manager(request, tmp_path):
     address = str(tmp_path / "notify") if request.param == "path" else f"@fedmesh-test-{os.getpid()}-{id(tmp_path)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(address.replace("@", "\0", 1))
-        listener.settimeout(5)
+        listener.settimeout(60)
         yield address, lambda: listener.recv(1000).decode()
 
 

@@ -24,10 +24,11 @@ async def test_an_alarm_rings_at_the_time_that_was_set_last():
     loop = asyncio.get_running_loop()
     alarm = Alarm(lambda: rung.append(loop.time()))
     began = loop.time()
-    alarm.set(began + 30)
+    alarm.set(began + 3_600)
     alarm.set(began + 0.05)
-    await asyncio.sleep(0.1)
-    assert [round(at - began, 1) for at in rung] == [0.1] or 0.05 <= rung[0] - began < 0.1
+    while not rung:
+        await asyncio.sleep(0.01)
+    assert rung[0] - began >= 0.05
     alarm.set(loop.time() + 0.01)
     alarm.set(float("inf"))
     await asyncio.sleep(0.05)
@@ -43,10 +44,12 @@ async def test_who_is_always_due_does_not_stop_the_loop():
         alarm.set(0.0)
 
     alarm = Alarm(ring)
+    began = time.monotonic()
     alarm.set(0.0)
-    await asyncio.sleep(0.1)
+    while len(rung) < 20:
+        await asyncio.sleep(0.01)
     alarm.cancel()
-    assert 10 < len(rung) <= 110
+    assert len(rung) <= 1_000 * (time.monotonic() - began) + 1, "a thousand times a second at most"
 
 
 def test_keys_follow_the_lists(tmp_path):

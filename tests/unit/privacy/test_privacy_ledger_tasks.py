@@ -246,13 +246,14 @@ def test_a_charge_costs_as_much_at_the_end_of_a_long_ledger(path: Path, monkeypa
         for event in events[:7]:
             ledger.charge(event)  # curves are computed once
         times = []
-        for start in (7, 1007):
+        for start in range(7, 1987, 90):
             begun = time.process_time()
-            for event in events[start : start + 900]:
+            for event in events[start : start + 90]:
                 ledger.charge(event)
             times.append(time.process_time() - begun)
-    assert times[1] < 3 * times[0]
-    assert times[1] / 900 < 0.005  # 0.3 ms on an idle core
+    # The quickest of some: a busy machine makes others slower.
+    assert min(times[-8:]) < 3 * min(times[:8])
+    assert min(times[-8:]) / 90 < 0.005  # 0.3 ms on an idle core
 
 
 def test_a_settlement_that_nobody_can_account_for_is_not_entered(path: Path) -> None:

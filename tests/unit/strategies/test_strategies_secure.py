@@ -153,7 +153,7 @@ class Reluctant(FleetGrid):
 def test_a_device_that_is_silent_is_left_out(tmp_path: Path) -> None:
     federation = Federation(tmp_path, 6)
     grid = Reluctant(InlineFleet(federation.client_app(), 6))
-    result = secured(federation).start(grid, WEIGHTS, num_rounds=1, timeout=5.0)
+    result = secured(federation).start(grid, WEIGHTS, num_rounds=1, timeout=240.0)
     assert result.train_metrics_clientapp[1]["survivors"] == 5
 
 

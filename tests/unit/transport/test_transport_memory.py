@@ -18,7 +18,7 @@ def manual(test):
     def run(tmp_path):
         async def main():
             timers = ManualTimers()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(240):
                 await test(MemoryBroker(timers=timers), timers, tmp_path)
 
         asyncio.run(main())

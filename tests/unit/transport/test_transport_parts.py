@@ -153,7 +153,9 @@ def test_who_fails_at_one_publication_is_told_of_the_next_and_keeps_nobody_from_
         driver = Driver(client, failed=lambda _error: None, arrived=arrived, every_s=1.0)
         client.publications.extend(Publication("t", mid, b"", 1) for mid in (1, 2, 3))
         asyncio.get_running_loop().call_soon(driver._hand_over)
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(60):
+            while len(told) < 3:
+                await asyncio.sleep(0.01)
 
     asyncio.run(main())
     assert told == [1, 2, 3]

@@ -72,18 +72,18 @@ def test_no_more_than_asked_for_run_at_a_time(tmp_path: Path) -> None:
 
 def test_who_stops_early_leaves_no_process_behind(tmp_path: Path) -> None:
     todo = jobs(tmp_path, "slow", "slow", "fine")
-    begun = time.monotonic()
     with closing(crew().work(todo)) as facts:
         seen = 0
         for event in facts:
             seen += isinstance(event, CellRound)
             if seen == 2:
                 break
-    assert time.monotonic() - begun < 30
-    time.sleep(0.1)
     files = sorted(tmp_path.glob("*.pid"))
     assert len(files) == 2
-    assert not any(is_alive(int(file.read_text().split()[0])) for file in files)
+    end = time.monotonic() + 120  # they would sleep for ten minutes
+    while any(is_alive(int(file.read_text().split()[0])) for file in files):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_no_jobs_are_no_work() -> None:
