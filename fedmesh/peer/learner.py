@@ -106,6 +106,7 @@ class Learner:
             answered=answered,
             changed=changed,
             refused=lambda why: self._refuse(charter, why),
+            events=self._events,
         )
         self._sessions[charter.hash] = sessions
         self._changed.append(changed)

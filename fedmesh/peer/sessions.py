@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedmesh.errors import FedMeshError, RoundError, SecAggError
+from fedmesh.events import EventSink, StageStarted, ignore
 from fedmesh.federation.sums import sums_of
 from fedmesh.fleet.kit import Kit
 from fedmesh.mesh.rounds import Charter, Result
@@ -53,7 +54,7 @@ class MeshSessions:
         why_not: why this device does not train now; empty: it does.
         answered: takes an answer that came later, as (round, attempt, answer).
         changed: called when readiness, or a session that this member leads, has changed by itself.
-        refused: told in a word what was refused.
+        refused: told in a word what was refused. events: told of the steps of a session that this member leads.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class MeshSessions:
         answered: Callable[[int, int, bytes], None],
         changed: Callable[[], None],
         refused: Callable[[str], None],
+        events: EventSink = ignore,
     ) -> None:
         self._charter, self._kit, self._crew = charter, kit, crew
         self._blobs, self._workshop, self._shelf = blobs, workshop, shelf
         self._why_not, self._answered, self._changed, self._refused = why_not, answered, changed, refused
+        self._events = events
         self._task = kit.read_task()
         self._record = shelf.load()
         self._facts: Facts | None = None
@@ -256,6 +259,7 @@ class MeshSessions:
             hold=self._blobs.put,
             spawn=self._spawn,
             changed=self._changed,
+            told=lambda step, devices: self._events(StageStarted(number, step, devices)),
             is_resumed=is_resumed,
         )
 

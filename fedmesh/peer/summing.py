@@ -42,6 +42,7 @@ class MeshSum:
         apply: what a sum makes of the round's model.
         hold: puts bytes where the other members can fetch them; gives their SHA-256.
         spawn: runs something beside; changed: called when what is said here has changed by itself.
+        told: called with a step's name and to how many devices it goes.
         is_resumed: whether another began the session.
     """
 
@@ -53,10 +54,12 @@ class MeshSum:
         hold: Callable[[bytes], bytes],
         spawn: Callable[[Awaitable[None]], object],
         changed: Callable[[], None],
+        told: Callable[[str, int], None],
         is_resumed: bool = False,
     ) -> None:
         self._aggregator, self._is_resumed = aggregator, is_resumed
         self._apply, self._hold, self._spawn, self._changed = apply, hold, spawn, changed
+        self._told = told
         self._outcome: Outcome | None = None
         self._has_failed = self._is_applying = False
 
@@ -90,7 +93,9 @@ class MeshSum:
         if self._is_resumed:
             return self.close_step()
         announced = dumps(["advertise", self._aggregator.header.to_bytes()])
-        return [(name, announced) for name in self._aggregator.header.cohort]
+        cohort = self._aggregator.header.cohort
+        self._told("advertise", len(cohort))
+        return [(name, announced) for name in cohort]
 
     def take(self, sender: str, data: bytes) -> Outgoing:
         """Takes a device's message. Raises: RoundError: it is refused."""
@@ -106,6 +111,8 @@ class MeshSum:
             self._is_applying = True
             self._spawn(self._finish(result))
         step = _NAMED.get(self._aggregator.step, self._aggregator.step)
+        if outgoing:
+            self._told(step, len(outgoing))
         return [(name, dumps([step, message])) for name, message in outgoing]
 
     async def _finish(self, result: SumResult) -> None:
