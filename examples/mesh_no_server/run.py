@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
         peers = stack.enter_context(founded(folder, lan))
         peers.start(*TRAINING)
         story.until(peers, "all have met", lambda: story.have_met(peers, TRAINING))
-        print(story.begin(peers, Path(__file__).with_name("digits.toml")), flush=True)
+        print(story.begin(peers), flush=True)
         print(story.round_line(story.certified(peers, TRAINING[0], 1)), flush=True)
         killed = story.coordinator_of(peers, 2)
         print(f"round 2: {killed}, who coordinates it, is killed", flush=True)
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
         print(f"version {model}, signed by {PUBLISHER}, runs on all others; {PUBLISHER} is switched off, {LATE} comes")
         story.leave(peers, PUBLISHER)
         peers.start(LATE)
-        story.show(peers, model)
+        story.show(peers, model, killed)
 
 
 if __name__ == "__main__":
