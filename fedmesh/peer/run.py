@@ -60,7 +60,7 @@ class Means:
 
     Attributes:
         name, identity: of this member.
-        send: takes a packet of a run on its way. alive: of these names, who is held alive.
+        max_bytes: longest packet. send: takes one on its way. alive: of these names, who is held alive.
         certified: called behind each result that was taken over: what may go is looked at.
     """
 
@@ -69,6 +69,7 @@ class Means:
     blobs: BlobStore
     exchange: BlobExchange
     learning: Learning | None
+    max_bytes: int
     send: Callable[[Charter, PeerId, bytes], None]
     alive: Callable[[Iterable[str]], frozenset[str]]
     certified: Callable[[], None]
@@ -166,6 +167,7 @@ class Run:
                 memory=DurableMemory(self._folder),
                 sessions=self._sessions,
                 rng=random.SystemRandom(),
+                max_bytes=self._means.max_bytes,
             )
         except (ConfigError, ChainError) as error:
             self._stopped(error)
@@ -193,8 +195,10 @@ class Run:
 
     def alive_changed(self) -> None:
         """Somebody is held to be something else."""
+        if not self.is_live:
+            return
         alive = self._means.alive(self.charter.members)
-        if alive != self._alive and self.is_live:
+        if alive != self._alive:
             self._alive = alive
             self._do(lambda member, now: member.alive_changed(alive, now))
 
@@ -306,7 +310,8 @@ class Run:
         self._wanted = want.digests
         if self._fetching is not None:
             self._fetching.cancel()
-        tasks = [self._means.exchange.want(digest, want.sources) for digest in want.digests]
+        sources = [name for name in want.sources if name != self._means.name]
+        tasks = [self._means.exchange.want(digest, sources) for digest in want.digests]
         self._means.certified()
         self._fetching = self._loop.create_task(self._fetched(tasks))
 
