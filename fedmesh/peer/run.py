@@ -260,8 +260,8 @@ class Run:
 
     def _certified(self, certificate: Certificate) -> None:
         charter, result = self.charter, certificate.result
-        privacy = tuple(sorted(result.privacy.items()))
-        facts = result.round, result.attempt, result.survivors, result.is_void, privacy
+        survivors, epsilon = result.survivors, result.privacy.get("epsilon")
+        facts = result.round, result.attempt, len(survivors), ", ".join(survivors), result.is_void, epsilon
         self.begun, self._wanted = self._loop.time(), ()
         self._means.events(RoundCertified(charter.task, charter.run.hex(), *facts))
         if self._means.learning is not None:
@@ -275,10 +275,9 @@ class Run:
     def _forked(self, fork: Fork) -> None:
         charter = self.charter
         self._is_forked = True
-        signers = fork.signers
+        signers = ", ".join(fork.signers)
         self._means.events(RunForked(charter.task, charter.run.hex(), fork.first.result.round, signers))
-        who = ", ".join(signers)
-        text = f"the run {charter.run.hex()} of {charter.task} is broken: {who} signed two results of one round"
+        text = f"the run {charter.run.hex()} of {charter.task} is broken: {signers} signed two results of one round"
         _log.error("%s", text)
         self._means.events(Notice(text))
         try:

@@ -38,7 +38,7 @@ async def test_five_nodes_finish_three_rounds_with_equal_chains(tmp_path):
         for name in NAMES:
             certified = told(nodes, name, RoundCertified)
             assert [(event.round, event.is_void) for event in certified] == [(1, False), (2, False), (3, False)]
-            assert certified[1].privacy == (("epsilon", 1.0),)
+            assert certified[1].epsilon == 1.0
             assert len(told(nodes, name, RunJoined)) == len(told(nodes, name, RunEnded)) == 1
             assert nodes.learning[name].certified_rounds == [1, 2, 3]
             assert nodes.learning[name].scenarios == [b'name = "test"']
