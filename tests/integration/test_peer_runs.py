@@ -66,7 +66,7 @@ async def test_what_is_over_sends_nothing_and_keeps_the_last_model_only(tmp_path
 async def test_the_others_go_on_when_the_coordinator_dies_in_a_round(tmp_path):
     async with RunNodes(tmp_path, *NAMES) as nodes:
         await nodes.enter_all(train_s=1.0)
-        nodes.begin("anna", NAMES, schedule=SHORT)
+        nodes.begin("anna", NAMES)  # whose attempts are longer than this test waits
         await until(lambda: all(nodes.hashes(name) for name in NAMES), 60.0, about=stories(nodes))
         await until(lambda: all(nodes.nodes[name].status["round"] == 2 for name in NAMES), 30.0)
         await until(lambda: any((2, 0) in nodes.learning[name].trained for name in NAMES), 30.0, about=stories(nodes))
