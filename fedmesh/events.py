@@ -283,19 +283,21 @@ class AttemptBegun(Event):
 
 @dataclass(frozen=True, slots=True)
 class RoundCertified(Event):
-    """A quorum stands behind a round's result. `survivors`: whose inputs are in it; nobody's where it is void.
+    """A quorum stands behind a round's result, in a mesh.
 
     Attributes:
-        is_void: whether nothing was learned. privacy: what it cost, as name and number.
+        survivors: inputs in the sum; names: whose they are, with commas; is_void: whether nothing was learned.
+        epsilon: of the run so far, as the certificate says it; None: it says none.
     """
 
     task: str
     run: str
     round: int
     attempt: int
-    survivors: tuple[str, ...]
+    survivors: int
+    names: str
     is_void: bool
-    privacy: tuple[tuple[str, float], ...]
+    epsilon: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,12 +312,12 @@ class RunEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class RunForked(Event):
-    """Two results of a round are certified: `signers` have signed both. Nobody goes on with this run."""
+    """Two results of a round are certified: `signers`, with commas, have signed both. Nobody goes on with this run."""
 
     task: str
     run: str
     round: int
-    signers: tuple[str, ...]
+    signers: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ __all__ = ["JsonFormatter", "LogSink", "TextFormatter", "start_logging"]
 
 LONGEST = 500
 """Characters of a field: what a peer or an exception says is not unbounded."""
-_BAD = re.compile(r"refused|failed|rolled_back|notice")
+_BAD = re.compile(r"refused|failed|rolled_back|notice|forked")
 """Of an event's name: what an operator should look at."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 

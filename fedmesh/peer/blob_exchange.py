@@ -70,7 +70,7 @@ class BlobExchange:
         store: BlobStore,
         *,
         others: Callable[[], Iterable[PeerId]],
-        answer_s: float = 20.0,
+        answer_s: float = 10.0,
         events: EventSink = ignore,
     ) -> None:
         self.counts: Counter[str] = Counter()
@@ -170,7 +170,7 @@ class BlobExchange:
         pause_s = _PAUSE_S
         while fetch.digest not in self._store:
             self._news.clear()
-            for source in [*fetch.sources, *sorted(set(self._others()) - set(fetch.sources))]:
+            for source in self._ordered(fetch):
                 if source in fetch.wrong:
                     continue
                 async with self._at_once:
@@ -182,6 +182,12 @@ class BlobExchange:
                 await asyncio.sleep(_PAUSE_S)  # what is new comes in swarms
             except TimeoutError:
                 pause_s = min(2 * pause_s, _LONGEST_S)
+
+    def _ordered(self, fetch: _Fetch) -> list[PeerId]:
+        """Who is asked, in this order: named and linked; linked, who say at once that they have it not; named."""
+        links = sorted(self._others())
+        named = [source for source in fetch.sources if source in links]
+        return list(dict.fromkeys([*named, *links, *fetch.sources]))
 
     def _ended(self, digest: bytes, task: "asyncio.Task[None]") -> None:
         if digest in self._fetches and self._fetches[digest][1] is task:

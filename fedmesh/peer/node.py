@@ -249,6 +249,7 @@ class Node:
             folder=self.config.mesh.folder,
             keys=self.members.keys,
             members=lambda: self.members.all,
+            max_bytes=LIMITS.message_bytes,
             learning=None if make is None else make(self.config, self.membership, **shared),
             events=self._events,
             **self._settings.runs,

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
+from fedmesh.events import EventSink, Notice, ignore
 from fedmesh.peer.post import Post
 from fedmesh.transport.channel import Channel
 from fedmesh.types import PeerId
@@ -15,28 +16,32 @@ _WAITING_BYTES = 32 << 20
 
 
 class Packets:
-    """Of one channel."""
+    """Of one channel. `max_bytes`: longest packet that the transport takes."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, *, max_bytes: int, events: EventSink = ignore) -> None:
         self._post = Post(channel, expires_in_s=_WORTH_S)
         self._under_way: set[tuple[PeerId, bytes]] = set()
         self._bytes: Counter[PeerId] = Counter()
-        self._dropped = 0
+        self._counts: Counter[str] = Counter()
+        self._max_bytes, self._events = max_bytes, events
 
     @property
     def counts(self) -> Mapping[str, int]:
         """What was lost, by reason."""
-        counts = Counter(self._post.counts)
-        counts["dropped"] += self._dropped
-        return counts
+        return Counter(self._post.counts) + self._counts
 
     def send(self, to: PeerId, data: bytes) -> None:
         """Takes a packet on its way, unless the very same is under way."""
         key = (to, data)
         if key in self._under_way:
             return
+        if len(data) > self._max_bytes:
+            if not self._counts["too-long"]:  # the round cannot go on: said once, and counted
+                self._events(Notice(f"a message of a run has {len(data)} bytes, a mesh carries {self._max_bytes}"))
+            self._counts["too-long"] += 1
+            return
         if self._bytes[to] + len(data) > _WAITING_BYTES:
-            self._dropped += 1
+            self._counts["dropped"] += 1
             return
         self._under_way.add(key)
         self._bytes[to] += len(data)

@@ -61,7 +61,7 @@ class Means:
 
     Attributes:
         name, identity: of this member.
-        send: takes a packet of a run on its way. alive: of these names, who is held alive.
+        max_bytes: longest packet. send: takes one on its way. alive: of these names, who is held alive.
         certified: called behind each result that was taken over: what may go is looked at.
     """
 
@@ -70,6 +70,7 @@ class Means:
     blobs: BlobStore
     exchange: BlobExchange
     learning: Learning | None
+    max_bytes: int
     send: Callable[[Charter, PeerId, bytes], None]
     alive: Callable[[Iterable[str]], frozenset[str]]
     certified: Callable[[], None]
@@ -168,6 +169,7 @@ class Run:
                 memory=DurableMemory(self._folder),
                 sessions=self._sessions,
                 rng=random.SystemRandom(),
+                max_bytes=self._means.max_bytes,
             )
         except (ConfigError, ChainError) as error:
             self._stopped(error)
@@ -199,8 +201,10 @@ class Run:
 
     def alive_changed(self) -> None:
         """Somebody is held to be something else."""
+        if not self.is_live:
+            return
         alive = self._means.alive(self.charter.members)
-        if alive != self._alive and self.is_live:
+        if alive != self._alive:
             self._alive = alive
             self._do(lambda member, now: member.alive_changed(alive, now))
 
@@ -262,8 +266,8 @@ class Run:
 
     def _certified(self, certificate: Certificate) -> None:
         charter, result = self.charter, certificate.result
-        privacy = tuple(sorted(result.privacy.items()))
-        facts = result.round, result.attempt, result.survivors, result.is_void, privacy
+        survivors, epsilon = result.survivors, result.privacy.get("epsilon")
+        facts = result.round, result.attempt, len(survivors), ", ".join(survivors), result.is_void, epsilon
         self.begun, self._wanted = self._loop.time(), ()
         self._means.events(RoundCertified(charter.task, charter.run.hex(), *facts))
         if self._means.learning is not None:
@@ -277,10 +281,9 @@ class Run:
     def _forked(self, fork: Fork) -> None:
         charter = self.charter
         self._is_forked = True
-        signers = fork.signers
+        signers = ", ".join(fork.signers)
         self._means.events(RunForked(charter.task, charter.run.hex(), fork.first.result.round, signers))
-        who = ", ".join(signers)
-        text = f"the run {charter.run.hex()} of {charter.task} is broken: {who} signed two results of one round"
+        text = f"the run {charter.run.hex()} of {charter.task} is broken: {signers} signed two results of one round"
         _log.error("%s", text)
         self._means.events(Notice(text))
         try:
@@ -322,7 +325,8 @@ class Run:
         self._wanted = want.digests
         if self._fetching is not None:
             self._fetching.cancel()
-        tasks = [self._means.exchange.want(digest, want.sources) for digest in want.digests]
+        sources = [name for name in want.sources if name != self._means.name]
+        tasks = [self._means.exchange.want(digest, sources) for digest in want.digests]
         self._means.certified()
         self._fetching = self._loop.create_task(self._fetched(tasks))
 

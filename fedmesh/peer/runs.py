@@ -51,6 +51,7 @@ class Runs:
 
     Args:
         folder: of the node. keys: of the newest roster. members: who is known, and what each is held to be.
+        max_bytes: longest message that the transport takes.
         learning: what trains; None: this node votes only.
         settle_s: so long after a start, who was not heard of yet is held alive: one that knows nobody yet must not
             think that it coordinates.
@@ -68,6 +69,7 @@ class Runs:
         folder: Path,
         keys: RosterKeys,
         members: Callable[[], Iterable[Member]],
+        max_bytes: int,
         learning: Learning | None = None,
         settle_s: float = 10.0,
         spare_s: float = 60.0,
@@ -82,7 +84,7 @@ class Runs:
             transport.channel("blobs"), self.blobs, others=lambda: transport.links, events=events
         )
         self._channel = transport.channel("rounds")
-        self._packets = Packets(self._channel)
+        self._packets = Packets(self._channel, max_bytes=max_bytes, events=events)
         self.gossip = CharterGossip(opened=self._opened, accepted=self._accepted)
         self._settled_at, self._spare_s = self._loop.time() + settle_s, spare_s
         self._settling = Alarm(self.alive_changed)
@@ -92,6 +94,7 @@ class Runs:
             self.blobs,
             self.exchange,
             learning,
+            max_bytes=max_bytes - _HEAD,
             send=self._send,
             alive=self._alive,
             certified=self._sweep,
@@ -131,9 +134,8 @@ class Runs:
         self._sweep()
 
     def begin(self, charter: Charter) -> None:
-        """Begins a run whose charter was signed here. Raises: ConfigError: there is no room for it."""
-        if not self._accepted(charter):
-            raise ConfigError(f"{len(self.all)} runs are known here, and none of them is over: wait for one")
+        """Begins a run whose charter was signed here. Raises: ConfigError: it cannot be kept, or there is no room."""
+        self._take(charter)
         self._tell(self.gossip.put(charter))
 
     def connected(self, peer: PeerId) -> None:
@@ -211,19 +213,26 @@ class Runs:
         return charter
 
     def _accepted(self, charter: Charter) -> bool:
-        """Keeps it, and takes part; False: there is no room."""
-        folder = self._folder / charter.run.hex()
+        """Takes part in what a neighbour told of; False: it cannot."""
         try:
-            if len(self.all) >= MAX_CHARTERS and not self._has_made_room():
-                return False
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(folder / CHARTER, charter.raw)
-        except (ConfigError, OSError) as error:
+            self._take(charter)
+        except ConfigError as error:
             self._events(Notice(f"a run of {charter.task} is not taken part in: {error}"))
             return False
+        return True
+
+    def _take(self, charter: Charter) -> None:
+        """Keeps it, and takes part."""
+        if len(self.all) >= MAX_CHARTERS and not self._has_made_room():
+            raise ConfigError(f"{len(self.all)} runs are known here, and none of them is over: wait for one")
+        folder = self._folder / charter.run.hex()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from error
+        write_atomically(folder / CHARTER, charter.raw)
         run = self.all[charter.hash] = Run(charter, folder, self._means)
         run.begin()
-        return True
 
     def _has_made_room(self) -> bool:
         """Removes the oldest run that is over, or else the oldest that is others'."""

@@ -38,7 +38,7 @@ async def test_five_nodes_finish_three_rounds_with_equal_chains(tmp_path):
         for name in NAMES:
             certified = told(nodes, name, RoundCertified)
             assert [(event.round, event.is_void) for event in certified] == [(1, False), (2, False), (3, False)]
-            assert certified[1].privacy == (("epsilon", 1.0),)
+            assert certified[1].epsilon == 1.0
             assert len(told(nodes, name, RunJoined)) == len(told(nodes, name, RunEnded)) == 1
             assert nodes.learning[name].certified_rounds == [1, 2, 3]
             assert nodes.learning[name].scenarios == [b'name = "test"']
@@ -66,7 +66,7 @@ async def test_what_is_over_sends_nothing_and_keeps_the_last_model_only(tmp_path
 async def test_the_others_go_on_when_the_coordinator_dies_in_a_round(tmp_path):
     async with RunNodes(tmp_path, *NAMES) as nodes:
         await nodes.enter_all(train_s=1.0)
-        nodes.begin("anna", NAMES, schedule=SHORT)
+        nodes.begin("anna", NAMES)  # whose attempts are longer than this test waits
         await until(lambda: all(nodes.hashes(name) for name in NAMES), 60.0, about=stories(nodes))
         await until(lambda: all(nodes.nodes[name].status["round"] == 2 for name in NAMES), 30.0)
         await until(lambda: any((2, 0) in nodes.learning[name].trained for name in NAMES), 30.0, about=stories(nodes))
@@ -103,7 +103,7 @@ async def test_who_was_killed_and_restarted_takes_its_run_up_and_catches_up(tmp_
 async def test_a_mesh_that_was_killed_as_a_whole_goes_on_where_it_was(tmp_path):
     async with RunNodes(tmp_path, *NAMES) as nodes:
         await nodes.enter_all(train_s=0.5)
-        nodes.begin("anna", NAMES, schedule=SHORT, attempts=8)
+        nodes.begin("anna", NAMES, schedule=Schedule(3.0, 1.0, 0.5), attempts=8)  # nobody trains again in the attempt
         await until(lambda: all(nodes.hashes(name) for name in NAMES), 60.0, about=stories(nodes))
         first = nodes.hashes("anna")[0]
         for name in NAMES:

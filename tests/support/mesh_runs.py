@@ -186,7 +186,7 @@ class RunNodes(Nodes):
     def is_over(self, *names):
         return all((run := self.run_of(name)) is not None and run.is_over for name in names)
 
-    def charter(self, signer, members, *, rounds=3, attempts=3, run=None, mesh="home", schedule=QUICK, content=None):
+    def charter(self, signer, members, *, rounds=3, attempts=8, run=None, mesh="home", schedule=QUICK, content=None):
         """A charter as `signer`'s node would sign it, whose blobs are with it."""
         membership = self.nodes[signer].membership
         scenario, model, state = content or (b'name = "test"', b"model 0", b"state 0")
