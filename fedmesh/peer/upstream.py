@@ -32,7 +32,7 @@ class Upstream:
         self._files, self._hear = files, hear
         self._loop = asyncio.get_running_loop()
         self._fetching: dict[int, asyncio.Task[None]] = {}
-        self._last = "", b""
+        self._kept = "", b""
 
     def announce(self, pointer: bytes) -> None:
         """It announces this; a reason to look, and no more."""
@@ -68,7 +68,7 @@ class Upstream:
 
     async def _fetch(self, request: Request) -> None:
         try:
-            data = await self._file(request.name)
+            data = await self._file(request)
         except (RegistryError, FileError) as error:
             if error.code != "timeout":  # silence says less than a refusal
                 self._say(Refusal(request.number, "unknown"))
@@ -78,19 +78,19 @@ class Upstream:
         if request.offset >= len(data):
             self._say(Refusal(request.number, "range"))
         else:
-            piece = data[request.offset : request.offset + request.length]
+            end = request.offset + request.length
+            piece = data[request.offset : end]
+            self._kept = (request.name, data) if end < len(data) else ("", b"")  # until its last piece was asked for
             self._say(Piece(request.number, len(data), piece))
 
-    async def _file(self, name: str) -> bytes:
+    async def _file(self, request: Request) -> bytes:
         """The whole of it; of a longer one the pieces are asked for one after the other. Raises: FedMeshError."""
-        check_name(name)
-        if name == self._last[0] and not name.startswith("metadata/"):
-            return self._last[1]
+        name = check_name(request.name)
+        if request.offset and name == self._kept[0]:
+            return self._kept[1]
         limits = Limits()
         most = CHUNK_BYTES if name.startswith("chunks/") else max(limits.golden_bytes, limits.metadata_bytes)
-        data = await self._files.fetch(name, max_bytes=most, timeout_s=_FETCH_S)
-        self._last = name, data
-        return data
+        return await self._files.fetch(name, max_bytes=most, timeout_s=_FETCH_S)
 
     def _say(self, message: Message) -> None:
         self._hear(encode(message))

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import hashlib
+import random
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
@@ -16,14 +17,18 @@ from fedmesh.errors import DeliveryError
 from fedmesh.events import ListAccepted
 from fedmesh.fleet.list_exchange import ListExchange
 from fedmesh.identity.lists import MAX_LIST_BYTES
+from fedmesh.mesh.swarm import Published, Swarm
+from fedmesh.peer.exchange import Exchange
+from fedmesh.registry.pointer import Pointer
 from fedmesh.testing.loopback_fleet import LoopbackFleet
 from fedmesh.transport.list_gossip import VERSION
 from fedmesh.transport.mqtt import MqttTransport
+from fedmesh.transport.peers import PeerTransport
 from fedmesh.wire import dumps, loads
 
 require_mosquitto()
 NAMES = ("gate", "anna", "bert")
-DEVICE = "pi-1"
+DEVICE, LIAR = "pi-1", "mallory"
 TAKES = '[registry]\ntrusted_root = "root.json"\n'
 
 
@@ -32,7 +37,7 @@ class World:
 
     def __init__(self, folder):
         self.fleet = LoopbackFleet(folder)
-        for name in (COORDINATOR, DEVICE):
+        for name in (COORDINATOR, DEVICE, LIAR):
             self.fleet.membership(name)
         mesh = SimpleNamespace(enrol=self.fleet.membership, issuer=self.fleet.issuer)
         self.nodes = Nodes(folder, *NAMES, mesh=mesh)
@@ -174,6 +179,40 @@ async def test_a_bridge_that_lies_is_not_believed(world):
         await until(lambda: world.exchange.counts["banned"] == 1)
         assert membership.signed_lists() == before
         assert not world.accepted
+
+
+@scene
+async def test_a_bridge_that_lies_in_the_mesh_is_banned_there(world):
+    """It announces more than there is, and gives what it altered; the others have an honest bridge too."""
+    repository = world.shop.repository
+
+    def altered(name, most):
+        data = repository.read(name, most)
+        return data if name.endswith("root.json") else bytes([*data[:-10], data[-10] ^ 1, *data[-9:]])
+
+    async with world.coordinator():
+        path = model(world.nodes.folder / "1.onnx", 1)
+        await world.shop.deliver(path)
+        await world.nodes.enter("gate", more=TAKES)  # not a bridge yet: who lies is heard first
+        await world.nodes.enter("anna", more=TAKES, probe=lambda _path, _manifest: None)
+        newest = Pointer.of(1 << 20, b"", 9).encode()
+        lies = Published(altered, lambda: newest, lambda: [one.manifest for one in repository.versions()])
+        address = world.nodes.nodes["anna"].transport.listening
+        async with await PeerTransport.open(world.fleet.membership(LIAR), lambda _: address) as transport:
+            exchange = Exchange(Swarm(lies, rng=random.Random(1), origin=True), transport.channel("swarm"))
+            serving = asyncio.create_task(exchange.receive())
+            await transport.connect("anna", wait_s=30)
+            exchange.connected("anna")
+            anna = world.nodes.nodes["anna"].offering.part
+            await until(lambda: anna.exchange.swarm.neighbours.is_banned(LIAR, anna.exchange.now), 60.0)
+            assert world.runs("anna") is None
+            await world.nodes.leave("gate")
+            await world.nodes.enter("gate", more=TAKES + world.bridge, probe=lambda _path, _manifest: None)
+            await until(lambda: world.runs("anna") == path.read_bytes(), 60.0)
+            assert anna.exchange.swarm.counts["metadata"] == 1
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            await exchange.aclose()
 
 
 @scene
