@@ -24,6 +24,8 @@ def examine_peer(config: "PeerConfig", clock: float) -> list[Check]:
         checks.append(_repository(config.publish.folder))
     else:
         checks.append(Check("models", "note", "none are taken and none are published", "add [registry] or [publish]"))
+    if config.bridge is not None:
+        checks.append(_bridge(config))
     return [*checks, examine_metrics(config.metrics)]
 
 
@@ -45,6 +47,15 @@ def _seeds(config: "PeerConfig", membership: "Membership | None") -> Check:
         advice = "correct them, or fetch a newer roster (fedmesh enroll --renew --now)"
         return Check("seeds", "note", f"not on this member's roster: {', '.join(strangers)}", advice)
     return Check("seeds", "ok", listed)
+
+
+def _bridge(config: "PeerConfig") -> Check:
+    bridge = config.bridge
+    assert bridge is not None, "asked only where there is one"
+    text = f"{bridge.coordinator} at {bridge.host}:{bridge.port}"
+    if config.registry is None:
+        return Check("bridge", "note", f"{text}: signed lists cross, no models", "for its models add [registry]")
+    return Check("bridge", "ok", text)
 
 
 def _repository(folder: "Path") -> Check:

@@ -143,6 +143,7 @@ async def _serve(
     )
     observer.metrics.refusals.watch("files", lambda: refusals_of(service.files))
     observer.metrics.refusals.watch("lists", lambda: refusals_of(service.lists))
+    observer.metrics.refusals.watch("list_exchange", lambda: refusals_of(service.list_exchange))
     observer.metrics.refusals.watch("fleet", lambda: service.refused)
     tending = asyncio.ensure_future(observer.tend())
     loop = asyncio.get_running_loop()

@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 
 from fedmesh.configuration.learner import LearnerSections, Tier
 from fedmesh.configuration.section import Section, parsed, read_tables
-from fedmesh.configuration.shared import IdentitySection, IssuerSection, MetricsSection
+from fedmesh.configuration.shared import BrokerSection, IdentitySection, IssuerSection, MetricsSection
 from fedmesh.configuration.values import Address, Dialled, Listen, PartyName, PathValue
 
-__all__ = ["DiscoverySection", "MeshSection", "PeerConfig", "PublishSection", "RegistrySection"]
+__all__ = ["BridgeSection", "DiscoverySection", "MeshSection", "PeerConfig", "PublishSection", "RegistrySection"]
 
 PORT = 7946
 Addresses = Annotated[tuple[Dialled, ...], Field(strict=False, min_length=1, max_length=8)]
@@ -70,6 +70,13 @@ class PublishSection(Section):
     folder: PathValue
 
 
+class BridgeSection(BrokerSection):
+    """A broker, and a coordinator there, with whom this member exchanges what is signed."""
+
+    coordinator: PartyName = "coordinator"
+    """Whose models are fetched, and who is told of newer lists, and tells of them."""
+
+
 class PeerConfig(LearnerSections):
     """A member of a mesh. With ``[data]`` it trains in the runs whose charter names it; without, it votes only."""
 
@@ -79,6 +86,8 @@ class PeerConfig(LearnerSections):
     """None: no model is fetched."""
     publish: PublishSection | None = None
     """None: nothing is published here."""
+    bridge: BridgeSection | None = None
+    """None: it is in the mesh alone."""
     metrics: MetricsSection = MetricsSection()
     issuer: IssuerSection = IssuerSection()
 
@@ -88,6 +97,11 @@ class PeerConfig(LearnerSections):
             raise ValueError(
                 "there is [registry] and [publish]: who publishes has the models already; run two members, or remove "
                 "one of them"
+            )
+        if self.bridge is not None and self.bridge.coordinator in self.mesh.seeds:
+            raise ValueError(
+                f"{self.bridge.coordinator!r} is a seed and [bridge] coordinator, who is spoken with over MQTT: remove "
+                "the seed"
             )
         return self
 

@@ -69,6 +69,11 @@ class Housekeeping:
                 "in [issuer] address",
             )
 
+    def take_over_lists(self) -> None:
+        """Newer lists count from now on, and devices are told of them."""
+        self.take_over_roster()
+        self._announcing = asyncio.ensure_future(self._announce())
+
     def take_over_roster(self) -> None:
         """The roll becomes the newest roster's, and who is revoked is shunned: to be called when lists have come."""
         membership = self._membership
@@ -92,8 +97,7 @@ class Housekeeping:
             if self._asked_at == 0.0 or now - self._asked_at >= due_s:
                 self._wanted.clear()
                 if await self._look_at_identity():
-                    self.take_over_roster()
-                    self._announcing = asyncio.ensure_future(self._announce())
+                    self.take_over_lists()
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _look_at_broker(self) -> None:

@@ -16,6 +16,7 @@ from fedmesh.coordinator import RunStore, journal_url
 from fedmesh.errors import ConfigError, FedMeshError, StoppedError
 from fedmesh.events import Event, EventSink, Notice, OfTask, PacketRefused, ignore
 from fedmesh.fleet.housekeeping import Housekeeping
+from fedmesh.fleet.list_exchange import ListExchange
 from fedmesh.fleet.plan import Plan
 from fedmesh.fleet.roll import Roll
 from fedmesh.fleet.switchboard import Switchboard
@@ -81,6 +82,8 @@ class CoordinatorService:
         """Likewise: its `counts`."""
         self.lists: ListsPublisher | None = None
         """Likewise."""
+        self.list_exchange: ListExchange | None = None
+        """Likewise: its `counts`."""
         self.results: dict[str, Mapping[str, Any]] = {}
         """Task -> content of its result.json, of those that are finished."""
         self._config, self._plans, self._once, self._again = config, plans, once, again
@@ -123,7 +126,9 @@ class CoordinatorService:
             self.files = FileServer(transport.channel("files"), routed({"lists": publisher.read, **self._files}))
             await stack.enter_async_context(self.files)
             await stack.enter_async_context(publisher)
-            works = [switchboard.serve(), self._tick(), keeper.serve(), *(work(transport) for work in self._beside)]
+            self.list_exchange = exchange = ListExchange(self.membership, transport, accepted=keeper.take_over_lists)
+            works = [switchboard.serve(), self._tick(), keeper.serve(), exchange.serve()]
+            works += [work(transport) for work in self._beside]
             tasks = [asyncio.ensure_future(work) for work in works]
             stack.push_async_callback(_cancelled, tasks)
             stack.enter_context(await asyncio.to_thread(_one_thread))

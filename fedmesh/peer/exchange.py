@@ -37,6 +37,7 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self._post = Post(channel, expires_in_s=_WORTH_S)
         self._closed = False
+        self._others: dict[PeerId, Callable[[bytes], None]] = {}
         self._alarm = Alarm(lambda: self.carry(self.swarm.tick(self.now)))
 
     @property
@@ -48,6 +49,14 @@ class Exchange:
     def counts(self) -> Mapping[str, int]:
         """What was refused or lost, by reason."""
         return {**self.swarm.counts, **self._post.counts}
+
+    def also(self, peer: PeerId, send: Callable[[bytes], None]) -> None:
+        """What is for `peer` goes this way: it is none of the mesh. Nothing comes back before `send` returns."""
+        self._others[peer] = send
+
+    def hear(self, peer: PeerId, data: bytes) -> None:
+        """This came from one of them."""
+        self.carry(self.swarm.received(peer, data, self.now))
 
     def connected(self, peer: PeerId) -> None:
         """There is a link."""
@@ -64,14 +73,18 @@ class Exchange:
     async def receive(self) -> None:
         """Takes what comes, until the transport is closed."""
         async for peer, data in self._channel.receive():
-            self.carry(self.swarm.received(peer, data, self.now))
+            if peer not in self._others:
+                self.hear(peer, data)
 
     def carry(self, outgoing: list[Outgoing]) -> None:
         """Sends this, and what follows from it."""
         if self._closed:
             return
         for item in [*outgoing, *self._after(self.now)]:
-            self._post.send(item.to, item.data, self._leaver(item.to) if item.is_piece else None)
+            if send := self._others.get(item.to):
+                send(item.data)
+            else:
+                self._post.send(item.to, item.data, self._leaver(item.to) if item.is_piece else None)
         self._alarm.set(min(self.swarm.due, self._due()))
 
     async def aclose(self) -> None:

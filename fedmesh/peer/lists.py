@@ -12,8 +12,8 @@ from fedmesh.events import EventSink, ListAccepted, Notice, ignore
 from fedmesh.files import read_bounded
 from fedmesh.identity import Membership
 from fedmesh.identity.lists import MAX_LIST_BYTES
-from fedmesh.peer.list_gossip import KINDS, ListGossip, Outgoing
 from fedmesh.peer.post import Post
+from fedmesh.transport.list_gossip import KINDS, ListGossip, Outgoing
 from fedmesh.transport.lists import Shunning
 from fedmesh.transport.peers import PeerTransport
 from fedmesh.types import PeerId
@@ -49,6 +49,7 @@ class Lists:
         self._channel = transport.channel("lists")
         self._loop = asyncio.get_running_loop()
         self._post = Post(self._channel, expires_in_s=_WORTH_S)
+        self._others: dict[PeerId, Post] = {}
         self._shunning = Shunning(transport, membership)
         self._shunning.apply()
         self._news = False
@@ -60,6 +61,14 @@ class Lists:
     def counts(self) -> Mapping[str, int]:
         """What was refused or lost, by reason."""
         return {**self.gossip.counts, **self._post.counts}
+
+    def also(self, peer: PeerId, post: Post) -> None:
+        """What is for `peer` goes this way: it is none of the mesh."""
+        self._others[peer] = post
+
+    def heard(self, peer: PeerId, data: bytes) -> None:
+        """This came from one of them."""
+        self._carry(self.gossip.received(peer, data, self._loop.time()))
 
     def connected(self, peer: PeerId) -> None:
         """There is a link."""
@@ -77,7 +86,8 @@ class Lists:
     async def receive(self) -> None:
         """Takes what comes, until the transport is closed."""
         async for peer, data in self._channel.receive():
-            self._carry(self.gossip.received(peer, data, self._loop.time()))
+            if peer not in self._others:
+                self.heard(peer, data)
 
     async def run(self) -> None:
         """For ever: looks after questions that nobody answers, and at the files of the identity."""
@@ -104,7 +114,7 @@ class Lists:
             self._transport.check()
             self._changed(new)
         for item in outgoing:
-            self._post.send(item.to, item.data)
+            self._others.get(item.to, self._post).send(item.to, item.data)
 
     async def _look_at_files(self) -> None:
         """Somebody has put a list there (``fedmesh ca lists``), or renewed the certificate by hand."""

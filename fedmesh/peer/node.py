@@ -33,7 +33,6 @@ from fedmesh.mesh.discovery import Settings as DiscoverySettings
 from fedmesh.mesh.membership import Member
 from fedmesh.mesh.membership import Settings as MembershipSettings
 from fedmesh.peer.learning import Learning
-from fedmesh.peer.list_gossip import MAX_MESSAGE_BYTES
 from fedmesh.peer.lists import Lists
 from fedmesh.peer.members import Members
 from fedmesh.peer.offering import Offering
@@ -41,11 +40,13 @@ from fedmesh.peer.runs import Runs
 from fedmesh.peer.starting import Starting
 from fedmesh.peer.status import StatusServer
 from fedmesh.transport.limits import Limits
+from fedmesh.transport.list_gossip import MAX_MESSAGE_BYTES
 from fedmesh.transport.peers import PeerOptions, PeerTransport
 from fedmesh.types import PeerId
 
 if TYPE_CHECKING:
     from fedmesh.mesh.swarm import Settings as SwarmSettings
+    from fedmesh.peer.bridge import Bridge
 
 __all__ = ["LIMITS", "Node", "Settings"]
 
@@ -111,6 +112,7 @@ class Node:
         self.config, self.membership = config, membership
         self._settings, self._make_offering, self._make_learning = settings or Settings(), offering, learning
         self._clock, self._events = clock, events
+        self.bridge: Bridge | None = None
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[Any]] = []
         self._connecting: set[asyncio.Task[None]] = set()
@@ -156,6 +158,7 @@ class Node:
             ],
             "links": sorted(self.transport.links),
             "relayed": self.transport.relayed,
+            "bridge": None if self.bridge is None else {self.bridge.coordinator: self.bridge.is_connected},
             "round": under_way["round"],
             "aggregator": under_way["aggregator"],
             "runs": self.runs.status,
@@ -172,6 +175,8 @@ class Node:
             "rounds": lambda: self.runs.counts,
             "blobs": lambda: self.runs.exchange.counts,
         }
+        if (bridge := self.bridge) is not None:
+            found["bridge"] = lambda: bridge.counts
         return found | self.offering.counts
 
     async def _begin(self) -> None:
@@ -204,6 +209,8 @@ class Node:
         self.runs = self._runs()
         self._stack.push_async_callback(self.runs.aclose)
         self._stack.push_async_callback(self.offering.aclose)
+        if self.config.bridge is not None:
+            await self._build_bridge()
         self._stack.push_async_callback(self.lists.aclose)
         self.transport.on_presence = self._noticed
         starting = Starting(self.membership, self.runs, keys=self.members.keys, members=lambda: self.members.all)
@@ -222,6 +229,15 @@ class Node:
             task.add_done_callback(self._over)
             self._tasks.append(task)
 
+    async def _build_bridge(self) -> None:
+        from fedmesh.peer.bridge import Bridge  # paho: only where it is used
+
+        self.bridge = Bridge(
+            self.config, self.membership, lists=self.lists, models=self.offering.taking, events=self._events
+        )
+        self._stack.push_async_callback(self.bridge.aclose)
+        await self.bridge.start()
+
     def _jobs(self) -> list[Coroutine[Any, Any, None]]:
         """What runs as long as the node does."""
         issuer, changed = self.config.issuer.address, self.lists.renewed
@@ -236,6 +252,7 @@ class Node:
             self.runs.run(),
             self._upkeep(),
             keep_fresh(self.membership, issuer, changed=changed, clock=self._clock, events=self._events),
+            *([] if self.bridge is None else [self.bridge.run()]),
         ]
 
     async def _farewell(self) -> None:
@@ -345,6 +362,8 @@ class Node:
         self.runs.alive_changed()
 
     def _lists_changed(self, shunned: set[PeerId]) -> None:
+        if self.bridge is not None:
+            self.bridge.lists_changed()
         self.members.roster_changed()
         for name in shunned:
             self.discovery.forget(name)

@@ -16,6 +16,7 @@ from fedmesh.types import PeerId
 
 if TYPE_CHECKING:
     from fedmesh.mesh.swarm import Settings
+    from fedmesh.peer.exchange import Exchange
     from fedmesh.peer.models import Models
     from fedmesh.peer.publishing import Publishing
     from fedmesh.registry.install import Probe
@@ -52,7 +53,7 @@ class Offering:
         clock: Callable[[], float],
         events: EventSink = ignore,
     ) -> None:
-        self._channel = channel
+        self._config, self._channel = config, channel
         self.part: Part | None = None
         if config.registry is not None:
             from fedmesh.peer.models import Models
@@ -91,6 +92,11 @@ class Offering:
             if (refused := getattr(part, "refused", None)) is not None:
                 found["registry"] = lambda: refused
         return found
+
+    @property
+    def taking(self) -> "Exchange | None":
+        """Of the swarm that models are fetched by; None: none are."""
+        return None if self._config.registry is None or self.part is None else self.part.exchange
 
     def connected(self, peer: PeerId) -> None:
         """There is a link."""

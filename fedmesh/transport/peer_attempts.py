@@ -88,7 +88,7 @@ class Attempts:
     async def through(self, peer: PeerId) -> Outcome:
         """Asks neighbours to relay, one after the other. Raises: TimeoutError: it took too long."""
         options = self._options
-        async with asyncio.timeout(2 * (options.connect_s + options.handshake_s + options.hello_s)):
+        async with asyncio.timeout(options.connect_s + options.handshake_s + options.hello_s):
             return await self._asked(peer)
 
     async def _asked(self, peer: PeerId) -> Outcome:

@@ -5,7 +5,7 @@ Who is reached through a neighbour is dialled itself now and then: a connection 
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fedmesh.transport.backoff import Backoff
@@ -44,6 +44,7 @@ class Dialler:
         self._failed, self._again, self._chance = failed, again, chance
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(options.dials)
+        self._asking = asyncio.Semaphore(options.dials)  # neighbours to relay: nobody waits to be dialled for it
         self._calls: dict[PeerId, asyncio.Task[None]] = {}
         self._waits: dict[PeerId, asyncio.TimerHandle] = {}
         self._backoffs: dict[PeerId, Backoff] = {}
@@ -144,8 +145,7 @@ class Dialler:
         self._detours[peer] = self._loop.call_later(wait_s, self.dial, peer)
 
     async def _call(self, peer: PeerId) -> None:
-        async with self._slots:
-            outcome = await self._reached(peer)
+        outcome = await self._reached(peer)
         if peer in self._pool.links or self._closed:
             return  # by this call, or it called us meanwhile
         self._gave_up(peer, outcome.trouble)
@@ -153,25 +153,31 @@ class Dialler:
     async def _reached(self, peer: PeerId) -> Outcome:
         """By itself, or through a neighbour where there is one and the peer does not answer for a while."""
         may_relay = bool(self._attempts.neighbours(peer))
-        direct = await self._within(self._attempts.direct(peer), self._options.patience_s if may_relay else None)
+        dialled, through = self._attempts.direct, self._attempts.through
+        direct = await self._within(self._slots, dialled, peer, self._options.patience_s if may_relay else None)
         if direct is not None and (not direct.trouble or direct.met):
             return direct
-        relayed = await self._within(self._attempts.through(peer), None) if may_relay else None
+        relayed = await self._within(self._asking, through, peer) if may_relay else None
         if relayed is not None and (not relayed.trouble or relayed.met):
             return relayed
         if direct is None and may_relay:
-            direct = await self._within(self._attempts.direct(peer), None)  # it may be slow, or at another address
+            direct = await self._within(self._slots, dialled, peer)  # it may be slow, or at another address
         outcome = direct or _SILENT
         return Outcome(f"{outcome.trouble}; {relayed.trouble}") if relayed is not None else outcome
 
     async def _tried(self, peer: PeerId) -> None:
-        async with self._trial:
-            await self._within(self._attempts.direct(peer), None)
+        await self._within(self._trial, self._attempts.direct, peer)
 
-    async def _within(self, attempt: Coroutine[Any, Any, Outcome], most_s: float | None) -> Outcome | None:
-        """What comes of it; None: nothing in time."""
+    async def _within(
+        self,
+        slots: asyncio.Semaphore,
+        attempt: Callable[[PeerId], Awaitable[Outcome]],
+        peer: PeerId,
+        most_s: float | None = None,
+    ) -> Outcome | None:
+        """What comes of it, when it is its turn; None: nothing in time."""
         try:
-            async with asyncio.timeout(most_s):
-                return await attempt
+            async with slots, asyncio.timeout(most_s):
+                return await attempt(peer)
         except TimeoutError:
             return None

@@ -40,9 +40,9 @@ def quick(**more):
 class Nodes:
     """Members that know `seed` and nobody else; it is the first name."""
 
-    def __init__(self, folder, *names):
+    def __init__(self, folder, *names, mesh=None):
         self.folder = folder
-        self.mesh = Mesh(folder, begun=time.time() - 3_600)
+        self.mesh = mesh or Mesh(folder, begun=time.time() - 3_600)
         self.names = list(names)
         self.nodes, self.processes, self.stacks = {}, {}, {}
         self.ports = {}
@@ -133,7 +133,15 @@ class Nodes:
         try:
             return ask(self.state(name))
         except ConfigError:
-            return {"self": name, "members": [], "links": [], "relayed": {}, "round": None, "aggregator": None}
+            return {
+                "self": name,
+                "members": [],
+                "links": [],
+                "relayed": {},
+                "bridge": None,
+                "round": None,
+                "aggregator": None,
+            }
 
     def view(self, name):
         """Name -> state, as this one sees it."""

@@ -103,6 +103,8 @@ def test_the_minimal_file_of_the_docs(tmp_path):
         ({"mesh": {"folder": "state", "discovery": {"enabled": False}}}, "nobody would be looked for"),
         ({"registry": {"trusted_root": "r"}, "publish": {"folder": "p"}}, "who publishes has the models"),
         ({"broker": {"host": "h"}}, "broker: unknown key"),
+        ({"bridge": {"host": "h", "coordinator": "gate-1"}}, "'gate-1' is a seed and"),
+        ({"bridge": {"coordinator": "gate-1"}}, "bridge.host: is missing"),
         ({"mesh": {"folder": "state", "connections": 1}}, "mesh.connections"),
     ],
 )
@@ -118,6 +120,9 @@ def test_a_file_is_checked(tmp_path, capsys):
     path.write_text('[identity]\nfolder = "anna"\n[mesh]\nfolder = "state"\n[mesh.seeds]\nanna = ["127.0.0.1:7946"]\n')
     assert main(["config", "check", str(path)]) == 0
     assert "peer's configuration" in capsys.readouterr().out
+    path.write_text(path.read_text() + '[bridge]\nhost = "localhost"\n')
+    assert main(["config", "check", str(path)]) == 0
+    assert "coordinator at localhost:8883: signed lists cross, no models" in capsys.readouterr().out
     path.write_text(path.read_text() + '[publish]\nfolder = "nowhere"\n')
     assert main(["config", "check", str(path), "--kind", "peer"]) == 2
     assert "there is no repository" in capsys.readouterr().out

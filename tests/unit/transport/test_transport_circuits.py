@@ -280,6 +280,21 @@ def test_who_is_no_longer_a_member_or_whose_link_is_gone():
     playing(test)
 
 
+def test_a_circuit_on_which_nothing_was_carried_for_long_is_ended():
+    async def test(world):
+        world.say("anna", Kind.CALL, 1, b"cleo")
+        world.say("dora", Kind.CALL, 1, b"cleo")
+        for carried in world.relay._carried:
+            carried.used_at -= 121
+        world.say("dora", Kind.DATA, 1, PIECE)
+        await until(lambda: world.took)
+        world.relay.tick()
+        assert world.relay.between == [("dora", "cleo")]
+        assert world.ends("anna") == world.ends("cleo") == ["idle"]
+
+    playing(test, idle_s=120)
+
+
 @pytest.mark.parametrize(
     ("options", "name", "code"),
     [

@@ -5,7 +5,7 @@ from collections import deque
 import pytest
 from meshes import NOW, Mesh
 
-from fedmesh.peer.list_gossip import ListGossip
+from fedmesh.transport.list_gossip import ListGossip
 from fedmesh.wire import dumps
 
 
