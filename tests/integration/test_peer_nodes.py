@@ -23,29 +23,31 @@ async def entered(nodes, names=NAMES, **options):
     await until(lambda: all(nodes.view(name) == dict.fromkeys(names, "alive") for name in names))
 
 
+def incarnations(node):
+    return {one["name"]: one["incarnation"] for one in node.status["members"]}
+
+
 @in_loop
 async def test_members_find_each_other_by_a_seed_and_agree(tmp_path):
     async with Nodes(tmp_path, *NAMES) as nodes:
         await entered(nodes)
         await until(lambda: all(len(node.transport.links) == 3 for node in nodes.nodes.values()))
-        assert {one["incarnation"] for one in nodes.nodes["dora"].status["members"]} == {1}
-        assert nodes.nodes["anna"].members.states == {"alive": 4}
+        assert all(one["incarnation"] >= 1 for one in nodes.nodes["dora"].status["members"])
+        await until(lambda: nodes.nodes["anna"].members.states == {"alive": 4})
 
 
 @in_loop
 async def test_a_goodbye_is_no_death_and_a_restart_has_a_higher_incarnation(tmp_path):
     async with Nodes(tmp_path, *NAMES[:3]) as nodes:
         await entered(nodes, NAMES[:3])
+        before = incarnations(nodes.nodes["bert"])["cleo"]
         await nodes.leave("cleo")
         await until(lambda: nodes.view("anna")["cleo"] == nodes.view("bert")["cleo"] == "left")
         await nodes.enter("cleo")
         await until(lambda: nodes.view("anna")["cleo"] == nodes.view("bert")["cleo"] == "alive")
-        found = {one["name"]: one["incarnation"] for one in nodes.nodes["bert"].status["members"]}
-        assert found["cleo"] > found["anna"] == 1
-        assert [event.state for event in nodes.events["anna"] if isinstance(event, MemberChanged)][-2:] == [
-            "left",
-            "alive",
-        ]
+        assert incarnations(nodes.nodes["bert"])["cleo"] > before
+        told = [event for event in nodes.events["anna"] if isinstance(event, MemberChanged) and event.device == "cleo"]
+        assert "dead" not in {event.state for event in told}
 
 
 @in_loop
