@@ -83,7 +83,9 @@ class Members:
         if self._here is None:
             live = [one for one in self.all if one.state <= State.SUSPECT and one.name != self._name]
             self._here = Here(
-                frozenset(one.name for one in live), frozenset(each for one in live for each in _addresses(one))
+                frozenset(one.name for one in live),
+                frozenset(each for one in live for each in _addresses(one)),
+                frozenset(one.name for one in self.all if one.state is State.DEAD),
             )
         return self._here
 

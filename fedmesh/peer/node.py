@@ -325,7 +325,7 @@ class Node:
 
     def _here(self) -> Here:
         here = self.members.here
-        return Here(frozenset(here.names) | set(self.transport.links), here.addresses)
+        return Here(frozenset(here.names) | set(self.transport.links), here.addresses, here.absent)
 
     # What the parts tell.
 

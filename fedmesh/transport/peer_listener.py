@@ -54,6 +54,7 @@ class Listener:
         self._listening: list[socket.socket] = []
         self._accepted: set[socket.socket] = set()  # and not in the hands of asyncio yet
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
 
     async def start(self) -> None:
         """Listens. Raises: ConfigError: it cannot, there."""
@@ -66,21 +67,25 @@ class Listener:
             self._close()
             raise ConfigError(f"cannot listen at {host}:{port}: {told(error)}") from error
         for opened in self._listening:
-            self._begin(self._accept(opened))
+            self._loop.add_reader(opened, self._accept, opened)
 
     async def aclose(self) -> None:
         """Nobody is let in any more; who was not greeted yet is hung up on."""
+        self._close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._close()
         for opened in self._accepted:
             opened.close()
 
     def _close(self) -> None:
+        for pause in self._pauses.values():
+            pause.cancel()
         for opened in self._listening:
+            self._loop.remove_reader(opened)
             opened.close()
+        self._listening.clear()
 
     async def _opened(self, host: str, port: int) -> list[socket.socket]:
         found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -91,19 +96,25 @@ class Listener:
             opened.append(one)
         return opened
 
-    async def _accept(self, listening: socket.socket) -> None:
-        while True:
-            try:
-                opened, remote = await self._loop.sock_accept(listening)
-            except OSError:  # no descriptors are left, or it hung up at once
-                self._count("accept_failed")
-                await asyncio.sleep(_PAUSE_S)
-                continue
-            if address := self._admitted(_subscriber(str(remote[0]))):
-                self._accepted.add(opened)
-                self._begin(self._greet(opened, address))
-            else:
-                opened.close()
+    def _accept(self, listening: socket.socket) -> None:
+        """Somebody dials. Not `sock_accept`: it loses, and never closes, who comes while it is cancelled."""
+        try:
+            opened, remote = listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it hung up at once
+            return
+        except OSError:  # no descriptors are left
+            self._count("accept_failed")
+            self._loop.remove_reader(listening)
+            self._pauses[listening] = self._loop.call_later(
+                _PAUSE_S, self._loop.add_reader, listening, self._accept, listening
+            )
+            return
+        opened.setblocking(False)
+        if address := self._admitted(_subscriber(str(remote[0]))):
+            self._accepted.add(opened)
+            self._begin(self._greet(opened, address))
+        else:
+            opened.close()
 
     def relayed(self, pipe: Pipe, via: PeerId) -> bool:
         """Somebody calls through a neighbour, a stranger as any, from there; returns whether it is greeted."""

@@ -1,6 +1,7 @@
 """A transport between peers that is closed leaves nothing behind: no task, no socket, and nobody who waits."""
 
 import asyncio
+import contextlib
 import socket
 import time
 
@@ -86,6 +87,26 @@ def test_who_dials_at_the_last_moment_is_hung_up_on(mesh):
             await listener.aclose()
             await one.aclose()
             assert [opened.fileno() for opened in accepted] == [-1]
+
+    running(test)
+
+
+def test_who_dials_while_it_stops_listening_is_no_trouble(mesh):
+    """In the very round of the loop: asyncio's own `sock_accept` takes the connection, and then has nobody for it."""
+
+    async def test():
+        broken = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context))
+        one = await mesh.open("one")
+        await asyncio.sleep(0.05)  # it waits for somebody
+        with socket.create_connection((HOST, one.listening[0][1])) as dialling:
+            await asyncio.sleep(0)
+            await one.carrier.listener.aclose()
+            await one.aclose()
+            dialling.setblocking(False)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.get_running_loop().sock_recv(dialling, 1) == b""
+        assert not broken
 
     running(test)
 

@@ -47,8 +47,7 @@ class Nodes:
         self.nodes, self.processes, self.stacks = {}, {}, {}
         self.ports = {}
         self.events = {name: [] for name in names}
-        for name in names:
-            self.mesh.enrol(name)
+        self.members = {name: self.mesh.enrol(name) for name in names}
         roster, revocations = self.lists()
         for name in names:
             (folder / name / "roster.signed").write_bytes(roster)

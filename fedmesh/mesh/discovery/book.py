@@ -4,7 +4,7 @@ Ordered by when an address last led to its member, counted and not dated: a Pi h
 itself comes after what worked. Bounded, written as a whole, and begun anew when it is damaged: it holds only hints.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from fedmesh.errors import ConfigError, DecodeError
@@ -58,9 +58,10 @@ class Book:
         """Those of them that never worked here: with the scopes of who says them."""
         return [address for address, turn in self._entries.get(name, {}).items() if not turn]
 
-    def best(self) -> list[tuple[str, Address]]:
+    def best(self, without: Collection[str] = ()) -> list[tuple[str, Address]]:
         """Names and addresses: those that worked, the last one first, and then those that were only said."""
-        every = [(turn, name, address) for name, entry in self._entries.items() for address, turn in entry.items()]
+        wanted = [(name, entry) for name, entry in self._entries.items() if name not in without]
+        every = [(turn, name, address) for name, entry in wanted for address, turn in entry.items()]
         return [(name, address) for _, name, address in sorted(every, reverse=True)]
 
     def succeeded(self, name: str, address: Address) -> None:

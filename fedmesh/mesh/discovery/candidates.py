@@ -26,10 +26,12 @@ class Here:
 
     Attributes:
         names: theirs, our own not among them. addresses: that they say they have.
+        absent: who is not here, and whom the membership tries itself.
     """
 
     names: Collection[str] = field(default=frozenset())
     addresses: Collection[Address] = field(default=frozenset())
+    absent: Collection[str] = field(default=frozenset())
 
 
 class Candidates:
@@ -37,7 +39,8 @@ class Candidates:
 
     Args:
         seeds: name -> addresses, of the configuration; the first 64 names.
-        known: name and address of members from before, the best first; asked anew each time.
+        known: name and address of members from before, the best first, without those of the names that it is given;
+            asked anew each time. Whoever is here may conceal them.
         rng: for all choices; `random.SystemRandom()` but in tests, so that nobody foresees who is tried.
     """
 
@@ -45,7 +48,7 @@ class Candidates:
         self,
         *,
         seeds: Mapping[str, Collection[Address]],
-        known: Callable[[], Iterable[tuple[str, Address]]],
+        known: Callable[[Collection[str]], Iterable[tuple[str, Address]]],
         rng: random.Random,
         settings: Settings | None = None,
     ) -> None:
@@ -140,5 +143,5 @@ class Candidates:
             case Source.SEED:
                 named: Iterable[tuple[str, Address]] = self._seeds
             case Source.KNOWN:
-                named = () if here.names else self._known()  # the membership itself tries whom it misses
+                named = self._known({*here.names, *here.absent})
         return [[Attempt(source, address, name, "")] for name, address in named if name not in here.names]

@@ -176,8 +176,8 @@ class Discovery:
         """What to say of ourselves in our statements. Raises: ConfigError: the system does not tell."""
         return self._around().announceable(self._port, at_most=at_most) if self._port else []
 
-    def _known(self) -> list[tuple[str, Address]]:
-        known = self.book.best()[:_KNOWN]
+    def _known(self, without: Collection[str]) -> list[tuple[str, Address]]:
+        known = self.book.best(without)[:_KNOWN]
         return [(name, each) for name, address in known for each in self._dialled(name, [address])]
 
     def _dialled(self, name: PeerId, addresses: Iterable[Address]) -> list[Address]:

@@ -19,7 +19,7 @@ def candidates(
 ) -> Candidates:
     return Candidates(
         seeds=seeds or {},
-        known=lambda: known,
+        known=lambda without: [each for each in known if each[0] not in without],
         rng=random.Random(1),
         settings=Settings(**settings),  # type: ignore[arg-type]
     )
@@ -104,15 +104,29 @@ def test_of_one_party_one_address_is_tried_at_a_time() -> None:
 def test_who_is_here_is_not_looked_for() -> None:
     wanted = candidates(seeds={"gate": [SEED]}, known=[("bert", ("10.0.0.2", 1))])
     wanted.offer(hint(7))
-    here = Here({"gate"}, {("10.1.0.7", 7946)})
+    here = Here({"gate", "bert"}, {("10.1.0.7", 7946)})
     assert wanted.next(0.0, here) is None
     assert wanted.due(0.0, here) is None
 
 
-def test_members_from_before_are_looked_for_as_long_as_nobody_is_here() -> None:
-    wanted = candidates(known=[("bert", ("10.0.0.2", 1)), ("cleo", ("10.0.0.3", 1))])
-    assert wanted.next(0.0, Here({"dora"})) is None
-    assert [attempt.name for _, attempt in run(wanted, until=1.0)] == ["bert", "cleo"]  # as the book orders them
+def test_members_from_before_are_looked_for_unless_they_are_here_or_somebody_else_tries_them() -> None:
+    known = [("bert", ("10.0.0.2", 1)), ("cleo", ("10.0.0.3", 1)), ("dora", ("10.0.0.4", 1))]
+    wanted = candidates(known=known)
+    assert [attempt.name for _, attempt in run(wanted, until=1.0)] == [
+        "bert",
+        "cleo",
+        "dora",
+    ]  # as the book orders them
+    here = Here({"dora"}, absent={"bert"})
+    assert [attempt.name for _, attempt in run(candidates(known=known), until=1.0, here=lambda: here)] == ["cleo"]
+
+
+def test_who_is_here_cannot_conceal_members_from_before() -> None:
+    """One that answers and tells of nobody else: all others are tried, whatever else is in the book."""
+    gone = [(f"gone-{n}", (f"10.0.1.{n}", 1)) for n in range(30)]
+    wanted = candidates(known=[("liar", ("10.0.0.9", 1)), *gone, ("bert", ("10.0.0.2", 1))])
+    made = run(wanted, until=100.0, here=lambda: Here({"liar"}))
+    assert "bert" in {attempt.name for _, attempt in made}
 
 
 def test_what_is_nearby_is_tried_even_if_others_are_here_and_once_while_its_member_is() -> None:
@@ -229,7 +243,7 @@ def test_who_was_there_before_a_flood_is_found_in_it_and_stays() -> None:
 def test_neither_the_first_nor_the_last_of_too_many_hints_is_sure_of_its_place() -> None:
     kept: Counter[str] = Counter()
     for chance in range(200):
-        wanted = Candidates(seeds={}, known=list, rng=random.Random(chance), settings=Settings(nearby=8))
+        wanted = Candidates(seeds={}, known=lambda _without: [], rng=random.Random(chance), settings=Settings(nearby=8))
         for number in range(16):
             wanted.offer(hint(number))
         kept.update(key for key, _ in wanted._nearby.live())
@@ -240,7 +254,7 @@ def test_neither_the_first_nor_the_last_of_too_many_hints_is_sure_of_its_place()
 def test_one_that_claims_many_addresses_has_one_ticket() -> None:
     first: Counter[str] = Counter()
     for chance in range(200):
-        wanted = Candidates(seeds={}, known=list, rng=random.Random(chance))
+        wanted = Candidates(seeds={}, known=lambda _without: [], rng=random.Random(chance))
         wanted.offer(Hint(Source.NEARBY, tuple((f"10.2.0.{n}", 1) for n in range(1, 200)), 0.0, "liar"))
         wanted.offer(hint(7))
         attempt = wanted.next(0.0, NOBODY)
