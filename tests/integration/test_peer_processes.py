@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,9 @@ async def test_three_processes_agree_on_who_is_here(tmp_path):
         told = [
             event for event in nodes.told("anna") if event["event"] == "MemberChanged" and event["device"] == "cleo"
         ]
-        states = [event["state"] for event in told]
-        assert [state for state in states if state != "suspect"][:3] == ["alive", "dead", "alive"]
+        # On a busy machine one may be suspected, or taken for dead, and come back.
+        states = [
+            state for state, _ in groupby(event["state"] for event in told if event["state"] in {"alive", "dead"})
+        ]
+        assert states[-3:] == ["alive", "dead", "alive"]
         assert "Traceback" not in "".join(nodes.said(name) for name in NAMES)

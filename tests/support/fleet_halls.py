@@ -39,25 +39,24 @@ def examples(scenario):
 class Hall:
     """A coordinator and its devices on one event loop.
 
-    holds: a kind of event behind the first of which the run waits for `go_on`, so that it is no further than a test
-        thinks. One that the run's own thread tells.
+    holds: whether the run waits for `go_on` when it hands over the model of a round, so that it is no further than a
+        test thinks; `handed`: what it handed over.
     """
 
-    def __init__(self, home, *plans, broker=None, holds=None, **options):
+    def __init__(self, home, *plans, broker=None, holds=False, **options):
         self.home: Home = home
-        self._holds, self._go_on = holds, threading.Event()
+        self.handed, self._go_on = [], threading.Event()
         self.plans, self.events = plans, list[Event]()
         self.broker = broker or memory_broker()
         self.pool = ThreadPoolExecutor(1)
         self.devices: dict[str, StandIn] = {}
-        self.options = {"once": True, **options}
+        self.options = {"once": True, **({"publish": self._hold} if holds else {}), **options}
         self.tasks = []
 
-    def hear(self, event):
-        self.events.append(event)
-        fact = event.event if isinstance(event, OfTask) else event
-        if self._holds is not None and isinstance(fact, self._holds):
-            self._go_on.wait(PATIENCE_S)
+    def _hold(self, handover):
+        """In the run's thread, which keeps nobody else waiting there: who tells an event does."""
+        self.handed.append(handover)
+        assert self._go_on.wait(PATIENCE_S)
 
     def go_on(self):
         """Nothing is held any more."""
@@ -86,7 +85,7 @@ class Hall:
     @asynccontextmanager
     async def service(self):
         service = CoordinatorService(
-            self.home.config(), self.plans, events=self.hear, opener=self.opener, **self.options
+            self.home.config(), self.plans, events=self.events.append, opener=self.opener, **self.options
         )
         self.serving = asyncio.ensure_future(service.serve())
         try:
