@@ -67,8 +67,7 @@ def round_line(fact: dict[str, Any]) -> str:
     """A round in a line."""
     if fact["is_void"]:
         return f"round {fact['round']}: given up, and all agree on that"
-    epsilon = dict(fact["privacy"])["epsilon"]
-    how = f"attempt {fact['attempt'] + 1}, {len(fact['survivors'])} in the sum, epsilon {epsilon:.2f}"
+    how = f"attempt {fact['attempt'] + 1}, {fact['survivors']} in the sum, epsilon {fact['epsilon']:.2f}"
     return f"round {fact['round']}: certified; {how}"
 
 

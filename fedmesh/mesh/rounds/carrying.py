@@ -58,8 +58,10 @@ class Carrying:
             self._release(now)
 
     def pulse(self, now: float) -> None:
-        """Closes a step whose time is over."""
-        if now < self.deadline or self.outcome is not None or self.has_failed:
+        """Closes a step whose time is over, or in which only those are awaited who are held dead."""
+        awaiting = self._summing.awaiting
+        is_due = now >= self.deadline or (bool(awaiting) and not self._held and not awaiting & self._turn.alive())
+        if not is_due or self.outcome is not None or self.has_failed:
             return
         if self._held:
             self._release(now)

@@ -45,6 +45,26 @@ def test_a_round_trains_once_and_everybody_has_the_result():
     assert world.voids() == 0
 
 
+def test_who_dies_while_it_trains_is_waited_for_until_that_is_known_and_no_longer():
+    """Not as long as training may take: 4 s here, and a second for the step before."""
+    world = started(detect_s=0.5)
+    killed = []
+
+    def on_send(sender, to, message):
+        if not killed and is_step(b"train")(message) and to != world.members[sender].coordinator:
+            killed.append(to)
+            world.crash(to)
+        return to not in killed
+
+    world.on_send = on_send
+    world.until(lambda: killed, 30)
+    begun = world.now
+    world.until(lambda: 1 in world.results, 30)
+    assert world.now - begun < 4.0  # the others train for up to three seconds
+    assert len(world.results[1].survivors) == 6
+    world.check()
+
+
 STEPS = {
     "before it trains": (is_step(b"train"), 1, 0),
     "before the masked sum is with a deputy": (lambda message: isinstance(message, Handover), 1, 0),
