@@ -31,6 +31,7 @@ class Members:
     Args:
         channel: for this alone. folder: where the incarnation is kept.
         changed: told a name and what is known of it; None: it is not on the roster any more.
+        heard: when anything last came from a member, on the event loop's clock.
         events: told when somebody is held to be something else.
 
     Attributes:
@@ -45,6 +46,7 @@ class Members:
         *,
         folder: Path,
         changed: Callable[[PeerId, Member | None], None],
+        heard: Callable[[PeerId], float],
         settings: Settings | None = None,
         events: EventSink = ignore,
     ) -> None:
@@ -56,6 +58,7 @@ class Members:
             rng=random.SystemRandom(),
             settings=settings,
             changed=self._changed,
+            heard=heard,
         )
         self.states: Mapping[str, int] = {}
         self._name, self._channel, self._told, self._events = membership.name.id, channel, changed, events

@@ -191,6 +191,7 @@ class Node:
             self.transport.channel("members"),
             folder=mesh.folder,
             changed=self._changed,
+            heard=self.transport.heard_at,
             settings=self._settings.membership,
             events=self._events,
         )

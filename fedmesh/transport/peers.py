@@ -12,6 +12,7 @@ What a broker would know, and a mesh does not:
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -96,6 +97,11 @@ class PeerTransport(Courier):
     def relaying(self) -> list[tuple[PeerId, PeerId]]:
         """Between whom we relay now."""
         return self.carrier.relay.between
+
+    def heard_at(self, peer: PeerId) -> float:
+        """When anything last came on the connection with `peer`, on the event loop's clock; there is none: never."""
+        link = self.carrier.pool.links.get(peer)
+        return -math.inf if link is None else link.heard_at
 
     async def connect(self, peer: PeerId, *, wait_s: float) -> None:
         """Calls `peer`, without waiting for its turn; returns when there is a connection.

@@ -76,6 +76,8 @@ def test_a_slow_link_holds_up_nobody_else(lan, peers, publisher):
     until(lambda: all(publisher.has(name, data) for name in quick), peers)
     assert not publisher.has(slow, data)
     until(lambda: publisher.has(slow, data), peers, within_s=180)
+    states = {event["state"] for name in NAMES for event in peers.told(name, "MemberChanged")}
+    assert "dead" not in states, "a member whose link is full was taken for dead"
 
 
 def test_a_limit_of_bytes_is_kept_by_who_sends_and_the_model_arrives(lan, peers):

@@ -23,6 +23,7 @@ class _Probe:
 
     target: str
     sequence: int
+    began: float
     asks_at: float
     ends: float
     helpers: list[str] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Prober:
 
     Args:
         post: sends a message to a member.
+        heard: when anything last came from a member, as `Swim`'s.
     """
 
     def __init__(
@@ -56,7 +58,10 @@ class Prober:
         health: LocalHealth,
         rng: random.Random,
         post: Callable[[str, Message], None],
+        *,
+        heard: Callable[[str], float],
     ) -> None:
+        self._heard = heard
         self._settings, self._table, self._health, self._rng, self._post = settings, table, health, rng, post
         self._order: list[str] = []
         self._probe: _Probe | None = None
@@ -90,7 +95,9 @@ class Prober:
         self._tick_relays(now)
         failed = None
         probe = self._probe
-        if probe is not None and now >= probe.ends:
+        if probe is not None and self._heard(probe.target) > probe.began:
+            self._probe = None  # it is there: the answer may wait behind all else that it is sent
+        elif probe is not None and now >= probe.ends:
             failed, self._probe = probe.target, None
             # Where every helper heard this member and said no, the fault lies with the target.
             self._health.worse(len(set(probe.helpers) - probe.nacks) if probe.helpers else 1)
@@ -139,7 +146,7 @@ class Prober:
         if target is None:
             return
         asks_at = now + self._settings.probe_timeout_s * self._health.multiplier
-        self._probe = _Probe(target, self._number(), asks_at, now + period)
+        self._probe = _Probe(target, self._number(), now, asks_at, now + period)
         self._post(target, Ping(self._probe.sequence))
 
     def _target(self) -> str | None:

@@ -66,6 +66,8 @@ class Swim:
         incarnations: durable, see `DurableIncarnations`.
         rng: for all choices; `random.SystemRandom()` but in tests, so that nobody foresees who is asked.
         changed: called with name and member after each change; with None when one was removed with the roster.
+        heard: name -> when anything last came from it on its link, on the clock of `now`; who was heard since it was
+            probed has answered, though the answer itself may wait behind a model on a slow link.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Swim:
         rng: random.Random,
         settings: Settings | None = None,
         changed: Callable[[str, Member | None], None] = lambda _name, _member: None,
+        heard: Callable[[str], float] = lambda _name: -math.inf,
     ) -> None:
         self._name, self._key_of, self._rng = signer.name.id, key_of, rng
         self._settings = settings or Settings()
@@ -90,7 +93,7 @@ class Swim:
             changed=changed,
         )
         self._table = self._view.table
-        self._prober = Prober(self._settings, self._table, self._health, rng, self._post)
+        self._prober = Prober(self._settings, self._table, self._health, rng, self._post, heard=heard)
         self._seeds: dict[str, tuple[str, ...]] = {}
         self._greeted: dict[str, float] = {}
         self._asked: dict[str, dict[type[Message], list[float]]] = {}

@@ -19,13 +19,14 @@ class One:
 
     def __init__(self, known=NAMES[1:], **settings):
         self.roster = {name: public(name) for name in NAMES}
-        self.kept, self.now = Kept(), 0.0
+        self.kept, self.now, self.heard = Kept(), 0.0, {}
         self.swim = Swim(
             signer("anna"),
             key_of=self.roster.get,
             incarnations=self.kept,
             rng=random.Random(5),
             settings=Settings(**settings),
+            heard=lambda name: self.heard.get(name, -math.inf),
         )
         self.first = self.swim.start(0.0, seeds={"bert": ["bert:1"]}, addresses=["anna:1"])
         self.tell(*(signer(name).alive(1, [f"{name}:1"], "") for name in known))
@@ -377,3 +378,14 @@ def test_the_mesh_is_in_every_signature():
     assert one.state("cleo") is None
     assert one.swim.counts["proof"] == 1
     assert MESH != "other-mesh"
+
+
+def test_who_is_heard_is_not_accused_though_its_answers_are_late():
+    """They wait behind a model, on a slow link."""
+    one = One(known=["cleo"])
+    for _ in range(40):
+        one.pass_time(0.2)
+        one.heard["cleo"] = one.now
+    assert one.state("cleo") is State.ALIVE
+    one.pass_time(5)
+    assert one.state("cleo") is State.SUSPECT
