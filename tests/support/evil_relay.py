@@ -79,6 +79,8 @@ class EvilRelay:
         for neighbour in self.neighbours.values():
             neighbour.writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        while getattr(self._server, "_active_count", 0):  # whoever was in the midst of a handshake
+            await asyncio.sleep(0.01)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
