@@ -67,9 +67,9 @@ async def test_the_others_go_on_when_the_coordinator_dies_in_a_round(tmp_path):
     async with RunNodes(tmp_path, *NAMES) as nodes:
         await nodes.enter_all(train_s=1.0)
         nodes.begin("anna", NAMES)  # whose attempts are longer than this test waits
-        await until(lambda: all(nodes.hashes(name) for name in NAMES), 60.0, about=stories(nodes))
+        await until(lambda: all(nodes.hashes(name) for name in NAMES), 240.0, about=stories(nodes))
         await until(lambda: all(nodes.nodes[name].status["round"] == 2 for name in NAMES), 30.0)
-        await until(lambda: any((2, 0) in nodes.learning[name].trained for name in NAMES), 30.0, about=stories(nodes))
+        await until(lambda: any((2, 0) in nodes.learning[name].trained for name in NAMES), 240.0, about=stories(nodes))
         dead = nodes.nodes["bert"].status["aggregator"]
         await nodes.kill(dead)
         left = [name for name in NAMES if name != dead]
@@ -84,7 +84,7 @@ async def test_who_was_killed_and_restarted_takes_its_run_up_and_catches_up(tmp_
     async with RunNodes(tmp_path, *NAMES) as nodes:
         await nodes.enter_all(train_s=0.3)
         nodes.begin("anna", NAMES, schedule=SHORT)
-        await until(lambda: nodes.hashes("emil"), 60.0, about=stories(nodes))
+        await until(lambda: nodes.hashes("emil"), 240.0, about=stories(nodes))
         before = nodes.hashes("emil")
         await nodes.kill("emil")
         left = NAMES[:-1]
@@ -104,7 +104,7 @@ async def test_a_mesh_that_was_killed_as_a_whole_goes_on_where_it_was(tmp_path):
     async with RunNodes(tmp_path, *NAMES) as nodes:
         await nodes.enter_all(train_s=0.5)
         nodes.begin("anna", NAMES, schedule=Schedule(3.0, 1.0, 0.5), attempts=8)  # nobody trains again in the attempt
-        await until(lambda: all(nodes.hashes(name) for name in NAMES), 60.0, about=stories(nodes))
+        await until(lambda: all(nodes.hashes(name) for name in NAMES), 240.0, about=stories(nodes))
         first = nodes.hashes("anna")[0]
         for name in NAMES:
             await nodes.kill(name)
@@ -128,7 +128,7 @@ async def test_a_late_member_gets_charter_results_and_blobs_from_who_is_there(tm
         assert nodes.hashes("emil") == nodes.hashes("anna")
         last = nodes.results("emil")[-1].result
         blobs = nodes.nodes["emil"].runs.blobs
-        await until(lambda: last.model in blobs and last.state in blobs, 30.0, about=stories(nodes, ["emil"]))
+        await until(lambda: last.model in blobs and last.state in blobs, 240.0, about=stories(nodes, ["emil"]))
         assert blobs.get(last.model) == nodes.nodes["anna"].runs.blobs.get(last.model)
 
 
@@ -184,7 +184,7 @@ async def test_a_minority_finishes_nothing_and_gets_what_it_missed_when_it_is_ba
     async with RunNodes(tmp_path, *NAMES) as nodes:
         await nodes.enter_all(train_s=0.3)
         nodes.begin("anna", NAMES, rounds=4)
-        await until(lambda: all(nodes.hashes(name) for name in NAMES), 60.0, about=stories(nodes))
+        await until(lambda: all(nodes.hashes(name) for name in NAMES), 240.0, about=stories(nodes))
         nodes.part(NAMES[:4], NAMES[4:])
         cut = len(nodes.hashes("emil"))
         await over(nodes, *NAMES[:4])
@@ -202,11 +202,11 @@ async def test_two_halves_without_a_quorum_wait_for_each_other(tmp_path):
         for name in NAMES:
             nodes.learning[name].gate.clear()
         nodes.begin("anna", NAMES, attempts=8)
-        await until(lambda: any(nodes.learning[name].trained for name in NAMES), 30.0, about=stories(nodes))
+        await until(lambda: any(nodes.learning[name].trained for name in NAMES), 240.0, about=stories(nodes))
         nodes.part(NAMES[:3], NAMES[3:])
         for name in NAMES:
             nodes.learning[name].gate.set()
-        await until(lambda: nodes.view("anna")["emil"] == nodes.view("emil")["anna"] == "dead", 30.0)
+        await until(lambda: nodes.view("anna")["emil"] == nodes.view("emil")["anna"] == "dead", 240.0)
         assert not any(nodes.hashes(name) for name in NAMES)
         nodes.heal()
         await over(nodes, *NAMES)

@@ -97,7 +97,7 @@ def go_on(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], timeout_s: float = 900) -> tuple[int, str, str]:
     """Exit status, stdout, stderr."""
     out, err = process.communicate(timeout=timeout_s)
     return process.returncode, out, err
@@ -113,7 +113,7 @@ def send_signal(process: subprocess.Popen[str], number: signal.Signals = signal.
     os.kill(process.pid, number)
 
 
-def wait_for_round(process: subprocess.Popen[str], number: int, timeout_s: float = 300) -> list[str]:
+def wait_for_round(process: subprocess.Popen[str], number: int, timeout_s: float = 900) -> list[str]:
     """Reads progress lines until round `number` is done, behind which a run that is held waits."""
     lines: list[str] = []
     end = time.monotonic() + timeout_s
