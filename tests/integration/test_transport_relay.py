@@ -15,7 +15,7 @@ FAST = {"relay_bytes_per_s": 1e9}
 
 
 def running(test):
-    play(test, within_s=60)
+    play(test, within_s=240)
 
 
 def test_two_who_cannot_reach_each_other_speak_through_a_neighbour(tmp_path):
@@ -45,7 +45,7 @@ def test_when_they_can_reach_each_other_again_the_circuit_is_closed_and_nothing_
         await until(lambda: "hub" in cleo.links)
         there = mesh.addresses.pop("cleo")
         (anna,) = await spokes(mesh, entered, "hub", "anna", direct_s=0.1)
-        await anna.connect("cleo", wait_s=20)
+        await anna.connect("cleo", wait_s=120)
         assert anna.relayed == {"cleo": "hub"}
         sending = asyncio.create_task(anna.send("cleo", LARGE))
         mesh.addresses["cleo"] = [(HOST, 1), *there]
@@ -66,13 +66,13 @@ def test_who_hears_of_an_address_dials_at_once(tmp_path):
     async def test(entered):
         await entered(mesh.open("hub"))
         cleo = await entered(mesh.open("cleo"))
-        await cleo.connect("hub", wait_s=20)
+        await cleo.connect("hub", wait_s=120)
         there = mesh.addresses.pop("cleo")
         (anna,) = await spokes(mesh, entered, "hub", "anna")
-        await anna.connect("cleo", wait_s=20)
+        await anna.connect("cleo", wait_s=120)
         assert anna.relayed
         mesh.addresses["cleo"] = there
-        await anna.connect("cleo", wait_s=20)
+        await anna.connect("cleo", wait_s=120)
         await until(lambda: not anna.relayed)
         assert "cleo" in anna.links
 
@@ -86,9 +86,9 @@ def test_a_direct_connection_is_not_given_up_for_a_relayed_one(tmp_path):
     async def test(entered):
         hub = await entered(mesh.open("hub"))
         cleo = await entered(mesh.open("cleo"))
-        await cleo.connect("hub", wait_s=20)
+        await cleo.connect("hub", wait_s=120)
         (anna,) = await spokes(mesh, entered, "hub", "anna")
-        await anna.connect("cleo", wait_s=20)
+        await anna.connect("cleo", wait_s=120)
         assert not anna.relayed
         assert not hub.relaying
         outcome = await anna.carrier.attempts._relayed("cleo", "hub")
@@ -108,7 +108,7 @@ def test_when_the_relay_dies_another_neighbour_does_it(tmp_path):
         try:
             anna, cleo = await spokes(mesh, entered, "hub-1", "anna", "cleo")
             for spoke in (anna, cleo):
-                await spoke.connect("hub-2", wait_s=20)
+                await spoke.connect("hub-2", wait_s=120)
             await anna.send("cleo", b"one")
             first = anna.relayed["cleo"]
             for link in list(hubs[first].carrier.pool.links.values()):
@@ -131,11 +131,11 @@ def test_one_hop_only(tmp_path):
 
     async def test(entered):
         hub, other = await entered(mesh.open("hub-1")), await entered(mesh.open("hub-2"))
-        await hub.connect("hub-2", wait_s=20)
+        await hub.connect("hub-2", wait_s=120)
         (anna,) = await spokes(mesh, entered, "hub-1", "anna")
         await spokes(mesh, entered, "hub-2", "cleo")
         await turned_away(anna, "cleo", "hub-1 does not relay to it: unlinked")
-        await anna.connect("hub-2", wait_s=20)
+        await anna.connect("hub-2", wait_s=120)
         mesh.addresses.pop("hub-2")
         await until(lambda: "hub-2" in anna.links)
         assert other.counts["relay_unlinked"] == 0, "who is a neighbour through a relay only is not asked"
@@ -144,9 +144,9 @@ def test_one_hop_only(tmp_path):
         """hub-1 reaches cleo through hub-2 only: it does not relay on top of it, to her or for her."""
         hub, _ = await entered(mesh.open("hub-1", listens=True)), await entered(mesh.open("hub-2", **FAST))
         (cleo,) = await spokes(mesh, entered, "hub-2", "cleo")
-        await hub.connect("hub-2", wait_s=20)
+        await hub.connect("hub-2", wait_s=120)
         mesh.addresses.pop("hub-1", None)
-        await hub.connect("cleo", wait_s=20)
+        await hub.connect("cleo", wait_s=120)
         assert hub.relayed == {"cleo": "hub-2"}
         mesh.addresses["hub-1"] = hub.listening
         (anna,) = await spokes(mesh, entered, "hub-1", "anna")
@@ -163,7 +163,7 @@ def test_who_is_revoked_is_not_relayed_to_and_cut_off(tmp_path):
     async def test(entered):
         hub = await entered(mesh.open("hub", **FAST))
         anna, _cleo, dora = await spokes(mesh, entered, "hub", "anna", "cleo", "dora")
-        await anna.connect("cleo", wait_s=20)
+        await anna.connect("cleo", wait_s=120)
         mesh.mesh.issuer.revoke("cleo", time.time())
         tell_lists(mesh, "hub")
         await until(lambda: not hub.relaying)
@@ -175,7 +175,7 @@ def test_who_is_revoked_is_not_relayed_to_and_cut_off(tmp_path):
         """Then the ends do."""
         await entered(mesh.open("hub", **FAST))
         anna, bert = await spokes(mesh, entered, "hub", "anna", "bert")
-        await anna.connect("bert", wait_s=20)
+        await anna.connect("bert", wait_s=120)
         mesh.mesh.issuer.revoke("bert", time.time())
         tell_lists(mesh, "anna")
         await until(lambda: "bert" not in anna.links and "anna" not in bert.links)
@@ -200,7 +200,7 @@ def test_somebody_who_is_not_on_the_relays_roster(tmp_path):
         await turned_away(anna, "newcomer", "roster")
         assert hub.counts["relay_roster"] >= 1
         tell_lists(mesh, "hub")
-        await anna.connect("newcomer", wait_s=20)
+        await anna.connect("newcomer", wait_s=120)
 
     running(test)
 
@@ -211,13 +211,13 @@ def test_a_relay_has_its_limits(tmp_path):
     async def test(entered):
         hub = await entered(mesh.open("hub", circuits=2, circuits_each=1))
         anna, bert, cleo, _dora = await spokes(mesh, entered, "hub", "anna", "bert", "cleo", "dora")
-        await anna.connect("bert", wait_s=20)
+        await anna.connect("bert", wait_s=120)
         await turned_away(cleo, "anna", "hub does not relay to it: full")
-        await cleo.connect("dora", wait_s=20)
+        await cleo.connect("dora", wait_s=120)
         assert len(hub.relaying) == 2
         anna.carrier.pool.links["bert"].close("idle")
         await until(lambda: len(hub.relaying) == 1)
-        await bert.connect("anna", wait_s=20)
+        await bert.connect("anna", wait_s=120)
 
     async def off(entered):
         hub = await entered(mesh.open("hub", relay=False))
@@ -235,7 +235,7 @@ def test_bytes_that_are_carried_for_others_are_limited_and_our_own_are_not(tmp_p
     async def test(entered):
         hub = await entered(mesh.open("hub", relay_bytes_per_s=400_000.0))
         anna, _cleo = await spokes(mesh, entered, "hub", "anna", "cleo")
-        await anna.connect("cleo", wait_s=20)
+        await anna.connect("cleo", wait_s=120)
         began, before = asyncio.get_running_loop().time(), hub.carrier.relay.carried_bytes
         sending = asyncio.create_task(anna.send("cleo", LARGE[:800_000]))
         await hub.send("cleo", LARGE)
@@ -253,7 +253,7 @@ def test_a_circuit_that_nobody_uses_is_ended(tmp_path):
     async def test(entered):
         hub = await entered(mesh.open("hub", idle_s=0.5))
         anna, cleo = await spokes(mesh, entered, "hub", "anna", "cleo")
-        await anna.connect("cleo", wait_s=20)
+        await anna.connect("cleo", wait_s=120)
         await until(lambda: not hub.relaying)
         await until(lambda: not anna.relayed and not cleo.relayed)
         await anna.send("cleo", b"again")
@@ -270,7 +270,7 @@ def test_who_dials_each_other_through_a_neighbour_at_once_has_one_connection(tmp
         anna, cleo = await spokes(mesh, entered, "hub", "anna", "cleo")
         for _ in range(5):
             with contextlib.suppress(PeerError):
-                await asyncio.gather(anna.connect("cleo", wait_s=20), cleo.connect("anna", wait_s=20))
+                await asyncio.gather(anna.connect("cleo", wait_s=120), cleo.connect("anna", wait_s=120))
             await until(lambda: len(hub.relaying) == 1 and anna.relayed and cleo.relayed)
             await asyncio.gather(anna.send("cleo", b"a"), cleo.send("anna", b"c"))
             anna.carrier.pool.links["cleo"].close("idle")

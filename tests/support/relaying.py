@@ -36,7 +36,7 @@ async def spokes(mesh: PeerMesh, entered: Any, hub: PeerId, *names: PeerId, **op
     found = []
     for name in names:
         spoke = await entered(mesh.open(name, listens=False, keep=frozenset({hub}), **options))
-        await spoke.connect(hub, wait_s=20)
+        await spoke.connect(hub, wait_s=120)
         found.append(spoke)
     await until(lambda: all(hub in spoke.links for spoke in found))
     return found
