@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fedmesh.cli.checks import Check
+from fedmesh.cli.config_learner import examine_learner
 from fedmesh.cli.config_places import examine_folder, examine_identity, examine_metrics, examine_root
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ def examine_peer(config: "PeerConfig", clock: float) -> list[Check]:
         checks.append(Check("models", "note", "none are taken and none are published", "add [registry] or [publish]"))
     if config.bridge is not None:
         checks.append(_bridge(config))
+    if config.data is not None:
+        checks += examine_learner(config)
+    else:
+        checks.append(Check("training", "note", "none: this member votes only", "add [data]"))
     return [*checks, examine_metrics(config.metrics)]
 
 

@@ -66,7 +66,7 @@ class Learner:
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[bytes, MeshSessions] = {}
         self._following: set[asyncio.Task[None]] = set()
-        self._resting = ""
+        self._resting = "not looked at yet"
         self._changed: list[Callable[[], None]] = []
         self._looking = self._loop.create_task(self._look())
         self.counts: Counter[str] = Counter()

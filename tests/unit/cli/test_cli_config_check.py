@@ -10,8 +10,9 @@ from meshes import NOW, Mesh
 
 from fedmesh.cli import main
 from fedmesh.cli.config_check import kind_of
-from fedmesh.cli.config_client import _NEEDS, examine_client
+from fedmesh.cli.config_client import examine_client
 from fedmesh.cli.config_coordinator import examine_coordinator
+from fedmesh.cli.config_learner import _NEEDS
 from fedmesh.configuration import ClientConfig, CoordinatorConfig
 from fedmesh.errors import ConfigError
 from fedmesh.federation.scenarios import shipped
