@@ -8,6 +8,7 @@ only says who takes part. A result is believed when a quorum of members stands b
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,13 +83,17 @@ class MeshSessions:
         self._answers: dict[bytes, bytes | None] = {}
         self._working: asyncio.Task[None] | None = None
         self._preparing: asyncio.Task[None] | None = None
+        self._before: Result | None = None
+        """What the round begins with that is still to be worked out."""
+        self._news = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
 
     def begin(self, before: Result) -> None:
         """The round behind `before` begins: model and state that this names are here."""
-        if self._preparing is not None:
-            self._preparing.cancel()
-        self._preparing = self._spawn(self._prepare(before))
+        self._before = before
+        self._news.set()
+        if self._preparing is None or self._preparing.done():
+            self._preparing = self._spawn(self._prepare())
 
     async def deliver(self, result: Result, *, last: bool) -> Mapping[str, float]:
         """Has the result's model signed in this member's repository; its figures. Raises: RoundError: it was not."""
@@ -147,10 +152,9 @@ class MeshSessions:
 
     def close(self, number: int) -> None:  # noqa: ARG002 - whatever is left is of that round
         """The round is over."""
-        for task in (self._working, self._preparing):
-            if task is not None:
-                task.cancel()
-        self._working, self._preparing, self._facts = None, None, None
+        if self._working is not None:
+            self._working.cancel()
+        self._working, self._before, self._facts = None, None, None
         self._answers.clear()
 
     # Their aggregator.
@@ -181,20 +185,24 @@ class MeshSessions:
 
     # What is done beside.
 
-    async def _prepare(self, before: Result) -> None:
-        """Works out the round behind `before`; until it can be done, this device is not ready."""
-        number = before.round + 1
-        while True:
+    async def _prepare(self) -> None:
+        """Works out the round that begins; until it can be done, this device is not ready."""
+        while (before := self._before) is not None:
+            self._news.clear()
             try:
-                facts = await self._worked_out(number, before)
-                break
+                facts = await self._worked_out(before.round + 1, before)
             except FedMeshError as error:
-                self._fail(error)
-                await asyncio.sleep(_AGAIN_S)
-        if self._record.round < number:
-            self._keep(RoundRecord(number, state=self._record.state))
-        self._facts = facts
-        self._changed()
+                if self._before is before:
+                    self._fail(error)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._news.wait(), _AGAIN_S)
+                continue
+            if self._before is before:  # else another round has begun meanwhile
+                self._before = None
+                if self._record.round < facts.round:
+                    self._keep(RoundRecord(facts.round, state=self._record.state))
+                self._facts = facts
+                self._changed()
 
     async def _worked_out(self, number: int, before: Result) -> Facts:
         digests = before.model, before.state
