@@ -10,6 +10,8 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import checks
+import stage
 import story
 from members import ALL, LATE, PUBLISHER, TRAINING, founded
 
@@ -25,8 +27,8 @@ def main(folder: Path) -> None:
         print(f"{len(ALL)} members, " + (f"all on loopback: there is no {why_not}" if why_not else "a machine each"))
         peers = stack.enter_context(founded(folder, lan))
         peers.start(*TRAINING)
-        story.until(peers, "all have met", lambda: story.have_met(peers, TRAINING))
-        print(story.begin(peers), flush=True)
+        stage.until(peers, "all have met", lambda: story.have_met(peers, TRAINING))
+        print(stage.begin(peers), flush=True)
         print(story.round_line(story.certified(peers, TRAINING[0], 1)), flush=True)
         killed = story.coordinator_of(peers, 2)
         print(f"round 2: {killed}, who coordinates it, is killed", flush=True)
@@ -38,11 +40,11 @@ def main(folder: Path) -> None:
         for name in TRAINING:
             last = story.certified(peers, name, 3)
         print(story.round_line(last), flush=True)
-        model = story.delivered(peers, TRAINING)
+        model = checks.delivered(peers, TRAINING)
         print(f"version {model}, signed by {PUBLISHER}, runs on all others; {PUBLISHER} is switched off, {LATE} comes")
         story.leave(peers, PUBLISHER)
         peers.start(LATE)
-        story.show(peers, model, killed)
+        checks.show(peers, model, killed)
 
 
 if __name__ == "__main__":

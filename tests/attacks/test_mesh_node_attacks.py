@@ -10,8 +10,8 @@ from mesh_nodes import Nodes, in_loop, until
 from fedmesh.identity.names import Name
 from fedmesh.mesh.membership import Signer, State
 from fedmesh.mesh.membership.messages import MAX_MESSAGE_BYTES
-from fedmesh.peer.list_gossip import MAX_MESSAGE_BYTES as LIST_BYTES
 from fedmesh.transport.limits import PARCEL_BYTES
+from fedmesh.transport.list_gossip import MAX_MESSAGE_BYTES as LIST_BYTES
 from fedmesh.transport.peer_wire import Kind
 
 HONEST = ("anna", "bert", "cleo")

@@ -9,7 +9,7 @@ import pytest
 RUN = Path(__file__).parents[2] / "examples" / "mesh_no_server" / "run.py"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_mesh_that_learns_without_a_server(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, RUN, tmp_path / "mesh"], capture_output=True, text=True, timeout=900, check=False

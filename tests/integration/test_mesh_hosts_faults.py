@@ -56,7 +56,8 @@ def test_a_partition_is_seen_on_both_sides_and_heals_with_all_that_was_missed(la
     until(lambda: all(peers.models(name) == versions for name in NAMES), peers)
 
 
-@pytest.mark.parametrize("lasts_s", [20, pytest.param(120, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("lasts_s", [20, 120])
 def test_a_fifth_of_all_frames_is_lost_and_nobody_is_declared_dead(lan, peers, publisher, lasts_s):
     lan.rules(lan.lossy(20))
     ends = time.monotonic() + lasts_s
@@ -68,6 +69,7 @@ def test_a_fifth_of_all_frames_is_lost_and_nobody_is_declared_dead(lan, peers, p
     until(lambda: see(peers, NAMES), peers)  # who is suspected for a moment says that it is there
 
 
+@pytest.mark.exhaustive
 def test_a_slow_link_holds_up_nobody_else(lan, peers, publisher):
     slow, quick = TAKERS[-1], TAKERS[:-1]
     for name in NAMES:
@@ -80,6 +82,7 @@ def test_a_slow_link_holds_up_nobody_else(lan, peers, publisher):
     assert "dead" not in states, "a member whose link is full was taken for dead"
 
 
+@pytest.mark.exhaustive
 def test_a_limit_of_bytes_is_kept_by_who_sends_and_the_model_arrives(lan, peers):
     """The operator's limit, not the link's: packets of the bridge are counted."""
     publisher = Publisher(peers, ORIGIN)

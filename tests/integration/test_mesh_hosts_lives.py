@@ -12,7 +12,7 @@ from fedmesh.testing.mesh_peers import PORT, MeshPeers
 
 require_namespaces()
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 NAMES = ("anna", "bert", "cleo")
 OTHERS, ONE = NAMES[:2], NAMES[2]

@@ -33,14 +33,13 @@ def quick() -> Settings:
 
 
 async def main(config: Path, events: Path) -> None:
-    read, membership = load(config)
+    peer = load(config)
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     offering = functools.partial(Offering, probe=lambda _path, _manifest: None)
-    with state_of(read.mesh.folder), event_file(events) as record:
-        async with Node(
-            read, membership, settings=None if os.environ.get("REAL") else quick(), offering=offering, events=record
-        ) as node:
+    with state_of(peer.config.mesh.folder), event_file(events) as record:
+        settings = None if os.environ.get("REAL") else quick()
+        async with Node(peer.config, peer.membership, settings=settings, offering=offering, events=record) as node:
             running = [asyncio.ensure_future(job) for job in (node.run(), over.wait())]
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for job in running:
