@@ -33,7 +33,7 @@ class Post:
         self._closed = False
 
     def send(self, to: PeerId, data: bytes, left: Callable[[], None] | None = None) -> None:
-        """Takes a message on its way; `left` is called when the peer has it, or it is given up."""
+        """Takes a message on its way; `left` is called when it waits here no longer, or is given up."""
         if self._closed:
             return
         if self._waiting[to] >= _MOST:
@@ -69,7 +69,9 @@ class Post:
     async def _sent(self, to: PeerId, data: bytes, left: Callable[[], None] | None, *, watched: bool) -> None:
         try:
             receipt = await self._channel.post(to, data, expires_in_s=self._expires_in_s)
-            if watched:
+            if left is not None:
+                await receipt.left()
+            elif watched:
                 await receipt.delivered()
         except FedMeshError:  # it has expired, or its peer is shunned: a core does without it
             self.counts["undelivered"] += 1

@@ -15,6 +15,7 @@ from fedmesh.transport.backoff import Backoff
 from fedmesh.transport.framing import told
 from fedmesh.transport.peer_options import Address, PeerOptions
 from fedmesh.transport.peer_pool import Pool
+from fedmesh.transport.peer_tls import secured
 from fedmesh.types import PeerId
 
 __all__ = ["Dialler"]
@@ -22,7 +23,6 @@ __all__ = ["Dialler"]
 _ADDRESSES = 8
 """Of one peer that are tried."""
 _REMEMBERED = 1024
-_LAST_WORDS_S = 1.0
 
 
 class Dialler:
@@ -172,14 +172,8 @@ class Dialler:
         self._pool.dialling[peer] = link
         try:
             context = self._context()
-            await self._loop.create_connection(
-                lambda: link,
-                sock=await self._opened(family, address),
-                ssl=context,
-                server_hostname="",  # who is dialled is said in the hello, and not to whoever listens
-                ssl_handshake_timeout=self._options.handshake_s,
-                ssl_shutdown_timeout=_LAST_WORDS_S,
-            )
+            opened = await self._opened(family, address)  # who is dialled is said in the hello, to nobody else
+            await secured(lambda: link, opened, context, server=False, handshake_s=self._options.handshake_s)
             why = await asyncio.shield(link.settled)
         except TimeoutError:
             return f"{where} does not answer"
