@@ -77,6 +77,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     false, quiet_s = found["false"], found["quiet_s"]
     return [
         *told,
+        "",
         f"{found['members']} members, {quiet_s:g} s without a fault: {false['suspect']} times one suspected another",
         f"falsely, {false['dead']} times one said of another that it is dead (goal: 0)",
     ]
