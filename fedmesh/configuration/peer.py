@@ -39,7 +39,7 @@ class MeshSection(Section):
     addresses: Annotated[tuple[Dialled, ...], Field(strict=False, max_length=4)] = ()
     """Where others reach it; empty: where it listens, or all addresses of its interfaces."""
     connections: Annotated[int, Field(ge=2, le=1024)] = 64
-    """Live ones at once, some 300 KB each; with fewer than there are members they take turns."""
+    """Live ones at once, some 50 KB each; with fewer than there are members they take turns."""
     bytes_per_s: Annotated[float, Field(gt=0)] | None = None
     """Most that is sent, to all together; None: no limit."""
     relay: bool = True

@@ -157,7 +157,7 @@ class BlobExchange:
         piece = b"" if size < 0 else await asyncio.to_thread(self._store.piece, digest, offset, PIECE_BYTES)
         if size < 0:
             self.counts["unknown"] += 1
-        self._post.send(peer, dumps([VERSION, 1, number, size, piece]), lambda: self._given(peer))
+        self._post.send(peer, dumps([VERSION, 1, number, size, piece]), arrived=lambda: self._given(peer))
 
     def _given(self, peer: PeerId) -> None:
         self._answering[peer] -= 1

@@ -84,7 +84,7 @@ class Exchange:
             if send := self._others.get(item.to):
                 send(item.data)
             else:
-                self._post.send(item.to, item.data, self._leaver(item.to) if item.is_piece else None)
+                self._post.send(item.to, item.data, left=self._leaver(item.to) if item.is_piece else None)
         self._alarm.set(min(self.swarm.due, self._due()))
 
     async def aclose(self) -> None:

@@ -45,7 +45,7 @@ class Packets:
             return
         self._under_way.add(key)
         self._bytes[to] += len(data)
-        self._post.send(to, data, lambda: self._left(key))
+        self._post.send(to, data, arrived=lambda: self._left(key))
 
     async def aclose(self) -> None:
         """Sends nothing any more."""

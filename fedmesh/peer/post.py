@@ -1,6 +1,7 @@
 """Messages that are sent without waiting, as a core wants them: they may be lost, and old ones are of no use."""
 
 import asyncio
+import enum
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -12,6 +13,14 @@ __all__ = ["Post"]
 
 _MOST = 512
 """Messages to one peer that wait for room; what comes on top is lost, as on a link that is too slow for it."""
+
+
+class _Until(enum.Enum):
+    """How long a message is followed."""
+
+    TAKEN = enum.auto()
+    LEFT = enum.auto()
+    ARRIVED = enum.auto()
 
 
 class Post:
@@ -32,20 +41,31 @@ class Post:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def send(self, to: PeerId, data: bytes, left: Callable[[], None] | None = None) -> None:
-        """Takes a message on its way; `left` is called when the peer has it, or it is given up."""
+    def send(
+        self,
+        to: PeerId,
+        data: bytes,
+        *,
+        left: Callable[[], None] | None = None,
+        arrived: Callable[[], None] | None = None,
+    ) -> None:
+        """Takes a message on its way.
+
+        `left` is called when it waits here no longer, `arrived` when `to` has it; either, too, if it is given up.
+        """
+        then = left or arrived
         if self._closed:
             return
         if self._waiting[to] >= _MOST:
             self.counts["dropped"] += 1
-            if left is not None:
-                self._loop.call_soon(left)
+            if then is not None:
+                self._loop.call_soon(then)
             return
-        self._begin(to, data, left, watched=left is not None)
+        self._begin(to, data, then, _Until.LEFT if left else _Until.ARRIVED if arrived else _Until.TAKEN)
 
     async def last(self, messages: Iterable[tuple[PeerId, bytes]], *, within_s: float) -> None:
         """Sends the last messages, and gives them a while to arrive; cancels what waits."""
-        tasks = [self._begin(to, data, None, watched=True) for to, data in messages]
+        tasks = [self._begin(to, data, None, _Until.ARRIVED) for to, data in messages]
         if tasks:
             await asyncio.wait(tasks, timeout=within_s)
         await self.aclose()
@@ -57,25 +77,28 @@ class Post:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(
-        self, to: PeerId, data: bytes, left: Callable[[], None] | None, *, watched: bool
-    ) -> "asyncio.Task[None]":
+    def _begin(self, to: PeerId, data: bytes, then: Callable[[], None] | None, until: _Until) -> "asyncio.Task[None]":
         self._waiting[to] += 1
-        task = self._loop.create_task(self._sent(to, data, left, watched=watched))
+        task = self._loop.create_task(self._sent(to, data, then, until))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _sent(self, to: PeerId, data: bytes, left: Callable[[], None] | None, *, watched: bool) -> None:
+    async def _sent(self, to: PeerId, data: bytes, then: Callable[[], None] | None, until: _Until) -> None:
         try:
             receipt = await self._channel.post(to, data, expires_in_s=self._expires_in_s)
-            if watched:
-                await receipt.delivered()
+            match until:
+                case _Until.LEFT:
+                    await receipt.left()
+                case _Until.ARRIVED:
+                    await receipt.delivered()
+                case _Until.TAKEN:
+                    pass
         except FedMeshError:  # it has expired, or its peer is shunned: a core does without it
             self.counts["undelivered"] += 1
         finally:
             self._waiting[to] -= 1
             if not self._waiting[to]:
                 del self._waiting[to]
-        if left is not None:
-            left()
+        if then is not None:
+            then()

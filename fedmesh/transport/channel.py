@@ -22,13 +22,36 @@ __all__ = ["Channel", "Receipt"]
 class Receipt:
     """For a message that was taken on."""
 
-    def __init__(self, peer: PeerId, outcome: "asyncio.Future[str]") -> None:
-        self.peer, self._outcome = peer, outcome
+    def __init__(self, peer: PeerId) -> None:
+        loop = asyncio.get_running_loop()
+        self.peer = peer
+        self._outcome: asyncio.Future[str] = loop.create_future()
+        self._gone: asyncio.Future[None] = loop.create_future()
+
+    async def left(self) -> None:
+        """Returns when it waits here no longer: the network has it, if it goes in one frame and the carrier can tell.
+
+        Otherwise when it is settled, well or not. What is lost under way is sent again.
+        """
+        await asyncio.shield(self._gone)
 
     async def delivered(self) -> None:
         """Returns when the peer has it whole. Raises: DeliveryError: it never will."""
         if error := await asyncio.shield(self._outcome):
             raise DeliveryError(f"a message for {self.peer} was not delivered: {error}", peer=self.peer)
+
+    # For the courier.
+
+    def go(self) -> None:
+        """It waits here no longer."""
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def settle(self, error: str) -> None:
+        """What became of it: empty, its peer has it."""
+        self.go()
+        if not self._outcome.done():
+            self._outcome.set_result(error)
 
 
 class Channel:

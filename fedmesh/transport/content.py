@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Self
 
-from fedmesh.transport.limits import HASH_BYTES, MAX_CHUNK_BYTES
+from fedmesh.transport.limits import HASH_BYTES, MAX_CHUNK_BYTES, WHOLE_BYTES
 
 __all__ = ["Content"]
 
@@ -28,9 +28,9 @@ class Content:
     def of(cls, data: bytes, chunk_bytes: int) -> Self:
         """Describes `data`; one pass of SHA-256, without the interpreter's lock.
 
-        What fits one chunk is described as one of `MAX_CHUNK_BYTES`: no announcement tells a receiver otherwise.
+        What goes in one frame is described as one of `MAX_CHUNK_BYTES`: no announcement tells a receiver otherwise.
         """
-        if len(data) <= chunk_bytes:
+        if len(data) <= (WHOLE_BYTES if chunk_bytes == MAX_CHUNK_BYTES else chunk_bytes):
             return cls.described(len(data), MAX_CHUNK_BYTES, hashlib.sha256(data).digest())
         view = memoryview(data)
         starts = range(0, len(data), chunk_bytes)

@@ -76,7 +76,7 @@ class Courier:
         self._announcer = Announcer()
         self._hearer = Hearer()
         self._subscribed: list[tuple[str, Callable[[PeerId, bytes], None]]] = []
-        self._outcomes: dict[int, asyncio.Future[str]] = {}
+        self._out: dict[int, Receipt] = {}
         self._room: list[asyncio.Future[None]] = []
         self._order = asyncio.Lock()
         self._timer: Timer | None = None
@@ -229,9 +229,8 @@ class Courier:
             self._timer.cancel()
         if self._link is not None:
             await self._link.aclose()
-        for outcome in self._outcomes.values():
-            if not outcome.done():
-                outcome.set_result("the transport was closed")
+        for receipt in self._out.values():
+            receipt.settle("the transport was closed")
         self._announcer.close()
         self._wake_senders()
         for channel in self._channels:
@@ -290,6 +289,11 @@ class Courier:
         self.on_presence(peer, there)
         self.pump()
 
+    def left(self, sequence: int) -> None:
+        """A message that goes in one frame waits here no longer (see `Carried.whole`)."""
+        if (receipt := self._out.get(sequence)) is not None:
+            receipt.go()
+
     def denied(self, peer: PeerId, reason: str) -> None:
         """The broker does not let us write to `peer`: waiting would not help."""
         self.counts["denied"] += 1
@@ -336,26 +340,25 @@ class Courier:
             if spool is not None:
                 put = functools.partial(spool.put, channel=channel)
                 await asyncio.to_thread(put, to, sequence, content, expires_at, data)
-            outcome: asyncio.Future[str] = self._loop.create_future()
+            receipt = Receipt(to)
             if self.is_closed:  # while the disk was written: the next process sends it
-                outcome.set_result("the transport was closed")
+                receipt.settle("the transport was closed")
             elif spool is not None and self._endpoint.is_shunned(to):
                 spool.drop(sequence)
-                outcome.set_result(f"{to} is shunned")
+                receipt.settle(f"{to} is shunned")
             else:
                 self._endpoint.submit(to, sequence, content, expires_at, data, channel=channel)
-                self._outcomes[sequence] = outcome
+                self._out[sequence] = receipt
                 self.pump()
-            return Receipt(to, outcome)
+            return receipt
 
     def _process(self, effects: list[Delivered | Settled]) -> None:
         for effect in effects:
             if isinstance(effect, Delivered):
                 self._channels[effect.channel].put(effect)
             else:
-                outcome = self._outcomes.pop(effect.sequence, None)
-                if outcome is not None and not outcome.done():
-                    outcome.set_result(effect.error)
+                if (receipt := self._out.pop(effect.sequence, None)) is not None:
+                    receipt.settle(effect.error)
                 self._wake_senders()
 
     def _wake_senders(self) -> None:

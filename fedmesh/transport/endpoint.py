@@ -12,7 +12,21 @@ from dataclasses import dataclass
 
 from fedmesh.errors import DecodeError
 from fedmesh.transport.content import Content
-from fedmesh.transport.frames import PARCEL_FRAMES, Done, Frame, Have, Ident, Refuse, decode, encode, pack, unpack
+from fedmesh.transport.frames import (
+    PARCEL_FRAMES,
+    Chunk,
+    Done,
+    Frame,
+    Have,
+    Ident,
+    Open,
+    Refuse,
+    Whole,
+    decode,
+    encode,
+    pack,
+    unpack,
+)
 from fedmesh.transport.incoming import Delivered, Receiver
 from fedmesh.transport.limits import FLEETING, Limits
 from fedmesh.transport.outgoing import Sender, Settled
@@ -30,11 +44,15 @@ _ANSWER_BYTES = 8 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """A frame to be carried to `peer`; after `worth_s` seconds it is of no use any more."""
+    """A frame to be carried to `peer`; after `worth_s` seconds it is of no use any more.
+
+    `whole`: the number of the message that is in it from the first to the last byte; 0: of none.
+    """
 
     peer: PeerId
     data: bytes
     worth_s: float
+    whole: int = 0
 
 
 class Endpoint:
@@ -149,10 +167,10 @@ class Endpoint:
         if peer is None:
             if (outgoing := self._sender.poll(now)) is None:
                 return None
-            return Carried(outgoing[0], pack([encode(outgoing[1])]), outgoing[2])
+            return Carried(outgoing[0], pack([encode(outgoing[1])]), outgoing[2], _whole(outgoing[1]))
         answers = self._answers.pop(peer)
         first = [answers.pop(ident) for ident in list(answers)[: PARCEL_FRAMES - 1]]
-        frames, size = [], 0
+        frames, size, whole = [], 0, 0
         while first and size < _ANSWER_BYTES:
             frames.append(encode(first.pop(0)))
             size += len(frames[-1])
@@ -161,7 +179,8 @@ class Endpoint:
             self._answers[peer] = answers  # behind the others: nobody's answers wait for one peer's flood
         elif (outgoing := self._sender.poll(now, peer)) is not None:
             frames.append(encode(outgoing[1]))
-        return Carried(peer, pack(frames), ANSWER_WORTH_S)
+            whole = _whole(outgoing[1])
+        return Carried(peer, pack(frames), ANSWER_WORTH_S, whole)
 
     def tick(self, now: float) -> list[Delivered | Settled]:
         """Lets time pass: call it by `wakeup`."""
@@ -233,3 +252,7 @@ class Endpoint:
             for message in settled:
                 self._spool.drop(message.sequence)
         return list(settled)
+
+
+def _whole(frame: Open | Whole | Chunk) -> int:
+    return frame.ident.sequence if isinstance(frame, Whole) else 0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from fedmesh import wire
 from fedmesh.errors import DecodeError
-from fedmesh.transport.limits import FRAME_BYTES, HASH_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, PARCEL_BYTES
+from fedmesh.transport.limits import FRAME_BYTES, HASH_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, PARCEL_BYTES, WHOLE_BYTES
 
 __all__ = [
     "CODES",
@@ -125,7 +125,7 @@ class Refuse:
 
 Frame = Open | Whole | Chunk | Have | Done | Refuse
 _KINDS: tuple[type[Frame], ...] = (Open, Whole, Chunk, Have, Done, Refuse)
-_BYTES = {"digest": HASH_BYTES, "data": MAX_CHUNK_BYTES, "hashes": HASH_BYTES * MAX_CHUNKS, "bitmap": MAX_CHUNKS // 8}
+_BYTES = {"digest": HASH_BYTES, "data": WHOLE_BYTES, "hashes": HASH_BYTES * MAX_CHUNKS, "bitmap": MAX_CHUNKS // 8}
 _NO_NUMBERS = frozenset({*_BYTES, "code"})
 _FIELDS = {kind: tuple(name for name in kind.__slots__ if name != "ident") for kind in _KINDS}
 _HEADS = {kind: [VERSION, number] for number, kind in enumerate(_KINDS)}
@@ -229,6 +229,8 @@ def _check(frame: Frame) -> None:
     """What fields have to do with one another."""
     if isinstance(frame, Whole | Have | Done) and len(frame.digest) != HASH_BYTES:
         raise DecodeError(f"a digest of {len(frame.digest)} bytes, it has {HASH_BYTES}")
+    if isinstance(frame, Chunk) and len(frame.data) > MAX_CHUNK_BYTES:
+        raise DecodeError(f"a chunk of {len(frame.data)} bytes, the protocol carries at most {MAX_CHUNK_BYTES}")
     if isinstance(frame, Open | Whole) and frame.floor > frame.ident.sequence:
         raise DecodeError(f"message {frame.ident.sequence} is below its own floor {frame.floor}")
     if isinstance(frame, Open):

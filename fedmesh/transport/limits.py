@@ -14,6 +14,7 @@ __all__ = [
     "MAX_CHUNK_BYTES",
     "PACKET_BYTES",
     "PARCEL_BYTES",
+    "WHOLE_BYTES",
     "Limits",
     "fits",
 ]
@@ -24,6 +25,8 @@ FLEETING = frozenset(CHANNELS.index(name) for name in ("files", "members", "list
 """Channels whose messages are asked for again by who misses them: they are never written to a spool."""
 MAX_CHUNK_BYTES = 256 * 1024
 MAX_CHUNKS = 8192
+WHOLE_BYTES = MAX_CHUNK_BYTES + 512
+"""Longest message that goes in one frame, unannounced: a chunk of somebody's own, and a few words about it."""
 HASH_BYTES = 32
 FRAME_BYTES = MAX_CHUNK_BYTES + 1024
 """Longest frame of the protocol: a chunk and its head, or the hashes of `MAX_CHUNKS` chunks and theirs."""

@@ -20,6 +20,7 @@ from fedmesh.transport.peer_link import PeerLink
 from fedmesh.transport.peer_options import Address, PeerOptions
 from fedmesh.transport.peer_pipe import Pipe
 from fedmesh.transport.peer_pool import Pool
+from fedmesh.transport.peer_tls import secured
 from fedmesh.transport.peer_wire import Kind
 from fedmesh.types import PeerId
 
@@ -30,7 +31,6 @@ _ADDRESSES = 8
 """Of one peer that are tried."""
 _NEIGHBOURS = 16
 """That are asked to relay to one peer, one after the other."""
-_LAST_WORDS_S = 1.0
 _REMEMBERED = 1024
 
 
@@ -169,14 +169,8 @@ class Attempts:
         self._pool.dialling[peer] = link
         try:
             context = self._context()
-            await self._loop.create_connection(
-                lambda: link,
-                sock=await opening(),
-                ssl=context,
-                server_hostname="",  # who is dialled is said in the hello, and not to whoever listens
-                ssl_handshake_timeout=self._options.handshake_s,
-                ssl_shutdown_timeout=_LAST_WORDS_S,
-            )
+            opened = await opening()  # who is dialled is said in the hello, and not to whoever listens
+            await secured(lambda: link, opened, context, server=False, handshake_s=self._options.handshake_s)
             why = await asyncio.shield(link.settled)
         except TimeoutError:
             return Outcome(f"{where} does not answer", link.peer is not None)

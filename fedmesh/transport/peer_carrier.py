@@ -95,6 +95,7 @@ class PeerCarrier:
         self._refill: asyncio.TimerHandle | None = None
         self._said: dict[str, bytes] = {}
         self._behind: set[PeerId] = set()
+        self._leaving: dict[PeerId, list[int]] = {}
         self._waiting: dict[PeerId, list[asyncio.Future[None]]] = {}
         self._ticking: asyncio.Task[None] | None = None
         self._pipes: set[Pipe] = set()
@@ -126,6 +127,10 @@ class PeerCarrier:
         else:
             self._bucket.take(len(frame.data))
             link.send(Kind.PARCEL, frame.data)
+            if link.is_full:
+                self._leaving.setdefault(frame.peer, []).append(frame.whole)
+            else:
+                self._courier.left(frame.whole)
 
     def announce(self, what: str, data: bytes) -> None:
         """Tells everybody with whom there is a connection; the others when they are met."""
@@ -193,6 +198,7 @@ class PeerCarrier:
             return
         peer = link.name
         self._behind.discard(peer)
+        self._left(peer)
         if self._loop.time() - link.since >= self._options.steady_s:
             self.dialler.steady(peer)
         if link.why not in RESTING:
@@ -230,6 +236,7 @@ class PeerCarrier:
             self._endpoint.hold(peer)
             return
         self._endpoint.release(peer)
+        self._left(peer)
         if peer in self._behind:
             self._behind.discard(peer)
             self._say(link, list(self._said))
@@ -247,6 +254,11 @@ class PeerCarrier:
                 self._behind.add(link.name)
                 return
             link.send(Kind.ANNOUNCEMENT, announcement_of(what, self._said[what]))
+
+    def _left(self, peer: PeerId) -> None:
+        """Nothing for `peer` waits to be written any more."""
+        for sequence in self._leaving.pop(peer, ()):
+            self._courier.left(sequence)
 
     def _failed(self, peer: PeerId) -> None:
         """There is no way to `peer` for now."""

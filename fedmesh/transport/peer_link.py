@@ -6,18 +6,16 @@ is a connection when the other end has answered.
 """
 
 import asyncio
-import socket
-from typing import Protocol, cast
+from typing import Protocol
 
 from fedmesh.errors import DecodeError, IdentityError
 from fedmesh.identity import Peer
+from fedmesh.transport.peer_tls import TlsStream
 from fedmesh.transport.peer_wire import CIRCUIT_KINDS, Answer, Cutter, Hello, Kind, code_in, head_of
 from fedmesh.types import PeerId
 
 __all__ = ["Owner", "PeerLink"]
 
-_BUFFER_BYTES = 1 << 20
-"""What waits to be written to one peer; while it is more, nothing else is sent to it."""
 _JOINED_BYTES = 16 << 10
 _LAST_WORDS_S = 1.0
 
@@ -56,7 +54,7 @@ class Owner(Protocol):
         ...
 
 
-class PeerLink(asyncio.Protocol):
+class PeerLink:
     """One connection.
 
     Args:
@@ -86,7 +84,7 @@ class PeerLink(asyncio.Protocol):
         self.drained_at = self.since
         self._left_bytes = 0
         self._cutter = Cutter()
-        self._transport: asyncio.Transport | None = None
+        self._transport: TlsStream | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self.settled: asyncio.Future[str] = self._loop.create_future()
         """What came of it: empty, it is live; or why it is not."""
@@ -99,17 +97,14 @@ class PeerLink(asyncio.Protocol):
         assert self.peer is not None, "nobody is identified yet"
         return self.peer.name.id
 
-    # What asyncio calls.
+    # What the stream calls.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: TlsStream) -> None:
         """The handshake is over."""
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = transport
         if self.is_over:  # given up meanwhile
             self._transport.abort()
             return
-        self._transport.set_write_buffer_limits(high=_BUFFER_BYTES)
-        if self.via is None:  # it is TCP
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._deadline = self._loop.call_later(self._hello_s, self.abort, "slow")
         tls = transport.get_extra_info("ssl_object")
         try:
@@ -271,7 +266,7 @@ class PeerLink(asyncio.Protocol):
 
     def _close(self, code: str) -> None:
         assert self._transport is not None, "closed after it was made"
-        self._over(code)  # first: to close asyncio's TLS hands out what has come and was not read
+        self._over(code)
         self._transport.close()
         self._loop.call_later(_LAST_WORDS_S, self._transport.abort)  # it may not read
 
