@@ -61,7 +61,7 @@ class Means:
 
     Attributes:
         name, identity: of this member.
-        max_bytes: longest packet. send: takes one on its way. alive: of these names, who is held alive.
+        max_bytes: longest packet. send: takes one on its way. alive: who of a charter is held alive, and counts.
         certified: called behind each result that was taken over: what may go is looked at.
     """
 
@@ -72,7 +72,7 @@ class Means:
     learning: Learning | None
     max_bytes: int
     send: Callable[[Charter, PeerId, bytes], None]
-    alive: Callable[[Iterable[str]], frozenset[str]]
+    alive: Callable[[Charter], frozenset[str]]
     certified: Callable[[], None]
     events: EventSink
 
@@ -106,8 +106,8 @@ class Run:
 
     @property
     def is_member(self) -> bool:
-        """Whether this node is one of the charter's."""
-        return self._means.name in self.charter.members
+        """Whether this node is one of the charter's, under the key that it has now."""
+        return self.charter.members.get(self._means.name) == self._means.identity.public
 
     @property
     def is_over(self) -> bool:
@@ -203,7 +203,7 @@ class Run:
         """Somebody is held to be something else."""
         if not self.is_live:
             return
-        alive = self._means.alive(self.charter.members)
+        alive = self._means.alive(self.charter)
         if alive != self._alive:
             self._alive = alive
             self._do(lambda member, now: member.alive_changed(alive, now))
@@ -357,6 +357,7 @@ class Run:
             self._fetch_head()
         except (ConfigError, OSError) as error:
             self._sessions.is_final = True
+            self.changed()
             means.events(RunDeclined(charter.task, charter.run.hex(), str(error)))
 
     def _answered_later(self, number: int, attempt: int, data: bytes) -> None:

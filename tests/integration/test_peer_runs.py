@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 
 from mesh_nodes import in_loop, until
 from mesh_runs import NAMES, RunNodes
@@ -130,6 +131,31 @@ async def test_a_late_member_gets_charter_results_and_blobs_from_who_is_there(tm
         blobs = nodes.nodes["emil"].runs.blobs
         await until(lambda: last.model in blobs and last.state in blobs, 240.0, about=stories(nodes, ["emil"]))
         assert blobs.get(last.model) == nodes.nodes["anna"].runs.blobs.get(last.model)
+
+
+@in_loop
+async def test_a_late_member_joins_a_run_of_which_one_is_revoked_and_that_one_counts_no_more(tmp_path):
+    async with RunNodes(tmp_path, *NAMES) as nodes:
+        here, left = NAMES[:-1], [name for name in NAMES if name != "dora"]
+        await nodes.enter_all(here)
+        for name in here:
+            nodes.learning[name].gate.clear()
+        nodes.begin("anna", NAMES, attempts=8)
+        await until(lambda: all(nodes.run_of(name) is not None for name in here), 30.0)
+        nodes.mesh.issuer.revoke("dora", time.time())
+        roster, revocations = nodes.lists()
+        for name in ("anna", "emil"):
+            (tmp_path / name / "roster.signed").write_bytes(roster)
+            (tmp_path / name / "revocations.signed").write_bytes(revocations)
+        await nodes.enter("emil")
+        await until(lambda: nodes.run_of("emil") is not None, 60.0, about=stories(nodes))
+        for name in here:
+            nodes.learning[name].gate.set()
+        await over(nodes, *left)
+        assert [nodes.hashes(name) for name in left] == [nodes.hashes("anna")] * 4
+        last = nodes.results("emil")[-1]
+        assert set(last.signatures) == set(left)
+        assert "dora" not in {nodes.run_of(name).member.coordinator for name in left}
 
 
 @in_loop

@@ -105,7 +105,7 @@ class RealSessions:
     def readiness(self, number, attempt):
         if self.kept["signed"] == number or len(self.disk.charged) >= self.disk.budget:
             return Readiness.OUT
-        return Readiness.READY if self.disk.begun.get(number, -1) < attempt else Readiness.LATER
+        return Readiness.READY if self.disk.begun.get(number, -1) < attempt else Readiness.NEXT
 
     def open(self, number, attempt, cohort, before):
         threshold = SessionHeader.threshold_for(len(cohort))

@@ -84,6 +84,12 @@ class Chain:
         return self._certificates[-1].result.hash if self._certificates else self._charter.hash
 
     @property
+    def trained(self) -> tuple[str, ...]:
+        """Whose inputs are in the last sum; nobody's before the first."""
+        sums = (each.result.survivors for each in reversed(self._certificates) if not each.result.is_void)
+        return next(sums, ())
+
+    @property
     def is_complete(self) -> bool:
         """Whether all rounds of the charter are over."""
         return len(self._certificates) >= self._charter.rounds

@@ -79,9 +79,10 @@ def test_who_stands_by_votes_for_what_it_holds_and_gives_way(tmp_path):
     one.close(1)
     with pytest.raises(RoundError, match="does not train"):
         one.answer(1, 0, "anna", b"")
+    assert one.open(1, 0, (), founding(charter(4))) is None  # not yet
+    one.is_final = True
     with pytest.raises(RoundError):
         one.open(1, 0, (), founding(charter(4)))
-    one.is_final = True
     assert one.readiness(1, 0) is Readiness.OUT
     one.behind = Behind()
     assert [one.readiness(1, 0), one.holds(digest), one.signed(1), one.resume(b"", {}), one.answer(1, 0, "a", b"")] == [
