@@ -177,6 +177,8 @@ class Run:
         self._seen, self._trouble = (self.member.round, self.member.attempt), ""
         self._fetch_head()
         if self.is_over:
+            if self._is_owed(self.member) and self._preparing is None:
+                self._preparing = self._loop.create_task(self._prepare())
             return
         charter = self.charter
         if self._preparing is None:
@@ -355,10 +357,23 @@ class Run:
                 changed=self._changed_later,
             )
             self._fetch_head()
+            self._hand_on(means.learning)
         except (ConfigError, OSError) as error:
             self._sessions.is_final = True
             self.changed()
             means.events(RunDeclined(charter.task, charter.run.hex(), str(error)))
+
+    def _is_owed(self, member: Member) -> bool:
+        """Whether this node ended behind the last sum, before the learning had done what there is to do with it."""
+        learning, last = self._means.learning, member.chain.last_sum
+        return learning is not None and last is not None and learning.owes(last, self._folder / _LEARNING)
+
+    def _hand_on(self, learning: Learning) -> None:
+        """Tells of what was certified while nobody was there to be told."""
+        chain = None if self.member is None else self.member.chain
+        for certificate in () if chain is None else (chain.last_sum, *chain.since(self.charter.rounds, 1)):
+            if certificate is not None:
+                learning.certified(self.charter, certificate, self._means.blobs)
 
     def _answered_later(self, number: int, attempt: int, data: bytes) -> None:
         if not self._closed and not self._loop.is_closed():

@@ -30,7 +30,6 @@ from fedmesh.secagg.session import binding, input_context, survivors_digest
 
 __all__ = ["Crew", "MeshSessions"]
 
-_LOOK_S = 0.2
 _AGAIN_S = 30.0  # between two attempts to work out a round on this device
 _ROOM = 1 << 20
 _MOST_ANSWERS = 64  # of one round: five for each attempt
@@ -99,9 +98,9 @@ class MeshSessions:
 
     async def deliver(self, result: Result, *, last: bool) -> Mapping[str, float]:
         """Has the result's model signed in this member's repository; its figures. Raises: RoundError: it was not."""
-        # It is on its way here, since the next round begins with it; a store of blobs tells nobody what comes.
-        while (model := self._blobs.get(result.model)) is None:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_S)
+        model = await asyncio.to_thread(self._blobs.get, result.model)
+        if model is None:
+            raise RoundError(f"the model of round {result.round} is not here")
         facts = {"survivors": len(result.survivors), "epsilon": result.privacy.get("epsilon"), "last": last}
         return await self._workshop.deliver(result.round, model, **facts)
 

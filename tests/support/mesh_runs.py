@@ -90,8 +90,11 @@ class FakeLearning:
     """`Learning` of a node: trains for `train_s`, or as long as `gate` is closed.
 
     Attributes:
-        trained: (round, attempt) as they were begun; certified: rounds as they were told.
+        trained: (round, attempt) as they were begun; certified_rounds: as they were told of first.
+        owed: whether a run that is over is loaded to be told of again.
     """
+
+    owed = False
 
     def __init__(self, name, identity, *, train_s=0.05, declines=""):
         self.name, self.identity, self.train_s, self.declines = name, identity, train_s, declines
@@ -125,7 +128,12 @@ class FakeLearning:
         return NodeSessions(self.name, keys, KeptDisk(folder / "disk"), blobs, later)
 
     def certified(self, charter, certificate, blobs):
-        self.certified_rounds.append(certificate.result.round)
+        number = certificate.result.round
+        if number not in self.certified_rounds:
+            self.certified_rounds.append(number)
+
+    def owes(self, certificate, folder):
+        return self.owed
 
     async def aclose(self):
         self.closed = True

@@ -86,8 +86,13 @@ class Chain:
     @property
     def trained(self) -> tuple[str, ...]:
         """Whose inputs are in the last sum; nobody's before the first."""
-        sums = (each.result.survivors for each in reversed(self._certificates) if not each.result.is_void)
-        return next(sums, ())
+        last = self.last_sum
+        return () if last is None else last.result.survivors
+
+    @property
+    def last_sum(self) -> Certificate | None:
+        """Of the last round in which something was learned."""
+        return next((each for each in reversed(self._certificates) if not each.result.is_void), None)
 
     @property
     def is_complete(self) -> bool:
