@@ -24,6 +24,7 @@ from fedmesh.peer.delivering import Delivered, Delivering
 from fedmesh.peer.learning import Blobs
 from fedmesh.peer.round_record import Shelf
 from fedmesh.peer.sessions import Crew, MeshSessions
+from fedmesh.peer.sizes import check_input
 from fedmesh.peer.workshop import Workshop
 from fedmesh.secagg import Identity, Roster
 
@@ -92,6 +93,7 @@ class Learner:
             raise ConfigError(f"the run of {charter.task!r} is about the task {task.name!r}")
         if why := refusal(self._config, kit.client, task):
             raise ConfigError(f"the operator's tables do not allow the run of {charter.task!r}: {why}")
+        check_input(kit, len(charter.members), self._config.limits.message_mb)
         membership = self._membership
         crew = Crew(Identity(membership.signing_key()), Roster(membership.roster.keys))
 

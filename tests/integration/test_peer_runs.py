@@ -206,6 +206,18 @@ async def test_a_node_is_asked_for_its_runs(tmp_path):
 
 
 @in_loop
+async def test_inputs_of_eleven_million_parameters_arrive_from_all_at_once(tmp_path):
+    async with RunNodes(tmp_path, *NAMES[:4]) as nodes:
+        await nodes.enter_all(NAMES[:4])
+        anna, size = nodes.nodes["anna"], 11_000_000 * 19 // 8
+        for number, name in enumerate(NAMES[1:4]):
+            packet = bytes([1, 3]) + bytes([number]) * 32 + bytes(size)  # of runs that she does not know
+            nodes.nodes[name].runs._packets.send("anna", packet)
+        await until(lambda: anna.runs.counts["run"] == 3, 240.0, about=lambda: [anna.runs.counts, anna.counts])
+        assert not any(nodes.nodes[name].runs.counts["too-long"] for name in NAMES[1:4])
+
+
+@in_loop
 async def test_a_minority_finishes_nothing_and_gets_what_it_missed_when_it_is_back(tmp_path):
     async with RunNodes(tmp_path, *NAMES) as nodes:
         await nodes.enter_all(train_s=0.3)

@@ -56,7 +56,7 @@ async def test_what_is_too_long_is_told_once_and_what_is_too_much_dropped():
     for _ in range(3):
         packets.send("bert", bytes((1 << 24) + 1))
     assert [type(event) for event in told] == [Notice]
-    for number in range(4):
+    for number in range(8):
         packets.send("bert", bytes([number]) * (1 << 23))
     packets.send("bert", b"x" * (1 << 23))
     assert packets.counts == {"too-long": 3, "dropped": 1}
