@@ -30,7 +30,7 @@ from fedmesh.mesh.discovery import (
     text_of,
 )
 from fedmesh.mesh.discovery import Settings as DiscoverySettings
-from fedmesh.mesh.membership import Member
+from fedmesh.mesh.membership import Member, State
 from fedmesh.mesh.membership import Settings as MembershipSettings
 from fedmesh.peer.learning import Learning
 from fedmesh.peer.limits import limits_for
@@ -51,8 +51,10 @@ __all__ = ["Node", "Settings"]
 
 BOOK = "addresses"
 _CONNECT_S = 10.0
-_LOOK_S = 15.0
+_LOOK_S = 5.0
+"""So often interfaces are looked at, which takes a millisecond."""
 _GOODBYE_S = 0.3
+_DOUBTED = {State.SUSPECT, State.DEAD}
 
 
 class Settings:
@@ -351,6 +353,7 @@ class Node:
             self.discovery.forget(name)
         elif member.addresses:
             self.discovery.told(name, member.addresses)
+        self.transport.doubt(name, gone=member is not None and member.state in _DOUBTED)
         self.discovery.wake()
         self.runs.alive_changed()
 

@@ -90,7 +90,10 @@ async def test_who_was_killed_and_restarted_takes_its_run_up_and_catches_up(tmp_
         await nodes.kill("emil")
         left = NAMES[:-1]
         await over(nodes, *left)
+        doubted = nodes.nodes["anna"].transport.carrier.pool.doubted
+        await until(lambda: "emil" in doubted, 60.0)
         await nodes.enter("emil")
+        await until(lambda: "emil" not in doubted, 60.0)
         assert nodes.hashes("emil")[: len(before)] == before
         await over(nodes, "emil")
         assert nodes.hashes("emil") == nodes.hashes("anna")
