@@ -203,7 +203,8 @@ class MeshSessions:
                     self._fail(error)
                     self._changed()
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), _AGAIN_S)
+                        async with asyncio.timeout(_AGAIN_S):  # wait_for of Python 3.11 may lose a cancellation
+                            await self._news.wait()
                 continue
             if self._before is before:  # else another round has begun meanwhile
                 self._before, self._trouble = None, ""
