@@ -1,4 +1,4 @@
-"""Large pages for long messages: where memory is fresh, half of what it takes to receive one is the system's giving it.
+"""Large pages for long messages: for the system to give fresh memory in small ones takes longer than to hash it.
 
 It is asked as numpy asks for its arrays. Where it has none, or is not Linux, memory comes in small pages, as ever.
 """
