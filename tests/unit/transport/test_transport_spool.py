@@ -154,7 +154,7 @@ def test_a_chunk_that_the_crash_tore_is_asked_for_again(tmp_path):
     pair = both(tmp_path)
     pair.submit(LARGE)
     pair.run(
-        bend=lambda s, parcel: [] if any(isinstance(f, Chunk) and f.index > 4 for f in frames_of(parcel)) else [parcel]
+        bend=lambda s, parcel: [] if any(isinstance(f, Chunk) and f.place > 4 for f in frames_of(parcel)) else [parcel]
     )
     [part] = (tmp_path / "b" / "in" / "a").glob("*.part")
     torn = bytearray(part.read_bytes())
