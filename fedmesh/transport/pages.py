@@ -3,7 +3,6 @@
 It is asked as numpy asks for its arrays. Where it has none, or is not Linux, memory comes in small pages, as ever.
 """
 
-import ctypes
 import mmap
 
 __all__ = ["in_large_pages"]
@@ -16,6 +15,8 @@ def in_large_pages(memory: memoryview) -> None:
     """Asks that the pages of `memory` that were not touched yet be large ones; it is long, or nothing is asked."""
     if _ADVICE is None or len(memory) < _WORTH_BYTES:
         return
+    import ctypes  # 0.7 MB, and most members never receive as much at once
+
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (start + len(memory) - first) // mmap.PAGESIZE * mmap.PAGESIZE
