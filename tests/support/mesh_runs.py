@@ -52,7 +52,7 @@ class NodeSessions(FakeSessions):
         found = super().resume(handover, signatures)
         if found is None:
             return None
-        found.__class__, found.store = NodeSumming, self.store
+        found.__class__, found.store, found.keep = NodeSumming, self.store, lambda *many: None
         return found
 
     def begin(self, before):
@@ -145,6 +145,8 @@ class FakeLearning:
 class RunNodes(Nodes):
     """Nodes of which `names` learn; the first has the right to start runs."""
 
+    learning_of = FakeLearning
+
     def __init__(self, folder, *names, rights=None):
         super().__init__(folder, *names)
         for name in names[:1] if rights is None else rights:
@@ -157,7 +159,7 @@ class RunNodes(Nodes):
     async def enter(self, name, *, learns=True, train_s=0.05, declines="", **options):
         def learning(_config, membership, *, clock, events):
             identity = Identity(membership.signing_key())
-            self.learning[name] = FakeLearning(name, identity, train_s=train_s, declines=declines)
+            self.learning[name] = self.learning_of(name, identity, train_s=train_s, declines=declines)
             return self.learning[name]
 
         settings = quick(runs={"settle_s": 2.0, "spare_s": 0.0})

@@ -8,7 +8,7 @@ Two certificates of one round cannot come about with C colluders or fewer (`quor
 the proof, and name who signed both: `Fork`. A chain that has one takes nothing more.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from fedmesh.errors import ChainError, DecodeError
@@ -69,6 +69,7 @@ class Chain:
     def __init__(self, charter: Charter, keys: Keys, certificates: Iterable[Certificate] = ()) -> None:
         self._charter, self._keys = charter, keys
         self._certificates: list[Certificate] = []
+        self._contexts: set[bytes] = set()
         self.fork: Fork | None = None
         for certificate in certificates:
             self.add(certificate)
@@ -104,6 +105,11 @@ class Chain:
         """Whether two results of one round are certified: then nothing more is."""
         return self.fork is not None
 
+    @property
+    def contexts(self) -> Container[bytes]:
+        """Of the sums that are certified: a session of secure aggregation has one of its own, and one result."""
+        return self._contexts
+
     def __len__(self) -> int:
         return len(self._certificates)
 
@@ -138,6 +144,7 @@ class Chain:
                 code="parent",
             )
         self._certificates.append(certificate)
+        self._contexts.add(certificate.result.context)
         return True
 
     def _compare(self, known: Certificate, other: Certificate) -> None:

@@ -361,7 +361,7 @@ class Member:
         return (
             ask.attempt == self.attempt
             and sender == self.coordinator
-            and is_possible(ask, self._charter, self._keys, before=self.chain.head, parent=self.chain.parent)
+            and is_possible(ask, self._charter, self._keys, self.chain)
         )
 
     def _certified(self, certificate: Certificate, to: Collection[str], sender: str = "") -> None:
