@@ -15,7 +15,7 @@ from fedmesh.mesh.membership import Signer
 from fedmesh.mesh.membership.messages import Gossip, encode
 from fedmesh.observability.refusals import Refusals
 from fedmesh.peer.exchange import Exchange
-from fedmesh.peer.node import LIMITS
+from fedmesh.peer.limits import MOST_MB, limits_for
 from fedmesh.transport.peer_wire import Answer, Hello, Kind, head_of
 from fedmesh.transport.peers import PeerOptions, PeerTransport
 from fedmesh.transport.tls import dialling
@@ -44,7 +44,7 @@ class Insider:
 
     async def __aenter__(self):
         options = PeerOptions(listen=(("127.0.0.1", 0),), reconnect_s=0.05, reconnect_max_s=0.2)
-        self.transport = await PeerTransport.open(self.membership, self._addresses, options, limits=LIMITS)
+        self.transport = await PeerTransport.open(self.membership, self._addresses, options, limits=limits_for(MOST_MB))
         self.port = self.transport.listening[0][1]
         self._tasks = [asyncio.create_task(self._read(channel)) for channel in CHANNELS]
         return self
