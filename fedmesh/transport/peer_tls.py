@@ -18,7 +18,7 @@ __all__ = ["TlsStream", "secured"]
 
 _READ_BYTES = 256 << 10
 _WRITE_BYTES = 64 << 10
-"""Encrypted at a time, and waiting encrypted, at most: it is still in the cache. The user pauses while more waits."""
+"""Encrypted at a time: it is still in the cache. The user pauses while any of it waits."""
 _UNSENT_BYTES = 16 << 10
 """What the system keeps beyond what is under way: more would only wait there, before whatever is said next."""
 _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Python 3.12 has the name

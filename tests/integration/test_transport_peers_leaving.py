@@ -6,7 +6,7 @@ import os
 from peer_mesh import PeerMesh, play, until
 
 from fedmesh.mesh.swarm.messages import Piece, encode
-from fedmesh.registry.limits import LARGEST_CHUNK_BYTES
+from fedmesh.registry.limits import CHUNK_BYTES, LARGEST_CHUNK_BYTES
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import Ident, Whole
 from fedmesh.transport.frames import decode as frame_in
@@ -34,7 +34,7 @@ def test_what_the_network_has_has_left_and_what_waits_has_not(tmp_path):
         await until(lambda: "sender" in receiver.links)
         stream = receiver.carrier.pool.links["sender"]._transport
         stream.pause_reading()
-        pieces = [os.urandom(LARGEST_CHUNK_BYTES + 20) for _ in range(60)]
+        pieces = [os.urandom(CHUNK_BYTES + 20) for _ in range(60)]
         receipts = [await sender.post("receiver", piece) for piece in pieces]
         leaving = [asyncio.create_task(receipt.left()) for receipt in receipts]
         arriving = [asyncio.create_task(receipt.delivered()) for receipt in receipts]
