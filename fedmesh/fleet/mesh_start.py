@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedmesh.coordinator.groups import SMALLEST_GROUP
 from fedmesh.coordinator.snapshot import snapshot
 from fedmesh.errors import ConfigError
 from fedmesh.federation import datasets
@@ -23,8 +24,6 @@ from fedmesh.types import Layout
 from fedmesh.wire import dumps
 
 __all__ = ["Begun", "begin"]
-
-SMALLEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def begin(scenario: Scenario, *, run: int, members: int, folder: Path, datasets_
     strategy = make_strategy(scenario, layout, task)
     features = (folder / FILE).read_bytes() if scenario.features.name else b""
     kit = Kit(scenario.client.name, scenario.model_dump(mode="json"), dumps(task.to_plain()), features, layout)
-    fewest = max(SMALLEST, scenario.strategy.quorum, smallest_sum(scenario))
+    fewest = max(SMALLEST_GROUP, scenario.strategy.quorum, smallest_sum(scenario))
     weights = np.ascontiguousarray(start.weights, "<f4").tobytes()
     return Begun(task.name, kit.to_bytes(), weights, snapshot(strategy), scenario.rounds, fewest)
 
