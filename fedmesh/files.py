@@ -10,10 +10,13 @@ from fedmesh.errors import ConfigError
 __all__ = ["read_bounded", "sync_folder", "write_atomically"]
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666, durable: bool = True) -> None:
     """Puts `data` at `path`, durably; a reader or a crash sees the old file or the new one, never a part.
 
-    `mode` is what the user's umask takes from: 0o600 for a secret.
+    Args:
+        mode: what the user's umask takes from: 0o600 for a secret.
+        durable: False: the machine may lose it when it loses its power, and leave what is not whole. For files whose
+            reader checks what is in them, and that can be had again.
 
     Raises:
         ConfigError: the folder is missing or not writable, or the disk is full; the old file is untouched.
@@ -26,13 +29,15 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ConfigError(f"cannot write {path} ({len(data)} bytes): {error.strerror}; nothing was changed") from error
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def read_bounded(path: Path, max_bytes: int, *, called: str = "", advice: str = "", secret: bool = False) -> bytes:

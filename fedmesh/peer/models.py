@@ -152,6 +152,7 @@ class Models:
             source=self._source,
             probe=self._probe,
             trusted_root=self._root,
+            keeps_chunks=False,
             device=self._membership.name.id,
             tags={machine, {"aarch64": "arm64", "amd64": "x86_64"}.get(machine, machine)},
             clock=lambda: self._membership.now(self._clock()),

@@ -15,7 +15,7 @@ from fedmesh.transport.channel import Channel
 
 __all__ = ["Publishing"]
 
-LOOK_S = 1.0
+LOOK_S = 0.2
 _REFRESH_S = 3600.0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from fedmesh.errors import FedMeshError, FileError, RegistryError
 from fedmesh.mesh.swarm.messages import Announce, Bits, Cancel, Message, Piece, Refusal, Request, decode, encode
-from fedmesh.registry.limits import CHUNK_BYTES, Limits
+from fedmesh.registry.limits import LARGEST_CHUNK_BYTES, Limits
 from fedmesh.registry.source import check_name
 from fedmesh.transport.files import RemoteFiles
 
@@ -89,7 +89,7 @@ class Upstream:
         if request.offset and name == self._kept[0]:
             return self._kept[1]
         limits = Limits()
-        most = CHUNK_BYTES if name.startswith("chunks/") else max(limits.golden_bytes, limits.metadata_bytes)
+        most = LARGEST_CHUNK_BYTES if name.startswith("chunks/") else max(limits.golden_bytes, limits.metadata_bytes)
         return await self._files.fetch(name, max_bytes=most, timeout_s=_FETCH_S)
 
     def _say(self, message: Message) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from fedmesh.errors import ConfigError, RegistryError
 from fedmesh.files import read_bounded, write_atomically
-from fedmesh.registry.limits import CHUNK_BYTES
+from fedmesh.registry.limits import CHUNK_BYTES, LARGEST_CHUNK_BYTES
 
 __all__ = ["ChunkStore", "count_of", "split"]
 
 
-def count_of(length: int) -> int:
+def count_of(length: int, chunk_bytes: int = CHUNK_BYTES) -> int:
     """How many chunks `length` bytes have."""
-    return -(-length // CHUNK_BYTES)
+    return -(-length // chunk_bytes)
 
 
 def split(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -46,8 +46,8 @@ class ChunkStore:
         """Whether there is a file for it; `get` says if it is the one."""
         return self.path(digest).exists()
 
-    def put(self, digest: bytes, data: bytes) -> None:
-        """Keeps `data`, durably.
+    def put(self, digest: bytes, data: bytes, *, durable: bool = True) -> None:
+        """Keeps `data`; unless it is to be durable, what the machine loses with its power is found out by `get`.
 
         Raises:
             RegistryError: ``hash``: it is not the chunk of this name.
@@ -55,12 +55,12 @@ class ChunkStore:
         """
         if hashlib.sha256(data).digest() != digest:
             raise RegistryError(f"what came for the chunk {digest.hex()[:16]} has another SHA-256", code="hash")
-        write_atomically(self.path(digest), data)
+        write_atomically(self.path(digest), data, durable=durable)
 
     def get(self, digest: bytes) -> bytes:
         """The chunk. Raises: RegistryError: ``missing``; ``hash``: the file is damaged, and is removed."""
         try:
-            data = read_bounded(self.path(digest), CHUNK_BYTES)
+            data = read_bounded(self.path(digest), LARGEST_CHUNK_BYTES)
         except ConfigError as error:
             raise RegistryError(f"there is no chunk {digest.hex()[:16]}: {error}", code="missing") from error
         if hashlib.sha256(data).digest() != digest:

@@ -14,7 +14,7 @@ from pathlib import Path
 from fedmesh.errors import ConfigError, RegistryError
 from fedmesh.files import read_bounded
 from fedmesh.registry.chunks import ChunkStore
-from fedmesh.registry.limits import CHUNK_BYTES, Limits
+from fedmesh.registry.limits import Limits
 from fedmesh.registry.manifest import GAPS, Blob, Delta, Variant
 from fedmesh.registry.source import Source, check_name, chunk_name
 
@@ -35,12 +35,17 @@ class Fetched:
 class Fetching:
     """Fetches from one source into one store.
 
+    Args:
+        keeps: whether what comes is kept there over a crash; False: the source has it, and the whole file is checked.
+
     Attributes:
         refused: how often something was refused, by code.
     """
 
-    def __init__(self, source: Source, store: ChunkStore, limits: Limits, refused: Counter[str]) -> None:
-        self._source, self._store, self._limits, self.refused = source, store, limits, refused
+    def __init__(
+        self, source: Source, store: ChunkStore, limits: Limits, refused: Counter[str], *, keeps: bool = True
+    ) -> None:
+        self._source, self._store, self._limits, self.refused, self._keeps = source, store, limits, refused, keeps
         self._came = 0
 
     def model(self, variant: Variant, have: Mapping[bytes, Path]) -> Fetched:
@@ -101,7 +106,7 @@ class Fetching:
 
     def _whole(self, blob: Blob) -> bytes:
         self._check_room(self._missing(blob))
-        parts = [self._chunk(digest, _length(blob, index)) for index, digest in enumerate(blob.chunks)]
+        parts = [self._chunk(digest, blob.length_of(index)) for index, digest in enumerate(blob.chunks)]
         data = b"".join(parts)
         if len(data) != blob.length or hashlib.sha256(data).digest() != blob.sha256:
             raise RegistryError("the chunks of a file make another file than the one that was signed", code="hash")
@@ -116,13 +121,14 @@ class Fetching:
         data = self._source.fetch(chunk_name(digest), max_bytes=length)
         if len(data) > length:
             raise RegistryError(f"{len(data)} bytes came for a chunk of {length}", code="oversize")
-        self._store.put(digest, data)
+        if self._keeps:
+            self._store.put(digest, data)
         self._came += len(data)
         return data
 
     def _missing(self, blob: Blob) -> int:
         """How many bytes of it are not in the store."""
-        return sum(_length(blob, index) for index, digest in enumerate(blob.chunks) if not self._store.has(digest))
+        return sum(blob.length_of(index) for index, digest in enumerate(blob.chunks) if not self._store.has(digest))
 
     def _check_room(self, wanted: int) -> None:
         folder = self._store.folder
@@ -131,10 +137,6 @@ class Fetching:
             raise ConfigError(
                 f"a model of {wanted} bytes does not fit on the disk of {folder}: {free} are free; make room"
             )
-
-
-def _length(blob: Blob, index: int) -> int:
-    return min(CHUNK_BYTES, blob.length - index * CHUNK_BYTES)
 
 
 def _read(have: Mapping[bytes, Path], sha256: bytes, max_bytes: int) -> bytes | None:

@@ -57,6 +57,7 @@ class Installer:
         device: this device's name, and tags: what it has: who is asked in a rollout, and which variant it takes.
         trial: whether a version runs on trial until `commit`, instead of for good once its probe is through.
         attempts: after how many that ended without a word (a crash, a reboot) a version has failed.
+        keeps_chunks: whether what came of a download that was cut off is kept in the folder; else by the source.
         clock: seconds since 1970; it may go back, what is believed of it does not.
 
     Attributes:
@@ -77,6 +78,7 @@ class Installer:
         tags: Iterable[str] = (),
         trial: bool = False,
         attempts: int = 3,
+        keeps_chunks: bool = True,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
         events: EventSink = ignore,
@@ -89,7 +91,7 @@ class Installer:
         trust_root(folder, root)
         self._trust = Trust(folder / "metadata.cbor", root, limits=self._limits)
         self._floor = TimeFloor.create(folder / "time.floor")
-        self._store = ChunkStore(folder / "chunks")
+        self._store, self._keeps_chunks = ChunkStore(folder / "chunks"), keeps_chunks
         self._held = _hold(folder / "installer.lock")
         try:
             self._boot(attempts)
@@ -225,7 +227,7 @@ class Installer:
         """Fetches a version into the spare slot; returns its name, the bytes that came, and whether as a delta."""
         if self._store.size_bytes() > self._limits.chunks_bytes:
             self._store.keep_only(())
-        fetching = Fetching(self._source, self._store, self._limits, self.refused)
+        fetching = Fetching(self._source, self._store, self._limits, self.refused, keeps=self._keeps_chunks)
         variant = manifest.variant(self._tags)
         files = {MANIFEST: data, PROOF: allowed.proof.encode()}
         if manifest.golden is not None:

@@ -5,10 +5,13 @@ A device with little memory lowers `Limits`; the rest is protocol, and the same 
 
 from dataclasses import dataclass
 
-__all__ = ["CHUNK_BYTES", "MANIFEST_BYTES", "ROLLOUT_BYTES", "Limits"]
+__all__ = ["CHUNK_BYTES", "LARGEST_CHUNK_BYTES", "MANIFEST_BYTES", "ROLLOUT_BYTES", "Limits"]
 
-CHUNK_BYTES = 256 << 10
-MANIFEST_BYTES = 1 << 20
+CHUNK_BYTES = 64 << 10
+"""What a file is cut into: a device passes on what is whole, so small ones travel faster behind slow links."""
+LARGEST_CHUNK_BYTES = 256 << 10
+"""Of files that were published before."""
+MANIFEST_BYTES = 4 << 20
 ROLLOUT_BYTES = 64 << 10
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from fedmesh.errors import RegistryError
 from fedmesh.registry.chunks import count_of
 from fedmesh.registry.fields import Fields
-from fedmesh.registry.limits import MANIFEST_BYTES
+from fedmesh.registry.limits import CHUNK_BYTES, LARGEST_CHUNK_BYTES, MANIFEST_BYTES
 from fedmesh.wire import dumps
 
 __all__ = ["Blob", "Delta", "Manifest", "Schema", "Variant", "manifest_target"]
@@ -39,7 +39,7 @@ class Schema:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Some bytes by their SHA-256, their length and the SHA-256 of each chunk of 256 KiB."""
+    """Some bytes by their SHA-256, their length and the SHA-256 of each chunk: of 64 KiB, or 256 KiB before."""
 
     sha256: bytes
     length: int
@@ -48,10 +48,20 @@ class Blob:
     def __post_init__(self) -> None:
         if not 0 < self.length <= _MOST_BYTES:
             raise _malformed(f"a file of {self.length} bytes is announced: 1 to {_MOST_BYTES} are possible")
-        if len(self.chunks) != count_of(self.length) or any(len(chunk) != 32 for chunk in (self.sha256, *self.chunks)):
+        counts = {count_of(self.length, chunk_bytes) for chunk_bytes in (CHUNK_BYTES, LARGEST_CHUNK_BYTES)}
+        if len(self.chunks) not in counts or any(len(chunk) != 32 for chunk in (self.sha256, *self.chunks)):
             raise _malformed(
                 f"{len(self.chunks)} chunks are announced for {self.length} bytes, or their hashes are none"
             )
+
+    @property
+    def chunk_bytes(self) -> int:
+        """How long its chunks are, but for the last one."""
+        return CHUNK_BYTES if len(self.chunks) == count_of(self.length) else LARGEST_CHUNK_BYTES
+
+    def length_of(self, index: int) -> int:
+        """How many bytes a chunk has."""
+        return min(self.chunk_bytes, self.length - index * self.chunk_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,12 +85,15 @@ class Trust:
     def __init__(self, path: Path, root: bytes, *, limits: Limits | None = None) -> None:
         self._path, self._root, self._limits = path, root, limits or Limits()
         self._files = self._read()
+        self._timestamp = b"", 0
 
     @property
     def timestamp(self) -> int:
         """The number of the newest timestamp that was verified; 0: none was."""
-        data = self._files.get("timestamp.json")
-        return Metadata[Timestamp].from_bytes(data).signed.version if data else 0
+        data = self._files.get("timestamp.json", b"")
+        if data != self._timestamp[0]:  # it is asked for at every turn, and takes a millisecond to read
+            self._timestamp = data, Metadata[Timestamp].from_bytes(data).signed.version
+        return self._timestamp[1]
 
     @property
     def public(self) -> dict[str, bytes]:

@@ -19,8 +19,8 @@ __all__ = ["TlsStream", "secured"]
 _READ_BYTES = 64 << 10
 _RECORD_BYTES = 16 << 10
 _WRITE_BYTES = 64 << 10
-"""Encrypted at a time, and waiting encrypted, at most: it is still in the cache. The user pauses while more waits."""
-_UNSENT_BYTES = 128 << 10
+"""Encrypted at a time: it is still in the cache. The user pauses while any of it waits."""
+_UNSENT_BYTES = 16 << 10
 """What the system keeps beyond what is under way: more would only wait there, before whatever is said next."""
 _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Python 3.12 has the name
 _AGAIN = (ssl.SSLWantReadError, ssl.SSLSyscallError)
@@ -114,7 +114,7 @@ class TlsStream(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """There is a TCP connection."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=_WRITE_BYTES, low=_WRITE_BYTES // 4)
+        self._transport.set_write_buffer_limits(high=0)
         opened = transport.get_extra_info("socket")
         if opened.family in (socket.AF_INET, socket.AF_INET6):  # else it is relayed, over a pair of sockets
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

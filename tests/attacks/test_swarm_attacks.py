@@ -175,7 +175,7 @@ def test_a_piece_beyond_the_end_is_refused():
 
 
 def test_a_flood_of_requests_is_cut_off_and_others_are_served():
-    node = Swarm(Memory(DATA), rng=random.Random(1))
+    node = Swarm(Memory(DATA), rng=random.Random(1), settings=Settings(uploads=1))
     for peer in ("mallory", "bert"):
         node.connected(peer, 0.0)
     name = f"chunks/{BLOB.chunks[0].hex()}"
@@ -191,7 +191,7 @@ def test_a_flood_of_requests_is_cut_off_and_others_are_served():
 
 
 def test_who_takes_nothing_of_what_it_asks_for_does_not_hold_up_the_rest():
-    node = Swarm(Memory(DATA), rng=random.Random(1))
+    node = Swarm(Memory(DATA), rng=random.Random(1), settings=Settings(uploads=1))
     for peer in ("mallory", "bert"):
         node.connected(peer, 0.0)
     name = f"chunks/{BLOB.chunks[0].hex()}"

@@ -18,8 +18,8 @@ from fedmesh.registry.describing import Facts
 from fedmesh.registry.install import Installer
 from fedmesh.registry.proof import verify_folder
 
-FIRST = weights(1, 600_000)  # three chunks
-SECOND = weights(2, 600_000)  # no delta helps
+FIRST = weights(1, 160_000)  # three chunks
+SECOND = weights(2, 160_000)  # no delta helps
 THIRD = moved(SECOND)
 """Is fetched as a delta."""
 

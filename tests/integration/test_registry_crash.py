@@ -13,8 +13,8 @@ from fedmesh.registry.describing import Facts
 from fedmesh.registry.proof import verify_folder
 from fedmesh.registry.repository import Repository
 
-FIRST = weights(1, 300_000)  # two chunks
-SECOND = weights(2, 300_000)  # no delta helps
+FIRST = weights(1, 100_000)  # two chunks
+SECOND = weights(2, 100_000)  # no delta helps
 THIRD = moved(SECOND)
 
 

@@ -6,7 +6,7 @@ import os
 from peer_mesh import PeerMesh, play, until
 
 from fedmesh.mesh.swarm.messages import Piece, encode
-from fedmesh.registry.limits import CHUNK_BYTES
+from fedmesh.registry.limits import CHUNK_BYTES, LARGEST_CHUNK_BYTES
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import Ident, Whole
 from fedmesh.transport.frames import decode as frame_in
@@ -15,7 +15,7 @@ from fedmesh.transport.limits import FRAME_BYTES, MAX_CHUNK_BYTES, WHOLE_BYTES, 
 
 
 def test_a_chunk_of_a_model_goes_in_one_frame():
-    piece = encode(Piece((1 << 32) - 1, (1 << 32) - 1, bytes(CHUNK_BYTES)))
+    piece = encode(Piece((1 << 32) - 1, (1 << 32) - 1, bytes(LARGEST_CHUNK_BYTES)))
     assert MAX_CHUNK_BYTES < len(piece) <= WHOLE_BYTES
     assert Content.of(piece, MAX_CHUNK_BYTES).chunks == 1
     assert Content.of(bytes(WHOLE_BYTES + 1), MAX_CHUNK_BYTES).chunks == 2

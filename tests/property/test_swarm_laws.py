@@ -1,6 +1,8 @@
 """Laws of what is kept, of what is asked for, and of what an origin tells."""
 
 import random
+from functools import reduce
+from operator import or_
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,6 @@ from swarm_worlds import CHUNK, blob_of, model
 from fedmesh.mesh.swarm import Settings
 from fedmesh.mesh.swarm.collecting import kept
 from fedmesh.mesh.swarm.download import Download
-from fedmesh.mesh.swarm.holdings import length_of
 from fedmesh.mesh.swarm.neighbours import Asked, Neighbour
 from fedmesh.mesh.swarm.seeding import Seeding
 
@@ -22,7 +23,7 @@ some = st.sets(st.sampled_from([blob.sha256 for blob in BLOBS]))
 @settings(deadline=None)
 def test_what_is_pinned_stays_and_the_rest_is_bounded(order, pinned, in_slots, max_bytes):
     staying = kept(order, pinned=pinned, in_slots=in_slots, max_bytes=max_bytes)
-    sizes = {digest: length_of(blob, index) for blob in order for index, digest in enumerate(blob.chunks)}
+    sizes = {digest: blob.length_of(index) for blob in order for index, digest in enumerate(blob.chunks)}
     held = {digest for blob in order if blob.sha256 in pinned for digest in blob.chunks}
     assert held <= staying <= sizes.keys()
     assert sum(sizes[digest] for digest in staying - held) <= max_bytes
@@ -97,7 +98,7 @@ def test_an_origin_tells_of_each_chunk_once_and_of_everything_who_is_stuck(peers
             told[name] = mask
             masks[name] |= mask
             masks[name] &= rng.getrandbits(count) | told[name]
-        if any(mask == everything for mask in masks.values()):
+        if reduce(or_, masks.values()) == everything:  # all are out: nothing is held back from here on
             break
     together = sum(mask.bit_count() for mask in told.values())
     assert together <= count
@@ -109,3 +110,17 @@ def test_an_origin_tells_of_each_chunk_once_and_of_everything_who_is_stuck(peers
     for now in (0.0, 5.0, 9.0):
         parts = fresh.update(dict.fromkeys(masks, 0), now, patience_s=2.0, waits=lambda _name: True)
     assert sum(mask.bit_count() for mask in parts.values()) <= min(count, reveal * peers)
+
+
+@given(peers=st.integers(2, 6), count=st.integers(2, 30), seed=st.integers(0, 1000))
+@settings(deadline=None)
+def test_an_origin_tells_everybody_of_everything_once_all_chunks_are_out(peers, count, seed):
+    seeding, everything = Seeding(count, 1, random.Random(seed)), (1 << count) - 1
+    masks = {f"p{number}": 0 for number in range(peers)}
+    for index in range(count):
+        parts = seeding.update(masks, 0.0, patience_s=2.0, waits=lambda _name: True)
+        assert everything not in parts.values()
+        masks[f"p{index % peers}"] |= 1 << index
+    assert set(seeding.update(masks, 0.0, patience_s=2.0, waits=lambda _name: True).values()) == {everything}
+    masks["p0"] = everything
+    assert set(seeding.update(masks, 0.0, patience_s=2.0, waits=lambda _name: True).values()) == {everything}

@@ -9,9 +9,10 @@ from fedmesh.mesh.swarm import Delivery, Held, Published, Settings, Swarm, Swarm
 from fedmesh.mesh.swarm.holdings import CHUNKS, chunk_digest
 from fedmesh.registry import Slots
 from fedmesh.registry.chunks import split
+from fedmesh.registry.limits import CHUNK_BYTES
 from fedmesh.registry.manifest import Blob
 
-CHUNK = 256 << 10
+CHUNK = CHUNK_BYTES
 
 
 def blob_of(data):
@@ -141,14 +142,20 @@ class Net:
             self.at(left, lambda: self._left(name, message.to, link))
         for _ in range(2 if self.rng.random() < self.duplicate else 1):
             if self.rng.random() >= self.loss:
-                here = left + self.rng.uniform(*self.latency)
+                took = size * 8 / self.rates[name] if name in self.rates else 0.0
+                latency = self.rng.uniform(*self.latency)
                 if message.to in self.rates:  # the receiver takes in while the sender gives out
-                    took = size * 8 / self.rates[message.to]
-                    here = max(here, self._down.get(message.to, 0.0) + took)
-                    self._down[message.to] = here
-                if not self.loss:  # a TCP connection: what was sent first is there first
-                    here = self._order[name, message.to] = max(here, self._order.get((name, message.to), 0.0))
-                self.at(here, lambda: self._arrive(name, message, link))
+                    self.at(left - took + latency, lambda here=left + latency: self._comes(name, message, link, here))
+                else:
+                    self._comes(name, message, link, left + latency)
+
+    def _comes(self, name, message, link, here):
+        """Its first byte is at the receiver's link, its last one is out of the sender's at `here`."""
+        if message.to in self.rates:
+            here = max(here, self._through(self._down, message.to, self.now, len(message.data) + 60))
+        if not self.loss:  # a TCP connection: what was sent first is there first
+            here = self._order[name, message.to] = max(here, self._order.get((name, message.to), 0.0))
+        self.at(here, lambda: self._arrive(name, message, link))
 
     def _through(self, busy, name, now, size):
         if name not in self.rates:
@@ -213,7 +220,7 @@ class Device:
         folder = world.folder / f"{name}-swarm"
         self.held = Held(folder, slots=Slots(world.folder / name / "slots").files)
         self.source = SwarmSource(self.held)
-        self.installer = world.device(name, source=self.source, **options)
+        self.installer = world.device(name, source=self.source, keeps_chunks=False, **options)
         self.swarm = Swarm(self.held, rng=chance, settings=settings)
         self.delivery = Delivery(
             self.swarm, self.held, self.source, installer=self.installer, rng=chance, settings=settings

@@ -5,7 +5,6 @@ What is in a slot is there already, whole: it is given away from there, needs no
 
 from collections.abc import Collection, Sequence
 
-from fedmesh.mesh.swarm.holdings import length_of
 from fedmesh.registry.manifest import Blob
 
 __all__ = ["kept"]
@@ -26,7 +25,7 @@ def kept(
     for blob in reversed(blobs):
         if blob.sha256 in pinned or blob.sha256 in in_slots:
             continue
-        more = {digest: length_of(blob, index) for index, digest in enumerate(blob.chunks) if digest not in staying}
+        more = {digest: blob.length_of(index) for index, digest in enumerate(blob.chunks) if digest not in staying}
         if sum(more.values()) <= room:
             room -= sum(more.values())
             staying |= more.keys()

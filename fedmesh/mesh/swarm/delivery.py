@@ -1,8 +1,9 @@
 """What a device does with announcements: it looks at one neighbour's metadata at a time, until that is verified.
 
 A pointer is a reason to look. All metadata of a look is of the neighbour that announced it, so that whoever forges some
-is known, and banned. What has its SHA-256 in its name, which signatures vouch for, is then taken of anybody. A device
-announces only what it has verified: a lie gets no further than to who is told it.
+is known, and banned; what a timestamp or snapshot leads to is asked for at once, before anything is verified. What has
+its SHA-256 in its name, which signatures vouch for, is then taken of anybody. A device announces only what it has
+verified: a lie gets no further than to who is told it.
 """
 
 import random
@@ -12,9 +13,11 @@ from typing import Protocol
 from fedmesh.errors import ConfigError, FedMeshError, RegistryError
 from fedmesh.mesh.swarm.held import Held
 from fedmesh.mesh.swarm.holdings import CHUNKS, chunk_digest
+from fedmesh.mesh.swarm.public import TIMESTAMP, names_behind
 from fedmesh.mesh.swarm.settings import Settings
 from fedmesh.mesh.swarm.source import SwarmSource
 from fedmesh.mesh.swarm.swarm import Outgoing, Swarm
+from fedmesh.registry.limits import Limits
 from fedmesh.registry.pointer import Pointer
 from fedmesh.transport.backoff import Backoff
 
@@ -73,6 +76,7 @@ class Delivery:
         self._blob_since: float | None = None
         self._look_at = self._now = 0.0
         self._came: set[str] = set()
+        self._behind: list[str] = []
         self._silent: set[str] = set()
         held.adopt(installer.public)
 
@@ -134,6 +138,7 @@ class Delivery:
         self._look_at = now + self._settings.looks_s
         self._source.look()
         self._came.clear()
+        self._behind.clear()
         self._blob_since, self.is_due = None, True
 
     def _guides(self, now: float) -> list[tuple[str, Pointer]]:
@@ -150,9 +155,7 @@ class Delivery:
         if name in self._came:  # and cannot be read: this disk is broken
             return self._failed(now)
         if not name.startswith(CHUNKS):
-            self._file = name
-            alone = name.startswith("metadata/")
-            return self._swarm.want_file(name, max_bytes, now, guide=self._guide, alone=alone) + self.advance(now)
+            return self._ask_for(name, max_bytes, now)
         blob = self._held.blob_with(chunk_digest(name))
         if blob is None:
             return self._failed(now)
@@ -172,15 +175,30 @@ class Delivery:
                 self._silent.add(self._guide)
                 return self._failed(now)
             self._source.gone.add(name)
+            self._behind.append(TIMESTAMP)
         elif name.startswith("metadata/"):
             self._source.files[name] = found.data
+            self._behind += names_behind(name, found.data)
         else:
             try:
                 self._held.learn(name, found.data)
             except (ConfigError, RegistryError):
                 return self._failed(now)
+        return self._onward(now)
+
+    def _onward(self, now: float) -> list[Outgoing]:
+        """Asks for the next file that the installer will ask for; without one it is its turn."""
+        while self._behind:
+            name = self._behind.pop()
+            if name not in self._source.files and (name == TIMESTAMP or self._held.read(name) is None):
+                return self._ask_for(name, Limits().metadata_bytes, now)
         self.is_due = True
         return []
+
+    def _ask_for(self, name: str, max_bytes: int, now: float) -> list[Outgoing]:
+        self._file = name
+        alone = name.startswith("metadata/")
+        return self._swarm.want_file(name, max_bytes, now, guide=self._guide, alone=alone) + self.advance(now)
 
     def _blob_looked_at(self, now: float) -> None:
         blob, since = self._swarm.fetching, self._blob_since

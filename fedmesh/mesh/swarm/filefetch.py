@@ -6,8 +6,7 @@ Metadata is of one neighbour only, who answers for it: its signatures are checke
 
 from dataclasses import dataclass, field
 
-from fedmesh.mesh.swarm.messages import Piece
-from fedmesh.registry.limits import CHUNK_BYTES
+from fedmesh.mesh.swarm.messages import PIECE_BYTES, Piece
 
 __all__ = ["FileFetch"]
 
@@ -41,7 +40,7 @@ class FileFetch:
         """Offset and length of what to ask for. One byte more than is possible, if need be: what is too long shows."""
         offset = len(self._parts)
         end = self._size if self._size >= 0 else self.max_bytes + 1
-        return offset, max(1, min(CHUNK_BYTES, end - offset))
+        return offset, max(1, min(PIECE_BYTES, end - offset))
 
     def take(self, piece: Piece) -> bool | None:
         """Takes in the piece that was asked for; True: that was the last, None: it cannot be of this file."""

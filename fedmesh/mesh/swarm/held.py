@@ -20,7 +20,7 @@ from fedmesh.mesh.swarm.collecting import kept
 from fedmesh.mesh.swarm.holdings import CHUNKS, blobs_of, chunk_digest, is_whole
 from fedmesh.mesh.swarm.public import complete_names, pointer_to, target_names
 from fedmesh.registry.chunks import ChunkStore
-from fedmesh.registry.limits import CHUNK_BYTES, MANIFEST_BYTES, Limits
+from fedmesh.registry.limits import MANIFEST_BYTES, Limits
 from fedmesh.registry.manifest import Blob, Manifest, manifest_target
 from fedmesh.registry.proof import GOLDEN, MANIFEST
 
@@ -48,7 +48,7 @@ class Held:
         self._deltas: set[bytes] = set()
         self._in_slots: dict[bytes, Path] = {}
         self._beside: dict[str, Path] = {}
-        self._masks: dict[bytes, int] = {}
+        self._masks: dict[bytes, tuple[Blob, int]] = {}
         self.pointer = b""
         self.refresh()
 
@@ -76,13 +76,18 @@ class Held:
         if blob.sha256 not in self._masks:
             whole = blob.sha256 in self._in_slots
             here = (whole or self._store.has(digest) for digest in blob.chunks)
-            self._masks[blob.sha256] = sum(1 << index for index, is_here in enumerate(here) if is_here)
-        return self._masks[blob.sha256]
+            self._masks[blob.sha256] = blob, sum(1 << index for index, is_here in enumerate(here) if is_here)
+        return self._masks[blob.sha256][1]
 
     def put(self, digest: bytes, data: bytes) -> None:
-        """Keeps a chunk. Raises: RegistryError: ``hash``; ConfigError: no room."""
-        self._store.put(digest, data)
-        self._masks.clear()
+        """Keeps a chunk; one that a machine loses with its power is fetched again.
+
+        Raises: RegistryError: ``hash``; ConfigError: no room.
+        """
+        self._store.put(digest, data, durable=False)
+        for sha256, (blob, mask) in self._masks.items():
+            here = sum(1 << index for index, one in enumerate(blob.chunks) if one == digest)
+            self._masks[sha256] = blob, mask | here
 
     def learn(self, name: str, data: bytes) -> None:
         """Keeps a target that has the SHA-256 in its name, which verified metadata gave.
@@ -154,7 +159,7 @@ class Held:
         for blob in self._blobs.values():
             path = self._in_slots.get(blob.sha256)
             if path is not None and digest in blob.chunks:
-                data = _part(path, blob.chunks.index(digest))
+                data = _part(path, blob, blob.chunks.index(digest))
                 if hashlib.sha256(data).digest() == digest:
                     return data
                 self._in_slots.pop(blob.sha256)
@@ -176,10 +181,10 @@ def _manifest(path: Path) -> Manifest | None:
         return None
 
 
-def _part(path: Path, index: int) -> bytes:
+def _part(path: Path, blob: Blob, index: int) -> bytes:
     try:
         with path.open("rb") as file:
-            file.seek(index * CHUNK_BYTES)
-            return file.read(CHUNK_BYTES)
+            file.seek(index * blob.chunk_bytes)
+            return file.read(blob.chunk_bytes)
     except OSError:
         return b""

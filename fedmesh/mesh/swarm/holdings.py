@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from fedmesh.errors import RegistryError
-from fedmesh.registry.limits import CHUNK_BYTES, Limits
+from fedmesh.registry.limits import Limits
 from fedmesh.registry.manifest import Blob, Manifest
 from fedmesh.registry.source import check_name
 
-__all__ = ["CHUNKS", "Holdings", "Published", "blobs_of", "chunk_digest", "length_of"]
+__all__ = ["CHUNKS", "Holdings", "Published", "blobs_of", "chunk_digest"]
 
 CHUNKS = "chunks/"
 
@@ -35,7 +35,7 @@ class Holdings(Protocol):
         ...
 
     def put(self, digest: bytes, data: bytes) -> None:
-        """Keeps a chunk, durably. Raises: RegistryError: ``hash``; ConfigError: no room."""
+        """Keeps a chunk. Raises: RegistryError: ``hash``; ConfigError: no room."""
         ...
 
 
@@ -98,11 +98,6 @@ def chunk_digest(name: str) -> bytes:
     except RegistryError:
         return b""
     return bytes.fromhex(name.removeprefix(CHUNKS)) if name.startswith(CHUNKS) else b""
-
-
-def length_of(blob: Blob, index: int) -> int:
-    """How many bytes a chunk has."""
-    return min(CHUNK_BYTES, blob.length - index * CHUNK_BYTES)
 
 
 def is_whole(name: str, data: bytes) -> bool:

@@ -8,13 +8,14 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from fedmesh.errors import DecodeError
-from fedmesh.registry.limits import CHUNK_BYTES
+from fedmesh.registry.limits import CHUNK_BYTES, LARGEST_CHUNK_BYTES
 from fedmesh.registry.pointer import POINTER_BYTES
 from fedmesh.wire import dumps, loads
 
 __all__ = [
     "MAX_CHUNKS",
     "MAX_MESSAGE_BYTES",
+    "PIECE_BYTES",
     "REFUSALS",
     "Announce",
     "Bits",
@@ -28,7 +29,9 @@ __all__ = [
 ]
 
 VERSION = 1
-MAX_MESSAGE_BYTES = CHUNK_BYTES + 1024
+PIECE_BYTES = LARGEST_CHUNK_BYTES
+"""Of a small file at a time, at most; a chunk goes at once."""
+MAX_MESSAGE_BYTES = PIECE_BYTES + 1024
 MAX_CHUNKS = (1 << 32) // CHUNK_BYTES
 MAX_NAME = 128
 REFUSALS = ("unknown", "busy", "name", "range")
@@ -118,7 +121,7 @@ def decode(data: bytes) -> Message:
             return Bits(blob, _count(count), _mask(count, bits), wants)
         case 2, [int(number), str(name), int(offset), int(length)] if len(name) <= MAX_NAME:
             return Request(_number(number), name, _number(offset), _length(length))
-        case 3, [int(number), int(size), bytes(piece)] if len(piece) <= CHUNK_BYTES:
+        case 3, [int(number), int(size), bytes(piece)] if len(piece) <= PIECE_BYTES:
             return Piece(_number(number), _number(size), piece)
         case 4, [int(number), str(code)] if code in REFUSALS:
             return Refusal(_number(number), code)
@@ -141,8 +144,8 @@ def _count(value: Any) -> int:
 
 
 def _length(value: Any) -> int:
-    if type(value) is not int or not 1 <= value <= CHUNK_BYTES:
-        raise DecodeError(f"1 to {CHUNK_BYTES} bytes can be asked for at a time")
+    if type(value) is not int or not 1 <= value <= PIECE_BYTES:
+        raise DecodeError(f"1 to {PIECE_BYTES} bytes can be asked for at a time")
     return value
 
 

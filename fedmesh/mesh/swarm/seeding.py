@@ -1,11 +1,14 @@
 """How an origin gives each chunk away once, and leaves the rest to those who have it.
 
 Super-seeding (Hoffman, BitTorrent BEP 16): a neighbour is told of a few chunks that nobody else has, of others when it
-has these. Who gets nothing from anybody for a while is told of everything: it has no neighbour to ask but this one.
+has these. Who gets nothing from anybody for a while is told of everything: it has no neighbour to ask but this one. So
+are all as soon as all chunks are out: the last ones come sooner with one more who gives.
 """
 
 import random
 from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
 
 __all__ = ["Seeding"]
 
@@ -22,6 +25,7 @@ class Seeding:
         self._shown: dict[str, int] = {}
         self._seen: dict[str, tuple[int, float]] = {}
         self._open: set[str] = set()
+        self._is_out = False
 
     def update(
         self, masks: Mapping[str, int], now: float, *, patience_s: float, waits: Callable[[str], bool]
@@ -55,7 +59,8 @@ class Seeding:
                     chosen = 1 << self._rng.choice(_bits(free))
                     self._shown[name] |= chosen
                     out |= chosen
-        everything = self._open | (set(lacking) if len(masks) == 1 else set())
+        self._is_out = self._is_out or reduce(or_, (masks[name] for name in lacking), 0) == self._all
+        everything = set(masks) if self._is_out else self._open | (set(lacking) if len(masks) == 1 else set())
         return {name: self._all if name in everything else self._shown.get(name, 0) for name in masks}
 
     def next_look(self, patience_s: float) -> float:

@@ -36,18 +36,18 @@ class Settings:
         ConfigError: one of them is out of range.
     """
 
-    sources: int = 4
-    pipeline: int = 2
+    sources: int = 8
+    pipeline: int = 3
     request_s: float = 30.0
-    overdue: float = 3.0
-    bits_s: float = 0.1
+    overdue: float = 2.0
+    bits_s: float = 0.2
     interest_s: float = 5.0
     announce_s: float = 30.0
-    uploads: int = 1
+    uploads: int = 2
     uploads_each: int = 1
     queue: int = 8
     send_s: float = 60.0
-    reveal: int = 2
+    reveal: int = 4
     patience_s: float = 2.0
     ban_s: float = 600.0
     snub_s: float = 60.0

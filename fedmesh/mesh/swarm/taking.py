@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fedmesh.errors import ConfigError, RegistryError
 from fedmesh.mesh.swarm.download import Download
 from fedmesh.mesh.swarm.filefetch import FileFetch
-from fedmesh.mesh.swarm.holdings import Holdings, is_whole, length_of
+from fedmesh.mesh.swarm.holdings import Holdings, is_whole
 from fedmesh.mesh.swarm.messages import Cancel, Message, Piece, Refusal, Request
 from fedmesh.mesh.swarm.neighbours import Asked, Neighbour, Neighbours
 from fedmesh.mesh.swarm.settings import Settings
@@ -167,7 +167,7 @@ class Taking:
         assert self.download is not None
         blob = self.download.blob
         self.download.failed(asked.index)
-        if len(data) != length_of(blob, asked.index):
+        if len(data) != blob.length_of(asked.index):
             self._ban(neighbour, "chunk", now)
             return
         try:
@@ -214,7 +214,7 @@ class Taking:
     def _ask_chunk(self, one: Neighbour, index: int, now: float) -> None:
         assert self.download is not None
         blob = self.download.blob
-        self._ask(one, chunk_name(blob.chunks[index]), 0, length_of(blob, index), index=index, now=now)
+        self._ask(one, chunk_name(blob.chunks[index]), 0, blob.length_of(index), index=index, now=now)
 
     def _ask(self, one: Neighbour, name: str, offset: int, length: int, *, index: int = -1, now: float) -> int:
         number = self._number

@@ -19,6 +19,7 @@ __all__ = ["Telling"]
 _FOREVER = float("inf")
 _AGAIN_S = 1.0
 _PIECES_OF_PATIENCE = 4
+_SOONER = 4
 
 
 class Telling:
@@ -94,13 +95,18 @@ class Telling:
             at = now if mask or wants else _FOREVER
         else:
             before, wanted, told_at = said
-            changed = (before, wanted) != (mask, wants)
-            at = told_at + (self._settings.bits_s if changed else self._settings.interest_s if wants else _FOREVER)
+            at = told_at + self._pause_s(neighbour, blob, before ^ mask, changes=wanted != wants, wants=wants)
         if at > now:
             return at
         neighbour.told[blob.sha256] = mask, wants, now
         self._post(neighbour.name, Bits(blob.sha256, len(blob.chunks), mask, wants))
         return now + self._settings.interest_s if wants else _FOREVER
+
+    def _pause_s(self, neighbour: Neighbour, blob: Blob, news: int, *, changes: bool, wants: bool) -> float:
+        """After how long a neighbour is told again: soon if nobody asks for anything here, late of what it has."""
+        if changes or news & ~neighbour.masks.get(blob.sha256, 0):
+            return self._settings.bits_s / (_SOONER if self._uploads.is_idle else 1)
+        return self._settings.interest_s if wants or news else _FOREVER
 
     def _parts(self, blob: Blob, now: float) -> tuple[dict[str, int], float]:
         """What each is told by an origin, and when that is to be looked at again."""

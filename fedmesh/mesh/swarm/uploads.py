@@ -112,6 +112,11 @@ class Uploads:
         times = [item.since + after_s for item in self._leaving for after_s in (self.slow_s, self._settings.send_s)]
         return min((at for at in times if at > now), default=float("inf"))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits, and nothing leaves."""
+        return not self._leaving and not any(self._waiting.values())
+
     def is_busy_for(self, peer: str) -> bool:
         """Whether something for it waits or is leaving."""
         return bool(self._waiting.get(peer)) or any(item.peer == peer for item in self._leaving)

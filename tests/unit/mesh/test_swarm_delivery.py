@@ -3,11 +3,12 @@
 import random
 
 import pytest
-from registry_worlds import golden, moved, refuse, weights
+from registry_worlds import World, golden, moved, refuse, weights
 from swarm_meshes import SIZE, Mesh
 from swarm_worlds import CHUNK, Memory, Net, Origin, blob_of, model
 
 from fedmesh.mesh.swarm import Swarm
+from fedmesh.mesh.swarm.public import TIMESTAMP, names_behind
 from fedmesh.registry import Facts, File, Pointer, Rollout
 from fedmesh.registry.founding import replace_signers
 
@@ -194,3 +195,18 @@ def test_near_the_end_a_slow_neighbour_is_not_waited_for():
     assert disk.joined(blob) == data
     net.run(10)
     assert anna.wasted <= CHUNK  # of two requests, that which had not left was taken back
+
+
+def test_what_metadata_leads_to_is_asked_for_before_it_is_verified_and_no_further(tmp_path):
+    world = World(tmp_path)
+    world.publish(weights(1))
+    (rollout,) = [path.name for path in (world.public / "metadata").glob("*.rollout.json")]
+    (targets,) = [path.name for path in (world.public / "metadata").glob("*.targets.json")][-1:]
+    timestamp = (world.public / TIMESTAMP).read_bytes()
+    (snapshot,) = names_behind(TIMESTAMP, timestamp)
+    data = (world.public / snapshot).read_bytes()
+    behind = names_behind(snapshot, data)
+    assert sorted(behind) == sorted([f"metadata/{rollout}", f"metadata/{targets}"])
+    assert all(names_behind(name, (world.public / name).read_bytes()) == [] for name in behind)
+    assert names_behind(behind[0], data) == names_behind(snapshot, timestamp) == []  # a liar's chain ends
+    assert names_behind(TIMESTAMP, b"{}") == names_behind(TIMESTAMP, data) == []

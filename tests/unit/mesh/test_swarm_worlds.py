@@ -102,14 +102,17 @@ def test_thousands_of_schedules(block):
         Story(seed).play()
 
 
-@pytest.mark.parametrize("publisher_rate", [8e6, None], ids=["publisher behind the same link", "publisher on a LAN"])
+BEYOND = pytest.param(None, id="publisher on a LAN", marks=[pytest.mark.exhaustive, pytest.mark.slow])
+
+
+@pytest.mark.parametrize("publisher_rate", [pytest.param(8e6, id="publisher behind the same link"), BEYOND])
 def test_eleven_megabytes_reach_eight_peers_in_little_more_than_one_links_time(publisher_rate):
     net = Net(1)
     swarm_of(net, model(1, SIZE), peers=8, publisher_rate=publisher_rate, rate=8e6)
     peers = [net.nodes[f"p{number}"] for number in range(8)]
     assert net.until(lambda: all(peer.is_complete for peer in peers), 60)
     took, copies = net.now / (SIZE * 8 / 8e6), net.nodes["origin"].given.total() / SIZE
-    assert took <= 1.4, f"{took:.2f} of one link's time"
+    assert took <= 1.25, f"{took:.2f} of one link's time"
     assert copies <= 2.5, f"{copies:.2f} copies by the publisher"
     assert sum(peer.wasted for peer in peers) <= 0.02 * SIZE
-    assert sum(net.sent_bytes.values()) - sum(net.pieces.values()) < 0.01 * 8 * SIZE
+    assert sum(net.sent_bytes.values()) - sum(net.pieces.values()) < 0.02 * 8 * SIZE

@@ -350,7 +350,7 @@ def test_a_source_that_does_not_answer_changes_nothing_and_is_no_refusal(world):
 
 
 def test_lost_chunks_are_fetched_again_and_rotten_ones_too(world):
-    world.publish(weights(8, 700_000))
+    world.publish(weights(8, 160_000))
     lossy = Spying(world.public)
 
     def lose(name: str, data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from fedmesh.events import ModelPublished
 from fedmesh.registry import GoldenSet, Manifest, Pointer, Rollout, delta
 from fedmesh.registry.chunks import ChunkStore, count_of, split
 from fedmesh.registry.describing import Facts
+from fedmesh.registry.fetching import Fetching
 from fedmesh.registry.founding import create, replace_signers
-from fedmesh.registry.limits import CHUNK_BYTES
+from fedmesh.registry.limits import CHUNK_BYTES, LARGEST_CHUNK_BYTES, Limits
 from fedmesh.registry.manifest import Blob, Schema, Variant
 from fedmesh.registry.repository import Repository
 from fedmesh.registry.shelf import Shelf
@@ -196,6 +198,22 @@ def test_five_percent_of_weights_moved_by_one_cost_five_percent(tmp_path):
     )  # the entropy of where is 3.6 %, and nothing of by how much
 
 
+def test_a_file_that_was_cut_into_longer_chunks_before_is_read(tmp_path):
+    data = weights(4, 600_000)
+    chunks = [data[start : start + LARGEST_CHUNK_BYTES] for start in range(0, len(data), LARGEST_CHUNK_BYTES)]
+    digests = tuple(hashlib.sha256(chunk).digest() for chunk in chunks)
+    blob = Blob(hashlib.sha256(data).digest(), len(data), digests)
+    assert [blob.length_of(index) for index in range(3)] == [len(chunk) for chunk in chunks]
+    (public := tmp_path / "public" / "chunks").mkdir(parents=True)
+    for digest, chunk in zip(digests, chunks, strict=True):
+        (public / digest.hex()).write_bytes(chunk)
+    for keeps in (True, False):
+        store = ChunkStore(tmp_path / f"kept-{keeps}")
+        fetching = Fetching(FolderSource(public.parent), store, Limits(), Counter(), keeps=keeps)
+        assert fetching.model(Variant("int8", (), blob), {}).data == data
+        assert [store.has(digest) for digest in digests] == [keeps] * 3
+
+
 def test_chunks_are_checked_both_ways(tmp_path):
     store = ChunkStore(tmp_path / "chunks")
     data = weights(4, CHUNK_BYTES + 1)
@@ -263,7 +281,7 @@ def test_blobs_tags_and_schemas_that_cannot_be():
         lambda: Blob(bytes(32), 0, ()),
         lambda: Blob(bytes(32), 1, ()),
         lambda: Blob(bytes(31), 1, (bytes(32),)),
-        lambda: Blob(bytes(32), CHUNK_BYTES + 1, (bytes(32),)),
+        lambda: Blob(bytes(32), LARGEST_CHUNK_BYTES + 1, (bytes(32),)),
         lambda: Variant("int 8", (), BLOB),
         lambda: Variant("int8", ("A",), BLOB),
         lambda: Schema("float32", (-1,)),
