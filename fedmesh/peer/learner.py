@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fedmesh.client.policy import refusal
+from fedmesh.client.policy import floor_of, refusal
 from fedmesh.configuration import PeerConfig
 from fedmesh.errors import ConfigError, DecodeError, FedMeshError
 from fedmesh.events import EventSink, InstructionRefused, ModelChecked, Notice, ignore
@@ -20,6 +20,7 @@ from fedmesh.fleet.readiness import Readiness
 from fedmesh.fleet.training import Training
 from fedmesh.identity import Membership
 from fedmesh.mesh.rounds import Certificate, Charter, Result
+from fedmesh.peer.averaging import Averager, check_groups, terms_of
 from fedmesh.peer.learning import Blobs
 from fedmesh.peer.round_record import Shelf
 from fedmesh.peer.sessions import Crew, MeshSessions
@@ -65,6 +66,7 @@ class Learner:
         self._readiness = Readiness(config.eligibility)
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[bytes, MeshSessions] = {}
+        self._averagers: list[Averager] = []
         self._following: set[asyncio.Task[None]] = set()
         self._resting = "not looked at yet"
         self._changed: list[Callable[[], None]] = []
@@ -85,13 +87,9 @@ class Learner:
         """This device's part in a run. Raises: ConfigError: it declines the run."""
         try:
             kit = Kit.from_bytes(scenario)
-            task = kit.read_task()
+            self._check_task(charter, kit)
         except DecodeError as error:
             raise ConfigError(f"the run of {charter.task!r} cannot be read: {error}") from error
-        if task.name != charter.task:
-            raise ConfigError(f"the run of {charter.task!r} is about the task {task.name!r}")
-        if why := refusal(self._config, kit.client, task):
-            raise ConfigError(f"the operator's tables do not allow the run of {charter.task!r}: {why}")
         membership = self._membership
         crew = Crew(Identity(membership.signing_key()), Roster(membership.roster.keys))
 
@@ -100,7 +98,7 @@ class Learner:
             kit,
             crew,
             blobs=blobs,
-            workshop=Workshop(self._training(charter, kit), timeout_s=2 * charter.schedule.train_s),
+            workshop=self._workshop(charter, kit),
             shelf=Shelf(folder),
             why_not=lambda: self._resting,
             answered=answered,
@@ -111,6 +109,21 @@ class Learner:
         self._sessions[charter.hash] = sessions
         self._changed.append(changed)
         return sessions
+
+    def averaging(self, charter: Charter, *, scenario: bytes, changed: Callable[[], None]) -> Averager:
+        """This device's part in a run of gossip averaging. Raises: ConfigError: it declines the run."""
+        try:
+            kit, terms = terms_of(charter, scenario)
+            self._check_task(charter, kit)
+        except DecodeError as error:
+            raise ConfigError(f"the run of {charter.task!r} cannot be read: {error}") from error
+        floor = floor_of(self._config, None)
+        check_groups(charter, floor)
+        found = Averager(self._config, kit, terms, floor, self._workshop(charter, kit), lambda: self._resting)
+        found.rule  # noqa: B018 - refuses what cannot be averaged
+        self._averagers.append(found)
+        self._changed.append(changed)
+        return found
 
     def certified(self, charter: Charter, certificate: Certificate, blobs: Blobs) -> None:  # noqa: ARG002
         """A round is over: its model is delivered, where this member has a repository of models.
@@ -147,8 +160,19 @@ class Learner:
         for task in self._following:
             task.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
-        for sessions in self._sessions.values():
-            await sessions.aclose()
+        for part in (*self._sessions.values(), *self._averagers):
+            await part.aclose()
+
+    def _check_task(self, charter: Charter, kit: Kit) -> None:
+        """Raises: ConfigError: the task is another one, or the operator's tables do not allow it. DecodeError."""
+        task = kit.read_task()
+        if task.name != charter.task:
+            raise ConfigError(f"the run of {charter.task!r} is about the task {task.name!r}")
+        if why := refusal(self._config, kit.client, task):
+            raise ConfigError(f"the operator's tables do not allow the run of {charter.task!r}: {why}")
+
+    def _workshop(self, charter: Charter, kit: Kit) -> Workshop:
+        return Workshop(self._training(charter, kit), timeout_s=2 * charter.schedule.train_s)
 
     def _training(self, charter: Charter, kit: Kit) -> Training:
         limits = self._config.limits

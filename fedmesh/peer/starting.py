@@ -55,6 +55,7 @@ def start(folder: Path, prepared: Prepared, *, members: Sequence[str] | None, ag
         rounds=prepared.rounds,
         fewest=prepared.fewest,
         attempts=prepared.attempts,
+        kind=prepared.kind,
         schedule=[schedule.train_s, schedule.step_s, schedule.vote_s],
         members=None if members is None else list(members),
         again=again,
@@ -92,7 +93,8 @@ class Starting:
             raise ConfigError(f"what the run begins with is not in {BLOBS}: {missing[0].hex()}")
         self._runs.begin(charter)
         facts = {"run": charter.run.hex(), "task": charter.task, "members": members}
-        return {**facts, "quorum": charter.quorum, "rounds": charter.rounds}
+        sizes = {"quorum": charter.quorum, "rounds": charter.rounds, "fewest": charter.fewest}
+        return {**facts, **sizes, "kind": charter.kind}
 
     @property
     def _blobs(self) -> BlobStore:
@@ -129,6 +131,7 @@ class Starting:
             case {
                 "task": str(task), "scenario": str(scenario), "model": str(model), "state": str(state),
                 "rounds": int(rounds), "fewest": int(fewest), "attempts": int(attempts), "schedule": [*times],
+                "kind": ("rounds" | "gossip") as kind,
             } if len(times) == 3 and all(type(time) in {int, float} and 0 < time < 1e7 for time in times):  # fmt: skip
                 pass
             case _:
@@ -142,7 +145,7 @@ class Starting:
             )
         plain = Charter(
             own.mesh, task, secrets.token_bytes(16), _digest(scenario), keys, rounds, quorum_for(len(keys)),
-            fewest, attempts, _digest(model), _digest(state), Schedule(*times), own.id,
+            fewest, attempts, _digest(model), _digest(state), Schedule(*times), own.id, kind=kind,
         )  # fmt: skip
         return sign_charter(plain, Identity(self._membership.signing_key()))
 

@@ -1,0 +1,104 @@
+"""What a member keeps of a run of gossip averaging: the step that it began last, its model when the last one ended.
+
+Each in a file of its own, whole or not there. A step is written down as begun *before* it is paid for, so that none is
+begun twice, whatever happens; the model is that of the end of a step, so that a member that was killed in one goes back
+to before it (`fedmesh.mesh.gossip` says why).
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fedmesh.errors import ConfigError, DecodeError
+from fedmesh.files import read_bounded, write_atomically
+from fedmesh.mesh.gossip import Codes, Outcome
+from fedmesh.wire import dumps, loads
+
+__all__ = ["Memory", "Saved"]
+
+_BEGUN, _MODEL = "begun", "model"
+_FORMATS = {_BEGUN: "fedmesh-gossip-begun/1", _MODEL: "fedmesh-gossip-model/1"}
+_MAX_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """What is on the disk.
+
+    Attributes:
+        begun: the last step that was begun; 0 for none.
+        ended: the step whose model `codes` is; 0: there is none yet.
+        codes: the model, int64 [P], on the run's grid.
+        mixed, left_out, unsettled: so many steps ended like that.
+    """
+
+    begun: int = 0
+    ended: int = 0
+    codes: Codes | None = None
+    mixed: int = 0
+    left_out: int = 0
+    unsettled: int = 0
+
+    def after(self, step: int, outcome: Outcome, codes: Codes) -> "Saved":
+        """When a step has ended."""
+        counts = {"mixed": self.mixed, "left_out": self.left_out, "unsettled": self.unsettled}
+        counts[outcome.replace("-", "_")] += 1
+        return replace(self, begun=max(self.begun, step), ended=step, codes=codes, **counts)
+
+
+class Memory:
+    """In `folder`, which is there and private to the device."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load(self) -> Saved:
+        """What was kept. Raises: ConfigError: it is damaged."""
+        begun, model = self._read(_BEGUN), self._read(_MODEL)
+        saved = Saved()
+        match model:
+            case None:
+                pass
+            case [int(ended), int(mixed), int(left_out), int(unsettled), bytes(codes)] if len(codes) % 2 == 0:
+                found = np.frombuffer(codes, "<i2").astype(np.int64)
+                saved = Saved(ended, ended, found, mixed, left_out, unsettled)
+            case _:
+                raise self._damaged(_MODEL)
+        match begun:
+            case None:
+                return saved
+            case [int(step)]:
+                return replace(saved, begun=max(step, saved.ended))
+            case _:
+                raise self._damaged(_BEGUN)
+
+    def begin(self, step: int) -> None:
+        """This step is begun, and will not be again. Raises: ConfigError: it cannot be written: nothing may be paid."""
+        self._write(_BEGUN, [step])
+
+    def keep(self, saved: Saved) -> None:
+        """The model at the end of a step. Raises: ConfigError: it cannot be written."""
+        assert saved.codes is not None
+        codes = saved.codes.astype("<i2").tobytes()
+        self._write(_MODEL, [saved.ended, saved.mixed, saved.left_out, saved.unsettled, codes])
+
+    def _read(self, name: str) -> list[object] | None:
+        path = self._folder / name
+        if not path.exists():
+            return None
+        try:
+            plain = loads(read_bounded(path, _MAX_BYTES, called="a member's part in a run"), max_bytes=_MAX_BYTES)
+        except DecodeError as error:
+            raise self._damaged(name) from error
+        if not isinstance(plain, list) or plain[:1] != [_FORMATS[name]]:
+            raise self._damaged(name)
+        return plain[1:]
+
+    def _write(self, name: str, values: list[object]) -> None:
+        write_atomically(self._folder / name, dumps([_FORMATS[name], *values]), mode=0o600)
+
+    def _damaged(self, name: str) -> ConfigError:
+        return ConfigError(
+            f"{self._folder / name} is damaged: remove the folder of this run; the member takes no part in it any more"
+        )
