@@ -101,10 +101,10 @@ def _begun(scenario: str, over: dict[str, Any], members: int, data: Path | None)
 
 
 def _lines(begun: dict[str, Any], config: Path) -> list[str]:
-    members, is_gossip = begun["members"], begun["kind"] == "gossip"
+    members, is_gossip = begun["members"], begun.get("kind") == "gossip"
     how = f"{begun['quorum']} of {len(members)} have to agree on each result"
     if is_gossip:
-        how = f"they average in groups of {begun['fewest']} or more, dealt anew in each step, with no aggregator"
+        how = f"they average in groups of {begun['group']} or more, dealt anew in each step, with no aggregator"
     return [
         f"run {begun['run']} of {begun['task']}, {begun['rounds']} {'steps' if is_gossip else 'rounds'}",
         f"members: {', '.join(members)}; {how}",

@@ -89,8 +89,8 @@ class AveragingRun:
 
     @property
     def is_over(self) -> bool:
-        """Whether all steps are."""
-        return self.course is not None and self.course.is_over
+        """Whether all steps are, and the model of the last one is on the disk."""
+        return self._is_ended
 
     @property
     def is_live(self) -> bool:
@@ -328,10 +328,10 @@ class AveragingRun:
             return
         while (ended := self._to_publish) is not None:
             self._to_publish = None
-            facts = {"survivors": len(ended.survivors), "last": ended.step >= self.charter.rounds}
+            survivors, is_last = len(ended.survivors), ended.step >= self.charter.rounds
             try:
                 async with asyncio.timeout(_DELIVERY_S):
-                    figures = await part.deliver(ended.step, ended.codes, **facts)
+                    figures = await part.deliver(ended.step, ended.codes, survivors=survivors, last=is_last)
             except (FedMeshError, TimeoutError) as error:
                 why = str(error) or "it took too long"
                 self._means.events(Notice(f"the model of step {ended.step} was not delivered: {why}"))

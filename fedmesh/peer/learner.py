@@ -160,8 +160,10 @@ class Learner:
         for task in self._following:
             task.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
-        for part in (*self._sessions.values(), *self._averagers):
-            await part.aclose()
+        for sessions in self._sessions.values():
+            await sessions.aclose()
+        for averager in self._averagers:
+            await averager.aclose()
 
     def _check_task(self, charter: Charter, kit: Kit) -> None:
         """Raises: ConfigError: the task is another one, or the operator's tables do not allow it. DecodeError."""

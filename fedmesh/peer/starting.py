@@ -7,7 +7,7 @@ same: it is signed under the node's name.
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmesh.errors import ConfigError
 from fedmesh.identity import Membership
@@ -20,6 +20,9 @@ from fedmesh.peer.learning import Prepared
 from fedmesh.peer.runs import BLOBS, RIGHT, Runs
 from fedmesh.peer.status import ask
 from fedmesh.secagg import Identity
+
+if TYPE_CHECKING:
+    from fedmesh.mesh.rounds.charter import Kind
 
 __all__ = ["Starting", "check_start", "start"]
 
@@ -37,6 +40,8 @@ def check_start(folder: Path, members: Sequence[str] | None) -> dict[str, Any]:
 
 def start(folder: Path, prepared: Prepared, *, members: Sequence[str] | None, again: bool) -> dict[str, Any]:
     """Has the node with this folder start a run: ``run``, ``task``, ``members``, ``quorum`` and ``rounds`` of it.
+
+    Of gossip averaging ``kind`` and ``group`` as well, the smallest.
 
     Args:
         members: who takes part; None: all that are alive.
@@ -93,8 +98,8 @@ class Starting:
             raise ConfigError(f"what the run begins with is not in {BLOBS}: {missing[0].hex()}")
         self._runs.begin(charter)
         facts = {"run": charter.run.hex(), "task": charter.task, "members": members}
-        sizes = {"quorum": charter.quorum, "rounds": charter.rounds, "fewest": charter.fewest}
-        return {**facts, **sizes, "kind": charter.kind}
+        more = {"kind": charter.kind, "group": charter.fewest} if charter.kind == "gossip" else {}
+        return {**facts, "quorum": charter.quorum, "rounds": charter.rounds, **more}
 
     @property
     def _blobs(self) -> BlobStore:
@@ -131,11 +136,11 @@ class Starting:
             case {
                 "task": str(task), "scenario": str(scenario), "model": str(model), "state": str(state),
                 "rounds": int(rounds), "fewest": int(fewest), "attempts": int(attempts), "schedule": [*times],
-                "kind": ("rounds" | "gossip") as kind,
             } if len(times) == 3 and all(type(time) in {int, float} and 0 < time < 1e7 for time in times):  # fmt: skip
                 pass
             case _:
                 raise ConfigError("what is asked for is no run")
+        kind: Kind = "gossip" if asked.get("kind") == "gossip" else "rounds"
         own = self._membership.name
         keys = {name: key for name in members if (key := self._keys(name)) is not None}
         if fewest > len(members):

@@ -5,8 +5,34 @@ import pytest
 from gossip_courses import Courses
 from gossip_worlds import ID
 
+from fedmesh.errors import DecodeError
 from fedmesh.mesh.gossip import Trains, deal
-from fedmesh.mesh.gossip.messages import At, encode
+from fedmesh.mesh.gossip.messages import At, Down, Here, Open, Total, Up, Wanted, decode, encode
+
+
+GOLDEN = [
+    (Here(1), "840100507369787465656e2062797465732e2e2e01"),
+    (Open(2, ("a", "b")), "850101507369787465656e2062797465732e2e2e028261616162"),
+    (Up(3, b"x"), "850102507369787465656e2062797465732e2e2e034178"),
+    (Down(4, b"y"), "850103507369787465656e2062797465732e2e2e044179"),
+    (
+        Total(5, ("a", "b"), ("a",), b"p", b"e"),
+        "880104507369787465656e2062797465732e2e2e05826161616281616141704165",
+    ),
+    (Wanted(6), "840105507369787465656e2062797465732e2e2e06"),
+    (At(7, Trains.YES, is_open=True, asks=False), "870106507369787465656e2062797465732e2e2e0702f5f4"),
+]
+
+
+@pytest.mark.parametrize(("message", "data"), GOLDEN)
+def test_golden_bytes(message, data):
+    assert encode(message, ID).hex() == data
+    assert decode(bytes.fromhex(data), ID, max_bytes=1 << 10) == message
+
+
+def test_a_word_that_is_none_is_refused():
+    with pytest.raises(DecodeError):
+        decode(encode(At(7, 3, is_open=True, asks=False), ID), ID, max_bytes=1 << 10)
 
 
 def mixed(courses, step):

@@ -1,0 +1,44 @@
+"""What a member keeps of a run of gossip averaging."""
+
+import numpy as np
+import pytest
+
+from fedmesh.errors import ConfigError
+from fedmesh.peer.averaging_memory import Memory, Saved
+
+CODES = np.array([-32767, 0, 5, 32767])
+
+
+def test_nothing_was_kept_before_the_first_step(tmp_path):
+    saved = Memory(tmp_path).load()
+    assert (saved.begun, saved.ended, saved.codes) == (0, 0, None)
+
+
+def test_it_is_read_as_it_was_kept_and_a_step_that_was_begun_is_not_begun_again(tmp_path):
+    memory = Memory(tmp_path)
+    memory.begin(3)
+    assert memory.load().begun == 3
+    saved = Saved().after(3, "mixed", CODES).after(4, "left-out", CODES).after(6, "unsettled", CODES)
+    memory.keep(saved)
+    found = memory.load()
+    assert found.codes.tolist() == CODES.tolist()
+    assert (found.begun, found.ended, found.mixed, found.left_out, found.unsettled) == (6, 6, 1, 1, 1)
+    memory.begin(7)
+    found = memory.load()
+    assert (found.begun, found.ended) == (7, 6)
+
+
+@pytest.mark.parametrize("name", ["begun", "model"])
+@pytest.mark.parametrize("data", [b"", b"\x80", b"\x81\x61x"])
+def test_what_is_damaged_is_refused(tmp_path, name, data):
+    memory = Memory(tmp_path)
+    memory.begin(1)
+    memory.keep(Saved().after(1, "mixed", CODES))
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConfigError, match="damaged"):
+        memory.load()
+
+
+def test_where_nothing_can_be_written_nothing_is_begun(tmp_path):
+    with pytest.raises(ConfigError, match="cannot write"):
+        Memory(tmp_path / "missing").begin(1)
