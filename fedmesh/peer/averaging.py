@@ -86,7 +86,7 @@ class Averager:
         vector, left_out = (np.frombuffer(part, "<i8").astype(np.int64) for part in made)
         if len(vector) != self.rule.length or len(left_out) != len(codes):
             raise RoundError(f"step {step} was trained, and what came of it is of another model")
-        return Prepared(vector, left_out, codes)
+        return Prepared(vector, left_out)
 
     async def deliver(self, step: int, codes: Codes, **facts: Any) -> Mapping[str, float]:
         """Has the model of a step signed in this member's repository; its figures. Raises: RoundError: it was not."""

@@ -2,7 +2,7 @@
 
 Each in a file of its own, whole or not there. A step is written down as begun *before* it is paid for, so that none is
 begun twice, whatever happens; the model is that of the end of a step, so that a member that was killed in one goes back
-to before it (`fedmesh.mesh.gossip` says why).
+to before it, and to before all trainings that are in no sum (`fedmesh.mesh.gossip` says why).
 """
 
 from dataclasses import dataclass, replace
@@ -29,22 +29,32 @@ class Saved:
     Attributes:
         begun: the last step that was begun; 0 for none.
         ended: the step whose model `codes` is; 0: there is none yet.
-        codes: the model, int64 [P], on the run's grid.
+        codes: the model, int64 [P], on the run's grid. settled: it without trainings that are in no sum.
         mixed, left_out, unsettled: so many steps ended like that.
     """
 
     begun: int = 0
     ended: int = 0
     codes: Codes | None = None
+    settled: Codes | None = None
     mixed: int = 0
     left_out: int = 0
     unsettled: int = 0
 
-    def after(self, step: int, outcome: Outcome, codes: Codes) -> "Saved":
+    @property
+    def model(self) -> Codes | None:
+        """What to go on with: a member that was killed in a step does not know whether its input was in a sum."""
+        return self.codes if self.begun == self.ended else self.settled
+
+    def after(self, step: int, outcome: Outcome, codes: Codes, settled: Codes) -> "Saved":
         """When a step has ended."""
         counts = {"mixed": self.mixed, "left_out": self.left_out, "unsettled": self.unsettled}
         counts[outcome.replace("-", "_")] += 1
-        return replace(self, begun=max(self.begun, step), ended=step, codes=codes, **counts)
+        return replace(self, begun=max(self.begun, step), ended=step, codes=codes, settled=settled, **counts)
+
+
+def _read(codes: bytes) -> Codes:
+    return np.frombuffer(codes, "<i2").astype(np.int64)
 
 
 class Memory:
@@ -60,9 +70,10 @@ class Memory:
         match model:
             case None:
                 pass
-            case [int(ended), int(mixed), int(left_out), int(unsettled), bytes(codes)] if len(codes) % 2 == 0:
-                found = np.frombuffer(codes, "<i2").astype(np.int64)
-                saved = Saved(ended, ended, found, mixed, left_out, unsettled)
+            case [int(ended), int(mixed), int(left_out), int(unsettled), bytes(codes), bytes(settled)] if len(
+                codes
+            ) % 2 == 0 and len(settled) in {0, len(codes)}:
+                saved = Saved(ended, ended, _read(codes), _read(settled or codes), mixed, left_out, unsettled)
             case _:
                 raise self._damaged(_MODEL)
         match begun:
@@ -80,8 +91,10 @@ class Memory:
     def keep(self, saved: Saved) -> None:
         """The model at the end of a step. Raises: ConfigError: it cannot be written."""
         assert saved.codes is not None
-        codes = saved.codes.astype("<i2").tobytes()
-        self._write(_MODEL, [saved.ended, saved.mixed, saved.left_out, saved.unsettled, codes])
+        assert saved.settled is not None
+        codes, settled = (values.astype("<i2").tobytes() for values in (saved.codes, saved.settled))
+        counts = saved.mixed, saved.left_out, saved.unsettled
+        self._write(_MODEL, [saved.ended, *counts, codes, b"" if settled == codes else settled])
 
     def _read(self, name: str) -> list[object] | None:
         path = self._folder / name

@@ -249,7 +249,7 @@ class AveragingRun:
         try:
             if self._part is None:
                 self._part = means.learning.averaging(charter, scenario=scenario, changed=self._changed)
-            part, codes = self._part, self.saved.codes
+            part, codes = self._part, self.saved.model
             if codes is None:
                 codes = part.start(await self._blob(charter.model))
         except ConfigError as error:
@@ -258,7 +258,8 @@ class AveragingRun:
             return
         course.member = Member(
             run, means.name, identity=means.identity, roster=Roster(dict(charter.members)), rule=part.rule,
-            codes=codes, step=self.saved.begun, floor=part.floor, store_path=folder / _STORE, max_bytes=means.max_bytes,
+            codes=codes, settled=self.saved.settled, step=self.saved.begun, floor=part.floor,
+            store_path=folder / _STORE, max_bytes=means.max_bytes,
         )  # fmt: skip
         self._changed()
 
@@ -302,7 +303,7 @@ class AveragingRun:
 
     async def _ended(self, ended: Ended) -> None:
         charter, names = self.charter, ended.survivors
-        saved = self.saved.after(ended.step, ended.outcome, ended.codes)
+        saved = self.saved.after(ended.step, ended.outcome, ended.codes, ended.settled)
         await asyncio.to_thread(self._memory.keep, saved)
         self.saved = saved
         facts = ended.step, str(ended.outcome), len(names), ", ".join(names)

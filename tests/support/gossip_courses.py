@@ -38,7 +38,7 @@ class Courses:
         self.paid = {name: [] for name in self.run.members}
         self.ended = {name: {} for name in self.run.members}
         self.courses, self.lives, self.queue, self.order = {}, {}, [], itertools.count()
-        self.sides = {}
+        self.sides, self.settled = {}, {}
         self.dull = set()
 
     def enter(self, *names):
@@ -58,7 +58,7 @@ class Courses:
             course = self.courses[name]
             course.member = Member(
                 self.run, name, identity=identity(name), roster=self.roster, rule=plain(name).rule,
-                codes=self.models[name], step=self.begun[name],
+                codes=self.models[name], settled=self.settled.get(name), step=self.begun[name],
             )  # fmt: skip
             self.do(name, course.able(Trains.YES, self.now))
 
@@ -91,8 +91,8 @@ class Courses:
                     self.paid[name].append(step)
                     prepared = plain(name, trains=not self.still).prepare(step, codes)
                     self.later(self.trains(self.rng), self.trained, name, self.lives[name], step, prepared)
-                case Ended(step, outcome, survivors, codes):
-                    self.models[name] = codes
+                case Ended(step, outcome, survivors, codes, settled):
+                    self.models[name], self.settled[name] = codes, settled
                     self.ended[name][step] = outcome, survivors
         if name in self.courses:
             due = self.courses[name].due

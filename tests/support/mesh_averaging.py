@@ -1,5 +1,6 @@
 """Nodes that average by gossip: what each has on its disk, and what its ledger says."""
 
+import asyncio
 import hashlib
 import secrets
 
@@ -8,11 +9,13 @@ from mesh_learning import LearningNodes
 from mesh_nodes import until
 from small_runs import small_digits
 
+from fedmesh.client.identities import anchor_path
 from fedmesh.events import StepAveraged
 from fedmesh.fleet.mesh_start import begin
 from fedmesh.mesh.rounds import Charter, Schedule, quorum_for, sign_charter
 from fedmesh.peer.averaging import terms_of
 from fedmesh.peer.averaging_memory import Memory
+from fedmesh.privacy import Anchor
 from fedmesh.secagg import Identity
 
 __all__ = ["SCHEDULE", "AveragingNodes"]
@@ -21,11 +24,14 @@ SCHEDULE = Schedule(90.0, 10.0, 5.0)
 
 
 class AveragingNodes(LearningNodes):
-    """As `LearningNodes`, with a run of gossip averaging."""
+    """As `LearningNodes`, with a run of gossip averaging; ledgers have anchors, as `fedmesh enroll` makes them."""
+
+    def __init__(self, folder, *names):
+        super().__init__(folder, *names)
+        for name in names:
+            Anchor.create(anchor_path(folder / name, name))
 
     async def begin_run(self, *, steps=3, schedule=SCHEDULE, members=None, **overrides):
-        import asyncio
-
         settings = {
             "strategy__name": "gossip", "strategy__options": {"group": 4}, "privacy__enabled": False,
             "client__batching": "never", "rounds": steps, **overrides,

@@ -41,10 +41,10 @@ class LearningNodes(Nodes):
         free = "[privacy]\nrequired = false\n"
         return super().configure(name, more=data + free + more, **options)
 
-    async def enter(self, name, **options):
+    async def enter(self, name, *, more="", **options):
         settings = quick(runs={"settle_s": 2.0, "spare_s": 0.0})
-        learning = learning_of(load(self.configure(name)))
-        return await super().enter(name, settings=settings, learning=learning, **options)
+        learning = learning_of(load(self.configure(name, more)))
+        return await super().enter(name, settings=settings, learning=learning, more=more, **options)
 
     async def enter_all(self):
         for name in self.names:

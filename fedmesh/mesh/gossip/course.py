@@ -45,12 +45,18 @@ class Begin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ended:
-    """A step is over: keep `codes`, the model, before the next one begins. `survivors`: who is in the sum, if any."""
+    """A step is over: keep the model before the next one begins.
+
+    Attributes:
+        survivors: who is in the sum, if there was one.
+        codes, settled: as `Member`'s.
+    """
 
     step: int
     outcome: Outcome
     survivors: tuple[str, ...]
     codes: Codes
+    settled: Codes
 
 
 Effect = Say | Begin | Ended
@@ -256,7 +262,7 @@ class Course:
             effects += self._says(member.alive_changed(here, now))
         if member.outcome is None:
             return effects
-        effects.append(Ended(self.at, member.outcome, member.survivors, member.codes))
+        effects.append(Ended(self.at, member.outcome, member.survivors, member.codes, member.settled))
         return [*effects, *self._enter(self.at + 1, now)]
 
     def _may_begin(self, member: Member, now: float) -> bool:

@@ -5,9 +5,9 @@ Sans-IO. A step is over, for a member, in one of three ways (`Outcome`):
 * ``mixed``: its input was in the sum, and it took its part of it. Those who are in a sum have signed for the set, so
   that all of them agree about it, and the mean over all members stays what it was, to the last unit.
 * ``left-out``: its input was in no sum for certain; it keeps what it has trained.
-* ``unsettled``: its input left it, and nobody could say what became of it. It goes back to what it was before it
-  trained. Only then does the mean move: by the distance between this member's input and its part, over the number of
-  members, and by no more.
+* ``unsettled``: its input left it, and nobody could say what became of it. It goes back to what it was before any
+  training that is in no sum for certain, so that none is ever in two. Only then does the mean move: by the distance
+  between what it goes back to and its part, over the number of members, and by no more.
 
 Not guaranteed: that a leader tells the right sum, nor that it tells all the same.
 """
@@ -48,6 +48,7 @@ class Member:
         identity: its key pair. roster: keys of all members.
         rule: of what it puts into sums.
         codes: the model to begin with, int64 [P]. step: the last one that it began before.
+        settled: that model without trainings that are in no sum; None: there are none in it.
         floor: what this device insists on besides, by its operator.
         store_path: where it remembers what it has signed, see `Participant`.
         max_bytes: longest message.
@@ -65,6 +66,7 @@ class Member:
         roster: Roster,
         rule: Rule,
         codes: Codes,
+        settled: Codes | None = None,
         step: int = -1,
         floor: Policy | None = None,
         store_path: Path | None = None,
@@ -74,7 +76,9 @@ class Member:
         self.name, self.rule, self._run, self._max_bytes = name, rule, run, max_bytes
         self._identity, self._roster = identity, roster
         self.codes = codes
-        """The model. Keep it on the disk when a step is over: after a crash a member goes on from there."""
+        """The model. Keep it on the disk when a step is over."""
+        self.settled = codes if settled is None else settled
+        """It without trainings that are in no sum for certain: after a crash in a step a member goes on from there."""
         self.step = step
         """The step that it is in, or was in last."""
         self.outcome: Outcome | None = None
@@ -205,7 +209,7 @@ class Member:
         if not self._has_left:
             self._end("left-out", self._prepared.left_out)
         elif self._asks == _ASKS or self._header is None:
-            self._end("unsettled", self._prepared.kept)
+            self._end("unsettled", self.settled)
         else:
             self._asks, self._deadline = self._asks + 1, now + self._run.wait_s
             self._outgoing += [(name, Wanted(self.step)) for name in self._header.cohort if name != self.name]
@@ -298,4 +302,5 @@ class Member:
             self._end("left-out", prepared.left_out)
             return
         place, self.survivors = result.survivors.index(self.name), result.survivors
-        self._end("mixed", self.rule.mixed(result.total, len(result.survivors), place, self.step))
+        self.settled = self.rule.mixed(result.total, len(result.survivors), place, self.step)
+        self._end("mixed", self.settled)

@@ -42,12 +42,11 @@ class Prepared:
 
     Attributes:
         vector: goes into the sum, int64 [length].
-        left_out: the model if it is not in a sum for certain; kept: if nobody can say.
+        left_out: the model if it is not in a sum for certain.
     """
 
     vector: NDArray[np.int64]
     left_out: Codes
-    kept: Codes
 
 
 class Mixing(Protocol):
@@ -111,9 +110,9 @@ class PlainMixing:
                 self._ledger.charge(self._dp.event(f"{self._label}/step-{step}"))
             weights = self._train(step, self._grid.weights(codes))
         except BudgetError:
-            return Prepared(codes, codes, codes)
+            return Prepared(codes, codes)
         trained = self._grid.codes(weights, self._rng)
-        return Prepared(trained, trained, codes)
+        return Prepared(trained, trained)
 
 
 class SharedMixing:
@@ -160,4 +159,4 @@ class SharedMixing:
             seed=step_seed(step),
             noise=self._noise(step),
         )
-        return Prepared(np.concatenate([codes, encoded]), codes, codes)
+        return Prepared(np.concatenate([codes, encoded]), codes)

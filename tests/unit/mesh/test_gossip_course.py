@@ -9,7 +9,6 @@ from fedmesh.errors import DecodeError
 from fedmesh.mesh.gossip import Trains, deal
 from fedmesh.mesh.gossip.messages import At, Down, Here, Open, Total, Up, Wanted, decode, encode
 
-
 GOLDEN = [
     (Here(1), "840100507369787465656e2062797465732e2e2e01"),
     (Open(2, ("a", "b")), "850101507369787465656e2062797465732e2e2e028261616162"),

@@ -185,6 +185,19 @@ def test_a_leader_cannot_bring_strangers_or_a_group_of_its_own():
     assert (member.counts["turn"], member.counts["session"]) == (5, 1)
 
 
+def test_a_training_that_was_left_out_once_is_not_in_two_sums():
+    group = deal(ID, 1, names(6), 6)[0]
+    world = World(run_of(6), lose=lambda _sender, _to, kind: kind == TOTAL)
+    world.step(1, away=group[:3])  # a group of three: all go on from what they have trained
+    name = group[3]
+    assert world.members[name].codes.tolist() == (start(name) + moved(name, 1)).tolist()
+    world.step(2)
+    assert "unsettled" in world.outcomes().values()
+    for name in group[3:]:
+        if world.members[name].outcome == "unsettled":
+            assert world.members[name].codes.tolist() == start(name).tolist()
+
+
 def told_of(group, change):
     """A member of the group that is in the middle of the step, after it was told a sum that was changed on the way."""
     world = World(run_of(6), still, lose=lambda _sender, to, kind: to == group[3] and kind == TOTAL)

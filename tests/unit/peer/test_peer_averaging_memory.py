@@ -18,14 +18,18 @@ def test_it_is_read_as_it_was_kept_and_a_step_that_was_begun_is_not_begun_again(
     memory = Memory(tmp_path)
     memory.begin(3)
     assert memory.load().begun == 3
-    saved = Saved().after(3, "mixed", CODES).after(4, "left-out", CODES).after(6, "unsettled", CODES)
+    saved = Saved().after(3, "mixed", CODES, CODES).after(4, "unsettled", CODES, CODES)
+    saved = saved.after(6, "left-out", CODES[::-1], CODES)
     memory.keep(saved)
     found = memory.load()
-    assert found.codes.tolist() == CODES.tolist()
+    assert found.codes.tolist() == found.model.tolist() == CODES[::-1].tolist()
     assert (found.begun, found.ended, found.mixed, found.left_out, found.unsettled) == (6, 6, 1, 1, 1)
     memory.begin(7)
     found = memory.load()
     assert (found.begun, found.ended) == (7, 6)
+    assert found.model.tolist() == CODES.tolist()  # it was killed in a step: the training of step 6 may be in its sum
+    memory.keep(found.after(7, "mixed", CODES, CODES))
+    assert memory.load().model.tolist() == CODES.tolist()
 
 
 @pytest.mark.parametrize("name", ["begun", "model"])
@@ -33,7 +37,7 @@ def test_it_is_read_as_it_was_kept_and_a_step_that_was_begun_is_not_begun_again(
 def test_what_is_damaged_is_refused(tmp_path, name, data):
     memory = Memory(tmp_path)
     memory.begin(1)
-    memory.keep(Saved().after(1, "mixed", CODES))
+    memory.keep(Saved().after(1, "mixed", CODES, CODES))
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ConfigError, match="damaged"):
         memory.load()
