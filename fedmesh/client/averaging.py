@@ -6,7 +6,7 @@ run's grid (`fedmesh.mesh.gossip`). The ledger is charged before the data are lo
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from fedmesh.errors import ConfigError, LedgerError
 from fedmesh.mesh.gossip import Codes, Grid, Mixing, PlainMixing, PlainRule, Rule, SharedMixing, SharedRule
 from fedmesh.types import Examples, Float32, Layout, Ledger
 
-__all__ = ["AveragingTerms", "AveragingTrainer", "check_task", "mixing_of", "rule_of"]
+__all__ = ["AveragingTerms", "AveragingTrainer", "check_task", "mixing_of", "rule_of", "trainer_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,17 @@ class AveragingTrainer(Protocol):
     def rows(self, assignment: Assignment, examples: Examples) -> Iterator[Float32]:
         """The gradient of each example at the assignment's weights, rows [b, P] at a time."""
         ...
+
+
+def trainer_of(app: object, name: str) -> AveragingTrainer:
+    """What trains in a client app. Raises: ConfigError: it shows nothing that does."""
+    trainer = getattr(app, "trainer", None)
+    if not all(hasattr(trainer, part) for part in ("layout", "fit", "rows")):
+        raise ConfigError(
+            f"the client {name!r} shows no trainer with layout, fit and rows, which gossip averaging trains with: "
+            "choose another client.name"
+        )
+    return cast("AveragingTrainer", trainer)
 
 
 def check_task(task: Task) -> None:

@@ -101,7 +101,7 @@ def check_needs(strategy: object, name: str, *, only_sums: bool) -> None:
     if needs == NEEDS:
         raise ConfigError(
             f"the strategy {name!r} has no aggregator, and this would be one: start it among the members of a mesh, "
-            "fedmesh run start SCENARIO --mesh"
+            "fedmesh run start SCENARIO --mesh, or simulate it"
         )
     if needs not in ("sum", "each"):
         raise ConfigError(

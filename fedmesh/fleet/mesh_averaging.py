@@ -1,33 +1,22 @@
 """A step of gossip averaging in the process that trains: it pays, trains, and makes the input of its group's sum."""
 
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from fedmesh.client.averaging import AveragingTerms, AveragingTrainer, mixing_of
+from fedmesh.client.averaging import AveragingTerms, mixing_of, trainer_of
 from fedmesh.client.enrolled_home import EnrolledHome
 from fedmesh.client.task import Task
-from fedmesh.errors import ConfigError, DecodeError
+from fedmesh.errors import DecodeError
 from fedmesh.federation.scenario import Scenario
 from fedmesh.flower.envelope import Buffer, Envelope
 from fedmesh.types import Examples
 from fedmesh.wire import dumps
 
-__all__ = ["averaged", "trainer_of"]
+__all__ = ["averaged"]
 
 _DEVICE = 0  # the only one in this process
-
-
-def trainer_of(app: object, name: str) -> AveragingTrainer:
-    """What trains in a client app. Raises: ConfigError: it shows nothing that does."""
-    trainer = getattr(app, "trainer", None)
-    if not all(hasattr(trainer, part) for part in ("layout", "fit", "rows")):
-        raise ConfigError(
-            f"the client {name!r} shows no trainer with layout, fit and rows, which gossip averaging trains with: "
-            "choose another client.name"
-        )
-    return cast("AveragingTrainer", trainer)
 
 
 def averaged(
