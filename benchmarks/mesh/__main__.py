@@ -1,9 +1,10 @@
-"""A mesh without a server: messages against gRPC, failures, a model's way, idle members; all with mutual TLS 1.3.
+"""A mesh without a server: messages against gRPC, failures, a model's way, idle members, rounds against a fleet's.
 
-    python -m benchmarks.mesh [--only messages failures delivery idle] [--quiet SECONDS] [--json]
+    python -m benchmarks.mesh [--only messages failures delivery idle rounds] [--quiet SECONDS] [--json]
 
-Real processes. Each part is a command of its own too (``python -m benchmarks.mesh.idle --help``), where its size can be
-set. ``delivery`` needs root and iproute2 to be what it says. It takes ten minutes on an idle machine.
+All with mutual TLS 1.3, in real processes. Each part is a command of its own too (``python -m benchmarks.mesh.idle
+--help``), where its size can be set. ``delivery`` needs root and iproute2 to be what it says, ``rounds`` Mosquitto. It
+takes twelve minutes on an idle machine.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.mesh import delivery, failures, idle, messages
+from benchmarks.mesh import delivery, failures, idle, messages, rounds
 
 Part = tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], list[str]]]
 PARTS: dict[str, Part] = {
@@ -20,6 +21,7 @@ PARTS: dict[str, Part] = {
     "failures": (failures.measure, failures.lines),
     "delivery": (delivery.measure, delivery.lines),
     "idle": (idle.measure, idle.lines),
+    "rounds": (rounds.compare, rounds.lines),
 }
 
 

@@ -28,10 +28,21 @@ def examine_peer(config: "PeerConfig", clock: float) -> list[Check]:
     if config.bridge is not None:
         checks.append(_bridge(config))
     if config.data is not None:
-        checks += examine_learner(config)
+        checks += [*examine_learner(config), _inputs(config)]
     else:
         checks.append(Check("training", "note", "none: this member votes only", "add [data]"))
     return [*checks, examine_metrics(config.metrics)]
+
+
+def _inputs(config: "PeerConfig") -> Check:
+    """How long the inputs of a run may be; how long they are is known when it is started."""
+    from fedmesh.peer.limits import MOST_MB
+
+    most = min(config.limits.message_mb, MOST_MB)
+    if most < MOST_MB:
+        advice = f"raise [limits] message_mb to {MOST_MB}, what a mesh has"
+        return Check("inputs", "note", f"runs whose inputs have more than {most} MB are declined", advice)
+    return Check("inputs", "ok", f"up to {most} MB: {most * 8 // 24} million parameters at 24 bits")
 
 
 def _listen(config: "PeerConfig") -> Check:

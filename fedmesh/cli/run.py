@@ -93,11 +93,17 @@ def start(
 def _begun(scenario: str, over: dict[str, Any], members: int, data: Path | None) -> "Begun":
     """What round 1 begins with: the public start is trained here."""
     from fedmesh.federation import scenarios
+    from fedmesh.fleet.kit import Kit
     from fedmesh.fleet.mesh_start import begin
+    from fedmesh.peer.sizes import check_averaged, check_blobs, check_input
 
     found = scenarios.load(scenario, over)
     with TemporaryDirectory() as folder:
-        return begin(found, run=secrets.randbits(61), members=members, folder=Path(folder), datasets_folder=data)
+        made = begin(found, run=secrets.randbits(61), members=members, folder=Path(folder), datasets_folder=data)
+    check = check_averaged if made.kind == "gossip" else check_input
+    check(Kit.from_bytes(made.kit), members)
+    check_blobs(model=len(made.model), state=len(made.state))
+    return made
 
 
 def _lines(begun: dict[str, Any], config: Path) -> list[str]:

@@ -1,16 +1,16 @@
 """The file of ``fedmesh client run``: who the device is, what it has, and what it will and will not do."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from fedmesh.configuration.learner import LearnerSections, Tier
-from fedmesh.configuration.section import Section, parsed, read_tables
-from fedmesh.configuration.shared import BrokerSection, IdentitySection, IssuerSection, MetricsSection
+from fedmesh.configuration.section import Section
+from fedmesh.configuration.shared import BrokerSection
 from fedmesh.configuration.values import Listen, PartyName, PathValue, Share
 
-__all__ = ["ClientConfig", "InferenceSection", "RegistrySection", "StateSection"]
+__all__ = ["ClientConfig", "InferenceSection", "StateSection"]
 
 
 class StateSection(Section):
@@ -40,19 +40,9 @@ class InferenceSection(Section):
         return self
 
 
-class RegistrySection(Section):
-    """Whose models are believed."""
-
-    trusted_root: PathValue
-    """The root metadata (TUF) that was carried here with the installation; newer ones are signed by it."""
-    folder: PathValue | None = None
-    """Metadata that was seen, and the A/B slots; None: ``registry`` in the state folder."""
-
-
 class ClientConfig(LearnerSections):
     """A device."""
 
-    identity: IdentitySection
     broker: BrokerSection
     coordinators: Annotated[tuple[PartyName, ...], Field(strict=False, min_length=1)] = ("coordinator",)
     """Whom it listens to; nobody else is answered."""
@@ -61,10 +51,6 @@ class ClientConfig(LearnerSections):
     """``full``: trains with torch. ``lite``: a head on fixed features, without torch. ``inference``: never trains."""
     inference: InferenceSection | None = None
     """None: no model is served here."""
-    registry: RegistrySection | None = None
-    """None: no model is fetched. Needed by inference."""
-    metrics: MetricsSection = MetricsSection()
-    issuer: IssuerSection = IssuerSection()
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -82,19 +68,3 @@ class ClientConfig(LearnerSections):
     def state_folder(self) -> Path:
         """Where ledgers and the memory of secure aggregation are."""
         return self.state.folder
-
-    @property
-    def registry_folder(self) -> Path:
-        """Where the metadata that was seen and the models lie, as `fedmesh model` takes it."""
-        named = self.registry.folder if self.registry else None
-        return named or self.state.folder / "registry"
-
-    @classmethod
-    def parse(cls, tables: dict[str, Any], *, source: str, folder: Path | None = None) -> Self:
-        """A configuration from TOML tables. Raises: ConfigError: naming every key that is wrong."""
-        return parsed(cls, tables, source=source, folder=folder)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """The configuration in a TOML file. Raises: ConfigError: unreadable, not TOML, or wrong keys, each named."""
-        return cls.parse(read_tables(path), source=str(path), folder=path.parent)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from fedmesh.configuration.section import Section, parsed, read_tables
+from fedmesh.configuration.section import File, Section
 from fedmesh.configuration.shared import BrokerSection, IdentitySection, IssuerSection, MetricsSection
 from fedmesh.configuration.values import PartyName, PathValue, Positive, ScenarioValue
 
@@ -124,7 +124,7 @@ class TaskSection(Section):
         return self
 
 
-class CoordinatorConfig(Section):
+class CoordinatorConfig(File):
     """A coordinator."""
 
     identity: IdentitySection
@@ -152,13 +152,3 @@ class CoordinatorConfig(Section):
     def registry_folder(self) -> Path:
         """Where signed models are; to be looked at only with `registry.enabled`."""
         return self.registry.folder or self.data.folder / "registry"
-
-    @classmethod
-    def parse(cls, tables: dict[str, Any], *, source: str, folder: Path | None = None) -> Self:
-        """A configuration from TOML tables. Raises: ConfigError: naming every key that is wrong."""
-        return parsed(cls, tables, source=source, folder=folder)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """The configuration in a TOML file. Raises: ConfigError: unreadable, not TOML, or wrong keys, each named."""
-        return cls.parse(read_tables(path), source=str(path), folder=path.parent)

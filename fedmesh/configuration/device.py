@@ -94,7 +94,7 @@ class LimitsSection(Section):
     max_steps: Annotated[int, Field(ge=1)] = 10_000
     """Of one round."""
     message_mb: Annotated[int, Field(ge=1, le=256)] = 256
-    """Longest message that is received."""
+    """Longest message that is received. A member of a mesh takes 64 at most, and a signed list of 8 in any case."""
 
 
 class EligibilitySection(Section):

@@ -1,16 +1,17 @@
 """What every device that learns says in its file, be it a client of a coordinator or a member of a mesh."""
 
+import abc
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
 from fedmesh.configuration.device import EligibilitySection, LimitsSection, PrivacyPolicy, SecurePolicy
-from fedmesh.configuration.section import Section
-from fedmesh.configuration.shared import IdentitySection
+from fedmesh.configuration.section import File, Section
+from fedmesh.configuration.shared import IdentitySection, IssuerSection, MetricsSection
 from fedmesh.configuration.values import Function, PathValue, ScenarioValue
 
-__all__ = ["DataSetData", "DataSource", "HookData", "Learner", "LearnerSections", "NpzData", "Tier"]
+__all__ = ["DataSetData", "DataSource", "HookData", "Learner", "LearnerSections", "NpzData", "RegistrySection", "Tier"]
 
 Tier = Literal["full", "lite", "inference"]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(strict=False)]
@@ -50,9 +51,19 @@ class HookData(Section):
 DataSource = NpzData | DataSetData | HookData
 
 
-class LearnerSections(Section):
+class RegistrySection(Section):
+    """Whose models are believed."""
+
+    trusted_root: PathValue
+    """The root metadata (TUF) that was carried here with the installation; newer ones are signed by it."""
+    folder: PathValue | None = None
+    """Metadata that was seen, and the A/B slots; None: ``registry`` in the folder of what the device remembers."""
+
+
+class LearnerSections(File, abc.ABC):
     """The tables and keys that they share."""
 
+    identity: IdentitySection
     tasks: Names | None = None
     """Which tasks it takes part in; None: any that keeps to the policies below."""
     clients: Names | None = None
@@ -63,6 +74,10 @@ class LearnerSections(Section):
     secure_aggregation: SecurePolicy = SecurePolicy()
     limits: LimitsSection = LimitsSection()
     eligibility: EligibilitySection = EligibilitySection()
+    registry: RegistrySection | None = None
+    """None: no model is fetched. Needed by inference."""
+    metrics: MetricsSection = MetricsSection()
+    issuer: IssuerSection = IssuerSection()
 
     @model_validator(mode="after")
     def _names_some(self) -> Self:
@@ -70,6 +85,17 @@ class LearnerSections(Section):
             if getattr(self, name) == ():
                 raise ValueError(f"{name} is empty, so nothing can be taken: name some, or leave it out for any")
         return self
+
+    @property
+    @abc.abstractmethod
+    def state_folder(self) -> Path:
+        """Where ledgers and the memory of secure aggregation are."""
+
+    @property
+    def registry_folder(self) -> Path:
+        """Where the metadata that was seen and the models lie, as `fedmesh model` takes it."""
+        named = self.registry.folder if self.registry else None
+        return named or self.state_folder / "registry"
 
 
 class Learner(Protocol):

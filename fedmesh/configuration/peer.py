@@ -1,16 +1,16 @@
 """The file of ``fedmesh peer run``: who this member of a mesh is, where it listens, whom it looks for, what it runs."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from fedmesh.configuration.learner import LearnerSections, Tier
-from fedmesh.configuration.section import Section, parsed, read_tables
-from fedmesh.configuration.shared import BrokerSection, IdentitySection, IssuerSection, MetricsSection
+from fedmesh.configuration.section import Section
+from fedmesh.configuration.shared import BrokerSection
 from fedmesh.configuration.values import Address, Dialled, Listen, PartyName, PathValue
 
-__all__ = ["BridgeSection", "DiscoverySection", "MeshSection", "PeerConfig", "PublishSection", "RegistrySection"]
+__all__ = ["BridgeSection", "DiscoverySection", "MeshSection", "PeerConfig", "PublishSection"]
 
 PORT = 7946
 Addresses = Annotated[tuple[Dialled, ...], Field(strict=False, min_length=1, max_length=8)]
@@ -55,15 +55,6 @@ class MeshSection(Section):
         return self
 
 
-class RegistrySection(Section):
-    """Whose models are believed; they come from neighbours."""
-
-    trusted_root: PathValue
-    """The root metadata (TUF) that was carried here with the installation; newer ones are signed by it."""
-    folder: PathValue | None = None
-    """Metadata that was seen, and the A/B slots; None: ``registry`` in the mesh's folder."""
-
-
 class PublishSection(Section):
     """A repository (``fedmesh model init``) whose versions this member gives to the mesh."""
 
@@ -80,16 +71,11 @@ class BridgeSection(BrokerSection):
 class PeerConfig(LearnerSections):
     """A member of a mesh. With ``[data]`` it trains in the runs whose charter names it; without, it votes only."""
 
-    identity: IdentitySection
     mesh: MeshSection
-    registry: RegistrySection | None = None
-    """None: no model is fetched."""
     publish: PublishSection | None = None
     """None: nothing is published here."""
     bridge: BridgeSection | None = None
     """None: it is in the mesh alone."""
-    metrics: MetricsSection = MetricsSection()
-    issuer: IssuerSection = IssuerSection()
 
     @model_validator(mode="after")
     def _one_side(self) -> Self:
@@ -114,19 +100,3 @@ class PeerConfig(LearnerSections):
     def state_folder(self) -> Path:
         """Where ledgers and the memory of secure aggregation are: the mesh's folder."""
         return self.mesh.folder
-
-    @property
-    def registry_folder(self) -> Path:
-        """Where the metadata that was seen and the models lie, as `fedmesh model` takes it."""
-        named = self.registry.folder if self.registry else None
-        return named or self.mesh.folder / "registry"
-
-    @classmethod
-    def parse(cls, tables: dict[str, Any], *, source: str, folder: Path | None = None) -> Self:
-        """A configuration from TOML tables. Raises: ConfigError: naming every key that is wrong."""
-        return parsed(cls, tables, source=source, folder=folder)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """The configuration in a TOML file. Raises: ConfigError: unreadable, not TOML, or wrong keys, each named."""
-        return cls.parse(read_tables(path), source=str(path), folder=path.parent)

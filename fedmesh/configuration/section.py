@@ -4,14 +4,14 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedmesh.errors import ConfigError
 from fedmesh.files import read_bounded
 
-__all__ = ["Section", "parsed", "read_tables"]
+__all__ = ["File", "Section", "parsed", "read_tables"]
 
 MAX_FILE_BYTES = 1 << 20
 Model = TypeVar("Model", bound=BaseModel)
@@ -21,6 +21,20 @@ class Section(BaseModel):
     """A table: unknown keys, other types and numbers that are not finite are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class File(Section):
+    """A whole file of tables."""
+
+    @classmethod
+    def parse(cls, tables: dict[str, Any], *, source: str, folder: Path | None = None) -> Self:
+        """A configuration from TOML tables. Raises: ConfigError: naming every key that is wrong."""
+        return parsed(cls, tables, source=source, folder=folder)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The configuration in a TOML file. Raises: ConfigError: unreadable, not TOML, or wrong keys, each named."""
+        return cls.parse(read_tables(path), source=str(path), folder=path.parent)
 
 
 def read_tables(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from fedmesh.events import AvailabilityChanged, EventSink, InstructionRefused, O
 from fedmesh.fleet.office import Carrier, Office
 from fedmesh.fleet.protocol import HERE_EVERY_S, Abandon, Answer, End, Here, Instruct, Offer, Reply, Report
 from fedmesh.fleet.readiness import Readiness
-from fedmesh.fleet.training import Training
+from fedmesh.fleet.training import IDLE_S, Training
 from fedmesh.fleet.work import Shared, Work
 from fedmesh.identity import Membership
 from fedmesh.identity.packets import Packet
@@ -40,7 +40,6 @@ _LOOK_S = 15.0
 """So often the rules are looked at."""
 STOP_S = 10.0
 """A message that is under way when the agent is asked to stop has so long to be answered."""
-IDLE_S = 120.0
 _REFUSED_S = 600.0
 """So long a refusal is carried: with `Office.affords` there is always room for one, and nobody else waits for it."""
 STALE_S = 86_400.0
@@ -102,8 +101,8 @@ class Agent:
         self.office = office or Office(device.membership, config.coordinators, carrier, events=events)
         self._readiness = readiness or Readiness(config.eligibility)
         self._events, self._chance = events, chance or random.Random()  # noqa: S311 - jitter
-        self._training = training
-        self._shared = Shared(journal, self.office, self._readiness, events, asyncio.Lock(), idle_s)
+        self._training, self._idle_s = training, idle_s
+        self._shared = Shared(journal, self.office, self._readiness, events, asyncio.Lock())
         self._works: dict[int, tuple[Work, asyncio.Task[None]]] = {}
         self._news, self._stop = asyncio.Event(), asyncio.Event()
         self._once = False
@@ -280,7 +279,8 @@ class Agent:
             "memory_mb": config.limits.memory_mb,
             "nice": config.limits.nice,
         }
-        training = self._training(spec, (kept.task, kept.features), max_bytes=config.limits.message_mb << 20)
+        parts, max_bytes = (kept.task, kept.features), config.limits.message_mb << 20
+        training = self._training(spec, parts, max_bytes=max_bytes, idle_s=self._idle_s)
         work = Work(kept, training, self._shared)
         task = asyncio.create_task(work.run())
         task.add_done_callback(self._ended)

@@ -32,6 +32,7 @@ from fedmesh.client.enrolled_home import EnrolledHome
 from fedmesh.client.policy import budgets_of, floor_of, most_steps
 from fedmesh.client.task import Task
 from fedmesh.configuration import ClientConfig
+from fedmesh.configuration.device import LimitsSection
 from fedmesh.errors import BudgetError, ConfigError, DataError, DecodeError, PeerError, SecAggError, TrustError
 from fedmesh.features.stored import decode
 from fedmesh.fleet.protocol import node_id_of
@@ -43,7 +44,7 @@ from fedmesh.identity import Name
 from fedmesh.pipes import Pipe, PipeClosedError
 from fedmesh.wire import dumps, loads
 
-__all__ = ["Answers", "Bench", "Beyond", "confined", "is_memory", "main", "serve", "watched", "why_not"]
+__all__ = ["Answers", "Bench", "Beyond", "check_size", "confined", "is_memory", "main", "serve", "watched", "why_not"]
 
 _PR_SET_PDEATHSIG = 1
 _HEAD_BYTES = 1 << 16
@@ -119,17 +120,21 @@ class Bench:
     def _check_size(self, message: Message) -> None:
         if not message.metadata.message_type.startswith("train"):
             return
-        limits = self.config.limits
         records = message.content.array_records.values() if message.has_content() else ()
         parameters = sum(len(array.data) for record in records for array in record.values()) // 4
-        if parameters > limits.max_parameters:
-            raise Beyond("parameters")
-        if most_steps(self.task, len(self.source(0))) > limits.max_steps:
-            raise Beyond("steps")
+        check_size(self.config.limits, self.task, parameters, self.source)
 
 
 class Beyond(Exception):  # noqa: N818 - not a fault
     """More is asked for than the operator lends."""
+
+
+def check_size(limits: LimitsSection, task: Task, parameters: int, source: Callable[[int], Any]) -> None:
+    """Raises: Beyond: the training is larger than the operator lends."""
+    if parameters > limits.max_parameters:
+        raise Beyond("parameters")
+    if most_steps(task, len(source(0))) > limits.max_steps:
+        raise Beyond("steps")
 
 
 class Answers(Protocol):

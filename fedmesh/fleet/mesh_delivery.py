@@ -21,12 +21,10 @@ from fedmesh.federation.scenario import Scenario
 from fedmesh.federation.start import restore
 from fedmesh.fleet.delivering import Deliveries, open_repository
 from fedmesh.fleet.plan import scenario_digest
-from fedmesh.fleet.task_run import Handover
+from fedmesh.fleet.task_run import GOLDEN_EXAMPLES, Handover
 from fedmesh.types import Layout
 
 __all__ = ["Delivery", "deliver"]
-
-_EXAMPLES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ def deliver(
                 directory.int8_model,
                 delivery.epsilon,
                 bytes.fromhex(scenario_digest(scenario)),
-                data.public.x[:_EXAMPLES],
+                data.public.x[:GOLDEN_EXAMPLES],
                 delivery.last,
             )
         )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedmesh.client.averaging import AveragingTerms, rule_of
+from fedmesh.client.averaging import AveragingTerms
+from fedmesh.coordinator.groups import SMALLEST_GROUP
 from fedmesh.coordinator.snapshot import snapshot
 from fedmesh.errors import ConfigError
 from fedmesh.federation import datasets
@@ -20,17 +21,12 @@ from fedmesh.federation.preflight import check_fit, check_plugins
 from fedmesh.federation.scenario import FailuresSection, Scenario
 from fedmesh.federation.start import make_start
 from fedmesh.fleet.kit import Kit
-from fedmesh.mesh.gossip import Rule, group_sizes
 from fedmesh.mesh.rounds.charter import Kind
 from fedmesh.quantization import arrays_of
-from fedmesh.transport.list_gossip import MAX_MESSAGE_BYTES
 from fedmesh.types import Layout
 from fedmesh.wire import dumps
 
 __all__ = ["Begun", "begin"]
-
-SMALLEST = 4
-_ROOM = 1 << 16  # names and signatures beside a sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +77,13 @@ def begin(scenario: Scenario, *, run: int, members: int, folder: Path, datasets_
         scenario = scenario.overridden({"strategy.options": strategy.options(start.weights)}, source="its strategy")
     features = (folder / FILE).read_bytes() if scenario.features.name else b""
     kit = Kit(scenario.client.name, scenario.model_dump(mode="json"), dumps(task.to_plain()), features, layout)
-    fewest = max(SMALLEST, scenario.strategy.quorum, smallest_sum(scenario))
+    fewest = max(SMALLEST_GROUP, scenario.strategy.quorum, smallest_sum(scenario))
     weights = np.ascontiguousarray(start.weights, "<f4").tobytes()
     if in_groups:
         terms = AveragingTerms.of(scenario.strategy.options)
         terms.start(start.weights)
-        _check_length(rule_of(task, terms.grid, layout.size), max(group_sizes(members, terms.group)))
         return Begun(task.name, kit.to_bytes(), weights, weights, scenario.rounds, terms.group, "gossip")
     return Begun(task.name, kit.to_bytes(), weights, snapshot(strategy), scenario.rounds, fewest)
-
-
-def _check_length(rule: Rule, members: int) -> None:
-    """What a group tells each other has to fit into a message of the mesh."""
-    length = _ROOM + rule.length * rule.ring_bits(members) // 8
-    if length > MAX_MESSAGE_BYTES:
-        raise ConfigError(
-            f"sums of {rule.length} numbers of {rule.ring_bits(members)} bits make messages of {length} bytes, and a "
-            f"mesh carries {MAX_MESSAGE_BYTES}: choose a smaller model"
-        )
 
 
 def _check(scenario: Scenario) -> None:

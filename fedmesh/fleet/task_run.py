@@ -57,13 +57,14 @@ if TYPE_CHECKING:
     from fedmesh.coordinator.storedjournal import StoredJournal
     from fedmesh.fleet.prepared import Prepared
 
-__all__ = ["Handover", "Publish", "TaskRun"]
+__all__ = ["GOLDEN_EXAMPLES", "Handover", "Publish", "TaskRun"]
 
 _POLL_S = 0.25
 _IN_ROUNDS = {"scenario", "config", "rounds", "failures"}
 """Keys of result.json that the store of runs makes of what was committed."""
 _REPLY_ROOM = 1 << 20
-_EXAMPLES = 16
+GOLDEN_EXAMPLES = 16
+"""Public inputs that are probed with before a model runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +326,7 @@ class TaskRun:
             prepared.directory.int8_model,
             epsilon,
             digest,
-            prepared.data.public.x[:_EXAMPLES],
+            prepared.data.public.x[:GOLDEN_EXAMPLES],
             last=last or number >= self.plan.scenario.rounds,
         )
         try:

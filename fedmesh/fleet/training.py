@@ -13,10 +13,12 @@ from typing import Any
 from fedmesh.pipes import Pipe, PipeClosedError
 from fedmesh.wire import dumps, loads
 
-__all__ = ["Outcome", "Training"]
+__all__ = ["IDLE_S", "Outcome", "Training"]
 
 Buffer = bytes | memoryview
 
+IDLE_S = 120.0
+"""A process that is asked nothing for so long is ended: it holds more memory than all the rest of a device's member."""
 _HEAD_BYTES = 1 << 16
 _ENDED = {-signal.SIGXCPU: "limits", -signal.SIGKILL: "limits"}  # SIGKILL that is not ours: the kernel's, out of memory
 _GRACE_S = 2.0
@@ -43,13 +45,21 @@ class Training:
         spec: what the process is to build, see `fedmesh.fleet.child.serve`: plain data, and long parts beside it.
         max_bytes: longest message, longest reply and longest state.
         module: what the process runs.
+        idle_s: after so long without a message it is ended; the next message starts another.
     """
 
     def __init__(
-        self, spec: Mapping[str, Any], parts: Sequence[bytes], *, max_bytes: int, module: str = "fedmesh.fleet.child"
+        self,
+        spec: Mapping[str, Any],
+        parts: Sequence[bytes],
+        *,
+        max_bytes: int,
+        module: str = "fedmesh.fleet.child",
+        idle_s: float = IDLE_S,
     ) -> None:
         self._spec: list[Buffer] = [dumps({**spec, "max_bytes": 2 * max_bytes}), *parts]
-        self._max_bytes, self._module = 2 * max_bytes, module
+        self._max_bytes, self._module, self._idle_s = 2 * max_bytes, module, idle_s
+        self._resting: asyncio.TimerHandle | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Pipe | None = None
         self._introduction: asyncio.Future[None] | None = None
@@ -67,6 +77,15 @@ class Training:
         Cancelled, it ends the process: nobody waits any more.
         """
         pipe = self._started()
+        self._rest(asked=True)
+        try:
+            return await self._outcome(pipe, head, state, envelope, timeout_s)
+        finally:
+            self._rest()
+
+    async def _outcome(
+        self, pipe: Pipe, head: Mapping[str, Any], state: bytes, envelope: Sequence[Buffer], timeout_s: float
+    ) -> Outcome:
         asking = asyncio.ensure_future(self._exchanged(pipe, [dumps(head), state, *envelope]))
         try:
             async with asyncio.timeout(timeout_s):
@@ -86,9 +105,11 @@ class Training:
     def warm_up(self) -> None:
         """Starts the process before it is asked anything: importing torch takes a Pi longer than a step of a round."""
         self._started()
+        self._rest()
 
     def close(self) -> None:
         """Ends the process, and waits for that; idempotent."""
+        self._rest(asked=True)
         process, self._process = self._process, None
         if self._pipe is not None:
             self._pipe.close()
@@ -96,6 +117,13 @@ class Training:
         if process is not None:
             process.kill()
             process.wait()
+
+    def _rest(self, *, asked: bool = False) -> None:
+        """It has nothing to do from now on, if there is one; `asked`: or has."""
+        if self._resting is not None:
+            self._resting.cancel()
+        rests = not asked and self._process is not None
+        self._resting = asyncio.get_running_loop().call_later(self._idle_s, self.close) if rests else None
 
     def _started(self) -> Pipe:
         """The pipe to the process. On the event loop's own thread: prctl(2) ends a child with the *thread* it is of."""

@@ -38,7 +38,7 @@ class Shared:
 
     Attributes:
         journal, office, readiness: of the device. events: told what happens.
-        training: held by the one run that trains. idle_s: after so long without a message a run's process is ended.
+        training: held by the one run that trains.
     """
 
     journal: DeviceJournal
@@ -46,7 +46,6 @@ class Shared:
     readiness: Readiness
     events: EventSink
     training: asyncio.Lock
-    idle_s: float
 
 
 class Work:
@@ -111,12 +110,7 @@ class Work:
         self._news.clear()
         if self._again or self._shared.journal.waiting(self.kept.run) is not None or self._stopping:
             return
-        try:
-            async with asyncio.timeout(self._shared.idle_s):
-                await self._news.wait()
-        except TimeoutError:
-            self._training.close()
-            await self._news.wait()
+        await self._news.wait()
 
     async def _deal(self, item: Waiting) -> None:
         if item.what in REPEATABLE:

@@ -84,8 +84,8 @@ class AveragingRun:
 
     @property
     def is_member(self) -> bool:
-        """Whether this node is one of the charter's."""
-        return self._means.name in self.charter.members
+        """Whether this node is one of the charter's, under the key that it has now."""
+        return self.charter.members.get(self._means.name) == self._means.identity.public
 
     @property
     def is_over(self) -> bool:
@@ -152,7 +152,7 @@ class AveragingRun:
 
     def alive_changed(self) -> None:
         """Somebody is held to be something else."""
-        alive = self._means.alive(self.charter.members)
+        alive = self._means.alive(self.charter)
         self._put(lambda course, now: course.alive_changed(alive, now))
 
     async def aclose(self) -> None:

@@ -14,7 +14,7 @@ from fedmesh.files import read_bounded, write_atomically
 
 __all__ = ["MAX_BLOB_BYTES", "BlobStore"]
 
-MAX_BLOB_BYTES = 1 << 26
+MAX_BLOB_BYTES = 1 << 27
 _HEX = 64
 
 

@@ -2,14 +2,15 @@
 
 Neighbours tell each other which they have, by hash, when they meet and when there is a new one; who lacks one asks for
 it. A charter is believed for its signature and its signer's right (`open_charter`), whoever it comes from, and told on
-only then, also by who is no member of it.
+only then, also by who is no member of it. So who tells of one has believed it: that counts when one of its members has
+been revoked since.
 
 A message is two bytes, version and kind, and hashes of 32 bytes (have, want) or a charter.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from fedmesh.errors import ChainError, DecodeError
@@ -42,7 +43,8 @@ class CharterGossip:
     """Of one member. What its methods return is to be sent.
 
     Args:
-        opened: the charter in these bytes, if it is to be believed; raises ChainError or DecodeError.
+        opened: the charter in these bytes, if it is to be believed, where these neighbours have taken it over; raises
+            ChainError or DecodeError.
         accepted: takes a charter that was believed; False: there is no room for it.
 
     Attributes:
@@ -51,7 +53,9 @@ class CharterGossip:
             (a neighbour asks again and again), ``full``, ``timeout``, ``stranger`` (there is no link).
     """
 
-    def __init__(self, *, opened: Callable[[bytes], Charter], accepted: Callable[[Charter], bool]) -> None:
+    def __init__(
+        self, *, opened: Callable[[bytes, Collection[PeerId]], Charter], accepted: Callable[[Charter], bool]
+    ) -> None:
         self.known: dict[bytes, bytes] = {}
         self.counts: Counter[str] = Counter()
         self._opened, self._accepted = opened, accepted
@@ -141,7 +145,7 @@ class CharterGossip:
                 return []
             del self._asked[digest]
             self._refused[peer, digest] = math.inf  # it is not asked of this one again, whatever comes of it
-            charter = self._opened(raw)
+            charter = self._opened(raw, [name for name, theirs in self._theirs.items() if digest in theirs])
         except DecodeError:
             self.counts["malformed"] += 1
             for digest in asked:

@@ -13,17 +13,19 @@ from typing import Any
 
 from fedmesh.client.policy import floor_of, refusal
 from fedmesh.configuration import PeerConfig
-from fedmesh.errors import ConfigError, DecodeError, FedMeshError
-from fedmesh.events import EventSink, InstructionRefused, ModelChecked, Notice, ignore
+from fedmesh.errors import ConfigError, DecodeError
+from fedmesh.events import EventSink, InstructionRefused, ModelChecked, ignore
 from fedmesh.fleet.kit import Kit
 from fedmesh.fleet.readiness import Readiness
-from fedmesh.fleet.training import Training
+from fedmesh.fleet.training import IDLE_S, Training
 from fedmesh.identity import Membership
 from fedmesh.mesh.rounds import Certificate, Charter, Result
 from fedmesh.peer.averaging import Averager, check_groups, terms_of
+from fedmesh.peer.delivering import Delivered, Delivering
 from fedmesh.peer.learning import Blobs
 from fedmesh.peer.round_record import Shelf
 from fedmesh.peer.sessions import Crew, MeshSessions
+from fedmesh.peer.sizes import check_averaged, check_input
 from fedmesh.peer.workshop import Workshop
 from fedmesh.secagg import Identity, Roster
 
@@ -31,7 +33,6 @@ __all__ = ["Learner", "run_number"]
 
 _MODULE = "fedmesh.fleet.mesh_child"
 _LOOK_S = 10.0
-_DELIVERY_S = 600.0
 
 
 def run_number(charter: Charter) -> int:
@@ -67,7 +68,7 @@ class Learner:
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[bytes, MeshSessions] = {}
         self._averagers: list[Averager] = []
-        self._following: set[asyncio.Task[None]] = set()
+        self._delivering: dict[bytes, Delivering] = {}
         self._resting = "not looked at yet"
         self._changed: list[Callable[[], None]] = []
         self._looking = self._loop.create_task(self._look())
@@ -90,6 +91,7 @@ class Learner:
             self._check_task(charter, kit)
         except DecodeError as error:
             raise ConfigError(f"the run of {charter.task!r} cannot be read: {error}") from error
+        check_input(kit, len(charter.members), self._config.limits.message_mb)
         membership = self._membership
         crew = Crew(Identity(membership.signing_key()), Roster(membership.roster.keys))
 
@@ -107,6 +109,13 @@ class Learner:
             events=self._events,
         )
         self._sessions[charter.hash] = sessions
+        self._delivering[charter.hash] = Delivering(
+            (lambda result, last: self._deliver(sessions, result, last)) if self._config.publish is not None else None,
+            is_here=sessions.holds,
+            kept=Delivered(folder),
+            over=lambda: self._over(charter),
+            events=self._events,
+        )
         self._changed.append(changed)
         return sessions
 
@@ -120,7 +129,7 @@ class Learner:
         floor = floor_of(self._config, None)
         check_groups(charter, floor)
         found = Averager(self._config, kit, terms, floor, self._workshop(charter, kit), lambda: self._resting)
-        found.rule  # noqa: B018 - refuses what cannot be averaged
+        check_averaged(kit, len(charter.members), self._config.limits.message_mb)
         self._averagers.append(found)
         self._changed.append(changed)
         return found
@@ -130,26 +139,22 @@ class Learner:
 
         Behind the last round the process that trained is not needed any more.
         """
-        result, sessions = certificate.result, self._sessions.get(charter.hash)
-        if sessions is None:
-            return
-        is_last = result.round >= charter.rounds
-        task = self._loop.create_task(self._follow(charter, result, sessions, is_last=is_last))
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
+        result, delivering = certificate.result, self._delivering.get(charter.hash)
+        if delivering is not None:
+            delivering.certified(result, last=result.round >= charter.rounds)
 
-    async def _follow(self, charter: Charter, result: Result, sessions: MeshSessions, *, is_last: bool) -> None:
-        if self._config.publish is not None and not result.is_void:
-            try:
-                async with asyncio.timeout(_DELIVERY_S):
-                    figures = await sessions.deliver(result, last=is_last)
-            except (FedMeshError, TimeoutError) as error:
-                why = str(error) or "it took too long"
-                self._events(Notice(f"the model of round {result.round} was not delivered: {why}"))
-            else:
-                difference = figures["max_abs_logit_difference"]
-                self._events(ModelChecked(result.round, figures["agreement"], difference))
-        if is_last and self._sessions.pop(charter.hash, None) is not None:
+    def owes(self, certificate: Certificate, folder: Path) -> bool:
+        """Whether the model of this result was not delivered, though this member has a repository of models."""
+        result, publishes = certificate.result, self._config.publish is not None
+        return publishes and not result.is_void and result.round > Delivered(folder).round
+
+    async def _deliver(self, sessions: MeshSessions, result: Result, last: bool) -> None:
+        figures = await sessions.deliver(result, last=last)
+        self._events(ModelChecked(result.round, figures["agreement"], figures["max_abs_logit_difference"]))
+
+    async def _over(self, charter: Charter) -> None:
+        self._delivering.pop(charter.hash, None)
+        if (sessions := self._sessions.pop(charter.hash, None)) is not None:
             await sessions.aclose()
 
     async def aclose(self) -> None:
@@ -157,9 +162,8 @@ class Learner:
         self._looking.cancel()
         with suppress(asyncio.CancelledError):
             await self._looking
-        for task in self._following:
-            task.cancel()
-        await asyncio.gather(*self._following, return_exceptions=True)
+        for delivering in self._delivering.values():
+            await delivering.aclose()
         for sessions in self._sessions.values():
             await sessions.aclose()
         for averager in self._averagers:
@@ -190,7 +194,9 @@ class Learner:
             "nice": limits.nice,
         }
         parts = (kit.task, kit.features)
-        return Training(spec, parts, max_bytes=limits.message_mb << 20, module=_MODULE)
+        # Who waits for the others' training has no time to start another for the next step.
+        idle_s = max(IDLE_S, charter.schedule.train_s)
+        return Training(spec, parts, max_bytes=limits.message_mb << 20, module=_MODULE, idle_s=idle_s)
 
     async def _look(self) -> None:
         """Whether the device works now, by its operator's rules."""

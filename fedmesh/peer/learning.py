@@ -136,7 +136,17 @@ class Learning(Protocol):
         ...
 
     def certified(self, charter: Charter, certificate: Certificate, blobs: Blobs) -> None:
-        """A round is over; the run, too, when it was the charter's last. On the event loop: it has to return soon."""
+        """A round is over; the run, too, when it was the charter's last. On the event loop: it has to return soon.
+
+        The last sum is told again when `sessions` has been called: nobody may have been here to be told.
+        """
+        ...
+
+    def owes(self, certificate: Certificate, folder: Path) -> bool:
+        """Whether `certified` has still something to do with a run's last sum, for which a run that is over is loaded.
+
+        `folder`: of the run, as `sessions` gets it; it may not be there.
+        """
         ...
 
     async def aclose(self) -> None:

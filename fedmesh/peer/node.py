@@ -30,17 +30,16 @@ from fedmesh.mesh.discovery import (
     text_of,
 )
 from fedmesh.mesh.discovery import Settings as DiscoverySettings
-from fedmesh.mesh.membership import Member
+from fedmesh.mesh.membership import Member, State
 from fedmesh.mesh.membership import Settings as MembershipSettings
 from fedmesh.peer.learning import Learning
+from fedmesh.peer.limits import limits_for
 from fedmesh.peer.lists import Lists
 from fedmesh.peer.members import Members
 from fedmesh.peer.offering import Offering
 from fedmesh.peer.runs import Runs
 from fedmesh.peer.starting import Starting
 from fedmesh.peer.status import StatusServer
-from fedmesh.transport.limits import Limits
-from fedmesh.transport.list_gossip import MAX_MESSAGE_BYTES
 from fedmesh.transport.peers import PeerOptions, PeerTransport
 from fedmesh.types import PeerId
 
@@ -48,20 +47,14 @@ if TYPE_CHECKING:
     from fedmesh.mesh.swarm import Settings as SwarmSettings
     from fedmesh.peer.bridge import Bridge
 
-__all__ = ["LIMITS", "Node", "Settings"]
+__all__ = ["Node", "Settings"]
 
 BOOK = "addresses"
-_YEAR_S = 366 * 86_400.0
-LIMITS = Limits(
-    message_bytes=MAX_MESSAGE_BYTES + 1024,
-    peer_bytes=16 << 20,
-    incoming_bytes=64 << 20,
-    outgoing_bytes=64 << 20,
-    clock_skew_s=10 * _YEAR_S,  # nothing waits in a broker here, and a device may have no clock
-)
 _CONNECT_S = 10.0
-_LOOK_S = 15.0
+_LOOK_S = 5.0
+"""So often interfaces are looked at, which takes a millisecond."""
 _GOODBYE_S = 0.3
+_DOUBTED = {State.SUSPECT, State.DEAD}
 
 
 class Settings:
@@ -112,6 +105,7 @@ class Node:
         self.config, self.membership = config, membership
         self._settings, self._make_offering, self._make_learning = settings or Settings(), offering, learning
         self._clock, self._events = clock, events
+        self._limits = limits_for(config.limits.message_mb)
         self.bridge: Bridge | None = None
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -182,7 +176,7 @@ class Node:
     async def _begin(self) -> None:
         mesh = self.config.mesh
         self.transport = await PeerTransport.open(
-            self.membership, self._addresses_of, self._options(), limits=LIMITS, clock=self._clock
+            self.membership, self._addresses_of, self._options(), limits=self._limits, clock=self._clock
         )
         self._stack.push_async_callback(self.transport.aclose)
         self.discovery = self._discovery()
@@ -267,7 +261,7 @@ class Node:
             folder=self.config.mesh.folder,
             keys=self.members.keys,
             members=lambda: self.members.all,
-            max_bytes=LIMITS.message_bytes,
+            max_bytes=self._limits.message_bytes,
             learning=None if make is None else make(self.config, self.membership, **shared),
             events=self._events,
             **self._settings.runs,
@@ -359,6 +353,7 @@ class Node:
             self.discovery.forget(name)
         elif member.addresses:
             self.discovery.told(name, member.addresses)
+        self.transport.doubt(name, gone=member is not None and member.state in _DOUBTED)
         self.discovery.wake()
         self.runs.alive_changed()
 

@@ -10,9 +10,10 @@ from fedmesh.types import PeerId
 
 __all__ = ["Packets"]
 
-_WORTH_S = 120.0
-_WAITING_BYTES = 32 << 20
-"""For one peer: some masked inputs, or a slow link's share of a round."""
+_WORTH_S, _SLOWEST_BYTES_S = 120.0, 64 << 10
+"""So long a packet is worth sending, and a long one as long as a slow link takes for it."""
+_WAITING = 4
+"""For one peer, of the longest: some masked inputs, or a slow link's share of a round."""
 
 
 class Packets:
@@ -40,12 +41,13 @@ class Packets:
                 self._events(Notice(f"a message of a run has {len(data)} bytes, a mesh carries {self._max_bytes}"))
             self._counts["too-long"] += 1
             return
-        if self._bytes[to] + len(data) > _WAITING_BYTES:
+        if self._bytes[to] + len(data) > _WAITING * self._max_bytes:
             self._counts["dropped"] += 1
             return
         self._under_way.add(key)
         self._bytes[to] += len(data)
-        self._post.send(to, data, arrived=lambda: self._left(key))
+        worth_s = _WORTH_S + len(data) / _SLOWEST_BYTES_S
+        self._post.send(to, data, arrived=lambda: self._left(key), expires_in_s=worth_s)
 
     async def aclose(self) -> None:
         """Sends nothing any more."""

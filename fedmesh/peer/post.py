@@ -48,10 +48,12 @@ class Post:
         *,
         left: Callable[[], None] | None = None,
         arrived: Callable[[], None] | None = None,
+        expires_in_s: float | None = None,
     ) -> None:
         """Takes a message on its way.
 
         `left` is called when it waits here no longer, `arrived` when `to` has it; either, too, if it is given up.
+        `expires_in_s`: of this one, if not as of all.
         """
         then = left or arrived
         if self._closed:
@@ -61,7 +63,8 @@ class Post:
             if then is not None:
                 self._loop.call_soon(then)
             return
-        self._begin(to, data, then, _Until.LEFT if left else _Until.ARRIVED if arrived else _Until.TAKEN)
+        until = _Until.LEFT if left else _Until.ARRIVED if arrived else _Until.TAKEN
+        self._begin(to, data, then, until, expires_in_s)
 
     async def last(self, messages: Iterable[tuple[PeerId, bytes]], *, within_s: float) -> None:
         """Sends the last messages, and gives them a while to arrive; cancels what waits."""
@@ -77,16 +80,25 @@ class Post:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, to: PeerId, data: bytes, then: Callable[[], None] | None, until: _Until) -> "asyncio.Task[None]":
+    def _begin(
+        self,
+        to: PeerId,
+        data: bytes,
+        then: Callable[[], None] | None,
+        until: _Until,
+        expires_in_s: float | None = None,
+    ) -> "asyncio.Task[None]":
         self._waiting[to] += 1
-        task = self._loop.create_task(self._sent(to, data, then, until))
+        task = self._loop.create_task(self._sent(to, data, then, until, expires_in_s or self._expires_in_s))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _sent(self, to: PeerId, data: bytes, then: Callable[[], None] | None, until: _Until) -> None:
+    async def _sent(
+        self, to: PeerId, data: bytes, then: Callable[[], None] | None, until: _Until, expires_in_s: float
+    ) -> None:
         try:
-            receipt = await self._channel.post(to, data, expires_in_s=self._expires_in_s)
+            receipt = await self._channel.post(to, data, expires_in_s=expires_in_s)
             match until:
                 case _Until.LEFT:
                     await receipt.left()

@@ -61,7 +61,7 @@ class Means:
 
     Attributes:
         name, identity: of this member.
-        max_bytes: longest packet. send: takes one on its way. alive: of these names, who is held alive.
+        max_bytes: longest packet. send: takes one on its way. alive: who of a charter is held alive, and counts.
         certified: called behind each result that was taken over: what may go is looked at.
     """
 
@@ -72,7 +72,7 @@ class Means:
     learning: Learning | None
     max_bytes: int
     send: Callable[[Charter, PeerId, bytes], None]
-    alive: Callable[[Iterable[str]], frozenset[str]]
+    alive: Callable[[Charter], frozenset[str]]
     certified: Callable[[], None]
     events: EventSink
 
@@ -106,8 +106,8 @@ class Run:
 
     @property
     def is_member(self) -> bool:
-        """Whether this node is one of the charter's."""
-        return self._means.name in self.charter.members
+        """Whether this node is one of the charter's, under the key that it has now."""
+        return self.charter.members.get(self._means.name) == self._means.identity.public
 
     @property
     def is_over(self) -> bool:
@@ -182,6 +182,8 @@ class Run:
         self._seen, self._trouble = (self.member.round, self.member.attempt), ""
         self._fetch_head()
         if self.is_over:
+            if self._is_owed(self.member) and self._preparing is None:
+                self._preparing = self._loop.create_task(self._prepare())
             return
         charter = self.charter
         if self._preparing is None:
@@ -208,7 +210,7 @@ class Run:
         """Somebody is held to be something else."""
         if not self.is_live:
             return
-        alive = self._means.alive(self.charter.members)
+        alive = self._means.alive(self.charter)
         if alive != self._alive:
             self._alive = alive
             self._do(lambda member, now: member.alive_changed(alive, now))
@@ -360,9 +362,23 @@ class Run:
                 changed=self._changed_later,
             )
             self._fetch_head()
+            self._hand_on(means.learning)
         except (ConfigError, OSError) as error:
             self._sessions.is_final = True
+            self.changed()
             means.events(RunDeclined(charter.task, charter.run.hex(), str(error)))
+
+    def _is_owed(self, member: Member) -> bool:
+        """Whether this node ended behind the last sum, before the learning had done what there is to do with it."""
+        learning, last = self._means.learning, member.chain.last_sum
+        return learning is not None and last is not None and learning.owes(last, self._folder / _LEARNING)
+
+    def _hand_on(self, learning: Learning) -> None:
+        """Tells of what was certified while nobody was there to be told."""
+        chain = None if self.member is None else self.member.chain
+        for certificate in () if chain is None else (chain.last_sum, *chain.since(self.charter.rounds, 1)):
+            if certificate is not None:
+                learning.certified(self.charter, certificate, self._means.blobs)
 
     def _answered_later(self, number: int, attempt: int, data: bytes) -> None:
         if not self._closed and not self._loop.is_closed():

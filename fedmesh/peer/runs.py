@@ -11,7 +11,7 @@ import asyncio
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from fedmesh.events import EventSink, Notice, ignore
 from fedmesh.files import read_bounded, write_atomically
 from fedmesh.identity import Membership
 from fedmesh.mesh.membership import Member, State
-from fedmesh.mesh.rounds import Charter, open_charter
+from fedmesh.mesh.rounds import Charter, counted_out, open_charter
 from fedmesh.mesh.rounds.charter import MAX_CHARTER_BYTES, read_charter
 from fedmesh.peer.alarm import Alarm
 from fedmesh.peer.blob_exchange import BlobExchange
@@ -178,16 +178,19 @@ class Runs:
     def roster_changed(self) -> None:
         """A newer list counts from now on."""
         self._tell(self.gossip.roster_changed(self._loop.time()))
+        self.alive_changed()
 
     async def receive(self) -> None:
         """Takes what comes, until the transport is closed."""
         async for peer, data in self._channel.receive():
             if data[:2] != bytes([VERSION, _PACKET]):
                 self._tell(self.gossip.received(peer, data, self._loop.time()))
-            elif (run := self.all.get(data[2:_HEAD])) is not None and run.is_member:
-                run.received(peer, data[_HEAD:])
-            else:
+            elif (run := self.all.get(data[2:_HEAD])) is None or not run.is_member:
                 self._counts["run"] += 1
+            elif self._keys(peer) != run.charter.members.get(peer):
+                self._counts["name"] += 1  # no member, or counted out
+            else:
+                run.received(peer, data[_HEAD:])
 
     async def run(self) -> None:
         """For ever: looks after questions that nobody answers."""
@@ -205,12 +208,11 @@ class Runs:
         if self._learning is not None:
             await self._learning.aclose()
 
-    def _alive(self, names: Iterable[str]) -> frozenset[str]:
+    def _alive(self, charter: Charter) -> frozenset[str]:
         known = {member.name: member.state for member in self._members()}
         unheard = State.ALIVE if self._loop.time() < self._settled_at else State.DEAD
-        return frozenset(
-            name for name in names if name == self._means.name or known.get(name, unheard) <= State.SUSPECT
-        )
+        here = {name for name in charter.members if known.get(name, unheard) <= State.SUSPECT}
+        return frozenset((here | {self._means.name}) - counted_out(charter, self._keys))
 
     def _send(self, charter: Charter, to: PeerId, data: bytes) -> None:
         self._packets.send(to, bytes([VERSION, _PACKET]) + charter.hash + data)
@@ -228,9 +230,9 @@ class Runs:
 
     # Charters.
 
-    def _opened(self, raw: bytes) -> Charter:
+    def _opened(self, raw: bytes, vouchers: Collection[PeerId]) -> Charter:
         mesh = self._membership.name.mesh
-        charter = open_charter(raw, mesh=mesh, key_of=self._keys, may_charter=self.may_start)
+        charter = open_charter(raw, mesh=mesh, key_of=self._keys, may_charter=self.may_start, vouchers=vouchers)
         if any(run.charter.run == charter.run for run in self.all.values()):
             raise ChainError(f"two charters of one run, {charter.run.hex()}, came", code="charter")
         return charter

@@ -30,7 +30,6 @@ from fedmesh.secagg.session import binding, input_context, survivors_digest
 
 __all__ = ["Crew", "MeshSessions"]
 
-_LOOK_S = 0.2
 _AGAIN_S = 30.0  # between two attempts to work out a round on this device
 _ROOM = 1 << 20
 _MOST_ANSWERS = 64  # of one round: five for each attempt
@@ -85,21 +84,23 @@ class MeshSessions:
         self._preparing: asyncio.Task[None] | None = None
         self._before: Result | None = None
         """What the round begins with that is still to be worked out."""
+        self._trouble = ""
+        """Why that could not be done."""
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
 
     def begin(self, before: Result) -> None:
         """The round behind `before` begins: model and state that this names are here."""
-        self._before = before
+        self._before, self._trouble = before, ""
         self._news.set()
         if self._preparing is None or self._preparing.done():
             self._preparing = self._spawn(self._prepare())
 
     async def deliver(self, result: Result, *, last: bool) -> Mapping[str, float]:
         """Has the result's model signed in this member's repository; its figures. Raises: RoundError: it was not."""
-        # It is on its way here, since the next round begins with it; a store of blobs tells nobody what comes.
-        while (model := self._blobs.get(result.model)) is None:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_S)
+        model = await asyncio.to_thread(self._blobs.get, result.model)
+        if model is None:
+            raise RoundError(f"the model of round {result.round} is not here")
         facts = {"survivors": len(result.survivors), "epsilon": result.privacy.get("epsilon"), "last": last}
         return await self._workshop.deliver(result.round, model, **facts)
 
@@ -117,13 +118,13 @@ class MeshSessions:
         record, facts = self._record, self._facts
         if record.round == number and record.signed is not None:
             return Readiness.OUT
+        if record.round == number and attempt <= record.attempt:
+            return Readiness.NEXT
         if facts is None or facts.round != number:
             return Readiness.LATER
         if not facts.affords:
             return Readiness.OUT
-        if self._why_not() or (record.round == number and attempt <= record.attempt):
-            return Readiness.LATER
-        return Readiness.READY
+        return Readiness.LATER if self._why_not() else Readiness.READY
 
     def answer(self, number: int, attempt: int, sender: str, data: bytes) -> bytes | None:
         """This device's answer, or None: it comes later. Raises: RoundError: it is refused."""
@@ -159,11 +160,16 @@ class MeshSessions:
 
     # Their aggregator.
 
-    def open(self, number: int, attempt: int, cohort: tuple[str, ...], before: Result) -> Summing:
-        """A new session; this member coordinates it. Raises: RoundError: there can be none."""
+    def open(self, number: int, attempt: int, cohort: tuple[str, ...], before: Result) -> Summing | None:
+        """A new session; this member coordinates it. None: the round is being worked out. Raises: RoundError: not here.
+
+        An attempt is not given up for a process that is still starting: the others wait as long as one may take.
+        """
         facts = self._facts
         if facts is None or facts.round != number or facts.model != before.model:
-            raise RoundError(f"round {number} is not worked out here yet")
+            if self._trouble:
+                raise RoundError(f"round {number} could not be worked out here: {self._trouble}")
+            return None
         belongs = (facts.model, facts.scales)
         header = sums_of(self._task).header(
             number, attempt, cohort, self._kit.layout, belongs, fewest=self._charter.fewest
@@ -193,12 +199,15 @@ class MeshSessions:
                 facts = await self._worked_out(before.round + 1, before)
             except FedMeshError as error:
                 if self._before is before:
+                    self._trouble = str(error)
                     self._fail(error)
+                    self._changed()
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), _AGAIN_S)
+                        async with asyncio.timeout(_AGAIN_S):  # wait_for of Python 3.11 may lose a cancellation
+                            await self._news.wait()
                 continue
             if self._before is before:  # else another round has begun meanwhile
-                self._before = None
+                self._before, self._trouble = None, ""
                 if self._record.round < facts.round:
                     self._keep(RoundRecord(facts.round, state=self._record.state))
                 self._facts = facts

@@ -33,8 +33,10 @@ class StandingBy:
             return self.behind.readiness(number, attempt)
         return Readiness.OUT if self.is_final else Readiness.LATER
 
-    def open(self, number: int, attempt: int, cohort: tuple[str, ...], before: Result) -> Summing:
-        """Sums for others. Raises: RoundError: not here."""
+    def open(self, number: int, attempt: int, cohort: tuple[str, ...], before: Result) -> Summing | None:
+        """Sums for others. None: not yet. Raises: RoundError: not here."""
+        if self.behind is None and not self.is_final:
+            return None
         return self._there().open(number, attempt, cohort, before)
 
     def resume(self, handover: bytes, signatures: Mapping[str, bytes]) -> Summing | None:

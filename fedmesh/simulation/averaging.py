@@ -119,8 +119,7 @@ class Averagers:
     def mean(self) -> Float32:
         """Of all members' models, float32 [P]."""
         total = np.sum([member.codes for member in self._members.values()], axis=0, dtype=np.int64)
-        mean = total / len(self._members) * self._terms.grid.unit
-        return mean.astype(np.float32)
+        return np.asarray(total / len(self._members) * self._terms.grid.unit, np.float32)
 
     def describe(self, accuracy: Callable[[Float32], float]) -> dict[str, Any]:
         """The table ``gossip`` of a result; `accuracy`: of a member's own model, float32 [P]."""

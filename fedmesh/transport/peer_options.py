@@ -28,7 +28,8 @@ class PeerOptions:
             or one /64 of IPv6.
         dials: connections that we are making at once.
         idle_s: a connection that nothing used for so long is ended.
-        quiet_s: silence after which the other end is asked whether it is there; gone after twice that.
+        quiet_s: silence after which the other end is asked whether it is there; gone after twice that. Half of it for
+            whom somebody doubts (`PeerTransport.doubt`).
         frame_s: what one frame may take to arrive, and how long nothing of what we send may be taken.
         connect_s, handshake_s, hello_s: what each step of a new connection may take.
         reconnect_s, reconnect_max_s: first and longest wait before dialling again.

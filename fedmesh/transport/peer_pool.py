@@ -63,6 +63,7 @@ class Pool:
     Attributes:
         run: names this process to peers. links: peer -> its connection.
         dialling: peer -> the connection that we are making, where it came that far.
+        doubted: peers that somebody holds to be gone: silence of theirs is borne half as long.
         made: every connection of which something is left, those that are refused or ending included.
     """
 
@@ -77,6 +78,7 @@ class Pool:
         self.run = secrets.token_bytes(RUN_BYTES)
         self.links: dict[PeerId, PeerLink] = {}
         self.dialling: dict[PeerId, PeerLink] = {}
+        self.doubted: set[PeerId] = set()
         self.made: weakref.WeakSet[PeerLink] = weakref.WeakSet()
         self._membership, self._options, self._watcher, self._clock = membership, options, watcher, clock
         self._loop = asyncio.get_running_loop()
@@ -114,7 +116,8 @@ class Pool:
         self.check()
         now, options = self._loop.time(), self._options
         for name, link in list(self.links.items()):
-            if now - link.heard_at > 2 * options.quiet_s:
+            quiet_s = options.quiet_s / 2 if name in self.doubted else options.quiet_s
+            if now - link.heard_at > 2 * quiet_s:
                 self.count("silent")
                 link.abort("silent")
             elif (link.opened_at is not None and now - link.opened_at > options.frame_s) or (
@@ -123,7 +126,7 @@ class Pool:
                 link.abort("slow")
             elif now - link.used_at > options.idle_s and name not in options.keep and not link.unwritten:
                 link.close("idle")
-            elif now - link.heard_at > options.quiet_s and not link.is_full:
+            elif now - link.heard_at > quiet_s and not link.is_full:
                 link.ping()
 
     def check(self) -> None:

@@ -103,6 +103,10 @@ class PeerTransport(Courier):
         link = self.carrier.pool.links.get(peer)
         return -math.inf if link is None else link.heard_at
 
+    def doubt(self, peer: PeerId, *, gone: bool) -> None:
+        """Somebody holds `peer` to be gone, or not any more: a connection with it that is silent is given up sooner."""
+        (self.carrier.pool.doubted.add if gone else self.carrier.pool.doubted.discard)(peer)
+
     async def connect(self, peer: PeerId, *, wait_s: float) -> None:
         """Calls `peer`, without waiting for its turn; returns when there is a connection.
 

@@ -16,9 +16,11 @@ from fedmesh.configuration.section import read_tables
 from fedmesh.errors import RoundError
 from fedmesh.federation.sums import sums_of
 from fedmesh.fleet.kit import Kit
+from fedmesh.fleet.mesh_child import MeshBench
 from fedmesh.fleet.mesh_start import begin
 from fedmesh.fleet.training import Training
 from fedmesh.peer.workshop import Workshop
+from fedmesh.privacy import loss
 from fedmesh.privacy.ledger_file import read_ledger
 from fedmesh.secagg import Aggregator, Identity, Roster
 from fedmesh.secagg.messages import Kind, read
@@ -59,6 +61,7 @@ class Shop:
             "memory_mb": None,
             "nice": 0,
         }
+        self.spec = spec
         training = Training(
             spec, (self.kit.task, self.kit.features), max_bytes=1 << 26, module="fedmesh.fleet.mesh_child"
         )
@@ -121,6 +124,12 @@ def test_a_sum_is_applied_from_the_rounds_start_however_often(shop):
         assert still.model == shop.begun.model
 
     asyncio.run(story())
+
+
+def test_what_the_first_figure_of_privacy_costs_is_paid_before_there_is_a_round(shop):
+    loss._distribution.cache_clear()
+    MeshBench.of(shop.spec, shop.kit.task, shop.kit.features)
+    assert loss._distribution.cache_info().currsize == 1
 
 
 def test_more_than_the_operator_lends_is_not_begun(tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 
 from mesh_nodes import in_loop, until
 from mesh_runs import NAMES, RunNodes
@@ -89,7 +90,10 @@ async def test_who_was_killed_and_restarted_takes_its_run_up_and_catches_up(tmp_
         await nodes.kill("emil")
         left = NAMES[:-1]
         await over(nodes, *left)
+        doubted = nodes.nodes["anna"].transport.carrier.pool.doubted
+        await until(lambda: "emil" in doubted, 60.0)
         await nodes.enter("emil")
+        await until(lambda: "emil" not in doubted, 60.0)
         assert nodes.hashes("emil")[: len(before)] == before
         await over(nodes, "emil")
         assert nodes.hashes("emil") == nodes.hashes("anna")
@@ -130,6 +134,31 @@ async def test_a_late_member_gets_charter_results_and_blobs_from_who_is_there(tm
         blobs = nodes.nodes["emil"].runs.blobs
         await until(lambda: last.model in blobs and last.state in blobs, 240.0, about=stories(nodes, ["emil"]))
         assert blobs.get(last.model) == nodes.nodes["anna"].runs.blobs.get(last.model)
+
+
+@in_loop
+async def test_a_late_member_joins_a_run_of_which_one_is_revoked_and_that_one_counts_no_more(tmp_path):
+    async with RunNodes(tmp_path, *NAMES) as nodes:
+        here, left = NAMES[:-1], [name for name in NAMES if name != "dora"]
+        await nodes.enter_all(here)
+        for name in here:
+            nodes.learning[name].gate.clear()
+        nodes.begin("anna", NAMES, attempts=8)
+        await until(lambda: all(nodes.run_of(name) is not None for name in here), 30.0)
+        nodes.mesh.issuer.revoke("dora", time.time())
+        roster, revocations = nodes.lists()
+        for name in ("anna", "emil"):
+            (tmp_path / name / "roster.signed").write_bytes(roster)
+            (tmp_path / name / "revocations.signed").write_bytes(revocations)
+        await nodes.enter("emil")
+        await until(lambda: nodes.run_of("emil") is not None, 60.0, about=stories(nodes))
+        for name in here:
+            nodes.learning[name].gate.set()
+        await over(nodes, *left)
+        assert [nodes.hashes(name) for name in left] == [nodes.hashes("anna")] * 4
+        last = nodes.results("emil")[-1]
+        assert set(last.signatures) == set(left)
+        assert "dora" not in {nodes.run_of(name).member.coordinator for name in left}
 
 
 @in_loop
@@ -177,6 +206,18 @@ async def test_a_node_is_asked_for_its_runs(tmp_path):
         for name in NAMES:
             nodes.learning[name].gate.set()
         await over(nodes, *NAMES)
+
+
+@in_loop
+async def test_inputs_of_eleven_million_parameters_arrive_from_all_at_once(tmp_path):
+    async with RunNodes(tmp_path, *NAMES[:4]) as nodes:
+        await nodes.enter_all(NAMES[:4])
+        anna, size = nodes.nodes["anna"], 11_000_000 * 19 // 8
+        for number, name in enumerate(NAMES[1:4]):
+            packet = bytes([1, 3]) + bytes([number]) * 32 + bytes(size)  # of runs that she does not know
+            nodes.nodes[name].runs._packets.send("anna", packet)
+        await until(lambda: anna.runs.counts["run"] == 3, 240.0, about=lambda: [anna.runs.counts, anna.counts])
+        assert not any(nodes.nodes[name].runs.counts["too-long"] for name in NAMES[1:4])
 
 
 @in_loop

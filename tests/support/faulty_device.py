@@ -92,7 +92,7 @@ class RigDevice:
             _Gated(self),
             self.journal,
             readiness=ready,
-            training=lambda spec, parts, max_bytes: _Thread(self, spec, parts),  # type: ignore[arg-type,return-value]
+            training=lambda spec, parts, **_: _Thread(self, spec, parts),  # type: ignore[arg-type,return-value]
             chance=random.Random(self.name),
             events=self._told,
         )

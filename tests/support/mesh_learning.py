@@ -44,11 +44,12 @@ class LearningNodes(Nodes):
     async def enter(self, name, *, more="", **options):
         settings = quick(runs={"settle_s": 2.0, "spare_s": 0.0})
         learning = learning_of(load(self.configure(name, more)))
-        return await super().enter(name, settings=settings, learning=learning, more=more, **options)
+        return await super().enter(name, more=more, settings=settings, learning=learning, **options)
 
-    async def enter_all(self):
+    async def enter_all(self, **more):
+        """`more`: name -> tables of its file."""
         for name in self.names:
-            await self.enter(name)
+            await self.enter(name, more=more.get(name, ""))
         await until(lambda: all(set(self.view(name)) >= set(self.names) for name in self.names), 40.0)
 
     async def begin_run(self, *, rounds=3, schedule=SCHEDULE, **overrides):

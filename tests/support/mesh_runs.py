@@ -52,7 +52,7 @@ class NodeSessions(FakeSessions):
         found = super().resume(handover, signatures)
         if found is None:
             return None
-        found.__class__, found.store = NodeSumming, self.store
+        found.__class__, found.store, found.keep = NodeSumming, self.store, lambda *many: None
         return found
 
     def begin(self, before):
@@ -90,8 +90,11 @@ class FakeLearning:
     """`Learning` of a node: trains for `train_s`, or as long as `gate` is closed.
 
     Attributes:
-        trained: (round, attempt) as they were begun; certified: rounds as they were told.
+        trained: (round, attempt) as they were begun; certified_rounds: as they were told of first.
+        owed: whether a run that is over is loaded to be told of again.
     """
+
+    owed = False
 
     def __init__(self, name, identity, *, train_s=0.05, declines=""):
         self.name, self.identity, self.train_s, self.declines = name, identity, train_s, declines
@@ -125,7 +128,12 @@ class FakeLearning:
         return NodeSessions(self.name, keys, KeptDisk(folder / "disk"), blobs, later)
 
     def certified(self, charter, certificate, blobs):
-        self.certified_rounds.append(certificate.result.round)
+        number = certificate.result.round
+        if number not in self.certified_rounds:
+            self.certified_rounds.append(number)
+
+    def owes(self, certificate, folder):
+        return self.owed
 
     async def aclose(self):
         self.closed = True
@@ -136,6 +144,8 @@ class FakeLearning:
 
 class RunNodes(Nodes):
     """Nodes of which `names` learn; the first has the right to start runs."""
+
+    learning_of = FakeLearning
 
     def __init__(self, folder, *names, rights=None):
         super().__init__(folder, *names)
@@ -149,7 +159,7 @@ class RunNodes(Nodes):
     async def enter(self, name, *, learns=True, train_s=0.05, declines="", **options):
         def learning(_config, membership, *, clock, events):
             identity = Identity(membership.signing_key())
-            self.learning[name] = FakeLearning(name, identity, train_s=train_s, declines=declines)
+            self.learning[name] = self.learning_of(name, identity, train_s=train_s, declines=declines)
             return self.learning[name]
 
         settings = quick(runs={"settle_s": 2.0, "spare_s": 0.0})

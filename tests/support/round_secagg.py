@@ -94,33 +94,38 @@ def _steps(outgoing):
 
 
 class RealSessions:
-    """Args: folder: where the devices' stores are; the others as for `round_sessions.FakeSessions`."""
+    """Args: folder: of the devices' stores. party: who it is. The others as for `round_sessions.FakeSessions`."""
 
-    def __init__(self, name, keys, disk, blobs, later, *, folder):
+    def __init__(self, name, keys, disk, blobs, later, *, folder, party=None):
         self.name, self.disk, self.blobs = name, disk, blobs
+        self.identity, self.roster, policy = party or (identity(name), ROSTER, POLICY)
         self.kept = vars(disk).setdefault("kept", {"sealed": b"", "signed": 0, "led": {}})
-        self.participant = Participant.unseal(name, identity(name), ROSTER, POLICY, self.kept["sealed"], folder / name)
+        sealed = self.kept["sealed"]
+        self.participant = Participant.unseal(name, self.identity, self.roster, policy, sealed, folder / name)
         self.answers = {}
 
     def readiness(self, number, attempt):
         if self.kept["signed"] == number or len(self.disk.charged) >= self.disk.budget:
             return Readiness.OUT
-        return Readiness.READY if self.disk.begun.get(number, -1) < attempt else Readiness.LATER
+        return Readiness.READY if self.disk.begun.get(number, -1) < attempt else Readiness.NEXT
 
     def open(self, number, attempt, cohort, before):
         threshold = SessionHeader.threshold_for(len(cohort))
         header = session_header(len(cohort), round=number, attempt=attempt, cohort=cohort, model_hash=before.model,
                                 threshold=threshold, min_cohort=max(threshold, 4))  # fmt: skip
-        return RealSumming(Aggregator(header, identity(self.name), ROSTER), self.blobs)
+        return self.summing(Aggregator(header, self.identity, self.roster))
 
     def resume(self, handover, signatures):
         try:
-            taken = Handover.from_bytes(handover, ROSTER, max_bytes=1 << 16)
+            taken = Handover.from_bytes(handover, self.roster, max_bytes=1 << 16)
             leader = self.kept["led"].get((taken.header.round, taken.header.attempt), "")
-            aggregator = Aggregator.resume(taken, identity(self.name), ROSTER, of=leader, signatures=signatures)
+            aggregator = Aggregator.resume(taken, self.identity, self.roster, of=leader, signatures=signatures)
         except SecAggError:
             return None
-        return RealSumming(aggregator, self.blobs, is_resumed=True)
+        return self.summing(aggregator, is_resumed=True)
+
+    def summing(self, aggregator, **how):
+        return RealSumming(aggregator, self.blobs, **how)
 
     def answer(self, number, attempt, sender, data):
         if data not in self.answers:
@@ -134,12 +139,15 @@ class RealSessions:
             self.kept["sealed"] = self.participant.seal()
         return self.answers[data]
 
+    def vector(self, attempt):
+        return vector(self.name, attempt)
+
     def _begin(self, number, attempt, sender, header):
         if (header.round, header.attempt) != (number, attempt):
             raise RoundError("a header of another attempt")
         if self.readiness(number, attempt) is not Readiness.READY:
             raise RoundError("not in this one")
-        message = self.participant.begin(header, vector(self.name, attempt))
+        message = self.participant.begin(header, self.vector(attempt))
         self.kept["led"][number, attempt] = sender
         self.disk.begun[number] = attempt
         self.disk.charged.append((number, attempt))

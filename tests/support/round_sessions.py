@@ -112,18 +112,27 @@ class _Before:
 
 
 class FakeSessions:
-    """A member's side, and its factory of the other. `later` is called with an answer that takes its time."""
+    """A member's side, and its factory of the other. `later` is called with an answer that takes its time.
+
+    Attributes:
+        pause: called when a session is opened for the first time, which then is not yet; None: at once.
+    """
 
     def __init__(self, name, keys, disk, blobs, later):
         self.name, self.keys, self.disk, self.blobs, self.later = name, keys, disk, blobs, later
         self.current, self.answers = None, {}
+        self.pause, self.paused = None, set()
 
     def readiness(self, number, attempt):
         if number in self.disk.signed or len(self.disk.charged) >= self.disk.budget:
             return Readiness.OUT
-        return Readiness.READY if self.disk.begun.get(number, -1) < attempt else Readiness.LATER
+        return Readiness.READY if self.disk.begun.get(number, -1) < attempt else Readiness.NEXT
 
     def open(self, number, attempt, cohort, before):
+        if self.pause is not None and (number, attempt) not in self.paused:
+            self.paused.add((number, attempt))
+            self.pause()
+            return None
         return FakeSummingSession(number, attempt, cohort, before, lambda *many: self.blobs.update(many))
 
     def resume(self, handover, signatures):
@@ -189,3 +198,16 @@ class FakeSessions:
         if not all(self.keys.is_signed(name, signed, known.digest) for name, signed in signatures.items()):
             raise RoundError("they signed something else")
         return dumps(["reveal", None])
+
+
+class VotingSessions(FakeSessions):
+    """A member's side that has nothing to train with, and nothing to sum with."""
+
+    def readiness(self, number, attempt):
+        return Readiness.OUT
+
+    def open(self, number, attempt, cohort, before):
+        raise RoundError("this member does not train")
+
+    def resume(self, handover, signatures):
+        return None

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import random
 
-from round_sessions import Disk, FakeSessions, digest, model_after, state_after, value
+from round_sessions import Disk, FakeSessions, VotingSessions, digest, model_after, state_after, value
 
 from fedmesh.mesh.rounds import Charter, Schedule, sign_charter
 from fedmesh.mesh.rounds.effects import Certified, Forked, Send, Want
@@ -102,6 +102,7 @@ class World:
         loss, duplication, delay_s: of every message from now on; they overtake each other.
         group: name -> number; members of different groups do not hear each other.
         violations: what must never happen, in words.
+        voters: who does not train, and cannot sum. slow: who opens a session a while after it is asked to.
 
     Args:
         sum_of: model and state before, result -> what it has to name; of the inputs that `sessions` has.
@@ -109,14 +110,14 @@ class World:
 
     def __init__(
         self, size, seed, *, detect_s=2.0, budget=100, crash_rate=0.0, sessions=FakeSessions, keys=None,
-        sum_of=fake_sum, **facts,
+        sum_of=fake_sum, voters=(), slow=(), **facts,
     ):  # fmt: skip
         self.rng = random.Random(seed)
         self.charter = charter(size, **facts)
         self.names = list(self.charter.names)
         self.now, self.loss, self.duplication, self.delay_s, self.detect_s = 0.0, 0.0, 0.0, 0.05, detect_s
         self.crash_rate, self._sessions, self._keys = crash_rate, sessions, keys or FakeKeys
-        self._sum_of = sum_of
+        self._sum_of, self.voters, self.slow = sum_of, frozenset(voters), frozenset(slow)
         self.group, self.members, self.violations = {}, {}, []
         self.memories = {name: FakeMemory(self._crash_at) for name in self.names}
         self.disks = {name: Disk(budget) for name in self.names}
@@ -132,9 +133,10 @@ class World:
         self.lives[name] += 1
         life = self.lives[name]
         keys = self._keys(name)
-        sessions = self._sessions(
-            name, keys, self.disks[name], self.blobs[name], lambda *late: self._train(name, life, *late)
-        )
+        make = VotingSessions if name in self.voters else self._sessions
+        sessions = make(name, keys, self.disks[name], self.blobs[name], lambda *late: self._train(name, life, *late))
+        if name in self.slow:
+            sessions.pause = lambda: self._at(self.now + self.rng.uniform(0.5, 3.0), "changed", name, life)
         try:
             self.members[name] = Member(
                 self.charter, name, keys=keys, memory=self.memories[name], sessions=sessions,
@@ -225,6 +227,10 @@ class World:
         if self.lives[name] == life:
             data = done()
             self._do(name, lambda member: member.answered(number, attempt, data, self.now))
+
+    def _on_changed(self, name, life):
+        if self.lives[name] == life:
+            self._do(name, lambda member: member.changed(self.now))
 
     def _train(self, name, life, number, attempt, done):
         self._at(self.now + self.rng.uniform(0.5, 3.0), "trained", name, life, number, attempt, done)
@@ -334,6 +340,8 @@ def play(seed, **options):
     """
     rng = random.Random(seed)
     size = rng.choice([4, 5, 5, 6, 7])
+    if "sessions" not in options:
+        options = {**_odd_ones(size, seed), **options}
     world = World(
         size, seed, rounds=rng.choice([2, 3]), attempts=rng.choice([1, 2, 3]), budget=rng.choice([2, 100, 100, 100]),
         crash_rate=rng.choice([0, 0, 0.01, 0.05]), detect_s=rng.choice([0.5, 2, 8]), **options,
@@ -358,6 +366,12 @@ def play(seed, **options):
     finally:
         world.check()
     return world
+
+
+def _odd_ones(size, seed):
+    rng, names = random.Random(f"odd ones of {seed}"), [f"m{number}" for number in range(size)]
+    voters = rng.sample(names, rng.choice([0, 0, 0, 1, 2]))
+    return {"voters": voters, "slow": rng.sample(names, rng.choice([0, 0, 1, size]))}
 
 
 def _strike(world, rng):

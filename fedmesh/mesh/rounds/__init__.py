@@ -5,7 +5,7 @@ the carrying of bytes. docs/mesh.md tells how a round goes, what is guaranteed a
 """
 
 from fedmesh.mesh.rounds.chain import Chain, Fork, read_fork
-from fedmesh.mesh.rounds.charter import Charter, Schedule, open_charter, sign_charter
+from fedmesh.mesh.rounds.charter import Charter, Schedule, counted_out, open_charter, sign_charter
 from fedmesh.mesh.rounds.effects import Certified, Effect, Forked, Send, Want
 from fedmesh.mesh.rounds.keys import Keyring, Keys
 from fedmesh.mesh.rounds.member import Member
@@ -35,6 +35,7 @@ __all__ = [
     "Summing",
     "Want",
     "colluders_for",
+    "counted_out",
     "open_charter",
     "quorum_for",
     "read_fork",

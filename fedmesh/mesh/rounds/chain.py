@@ -8,7 +8,7 @@ Two certificates of one round cannot come about with C colluders or fewer (`quor
 the proof, and name who signed both: `Fork`. A chain that has one takes nothing more.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from fedmesh.errors import ChainError, DecodeError
@@ -69,6 +69,7 @@ class Chain:
     def __init__(self, charter: Charter, keys: Keys, certificates: Iterable[Certificate] = ()) -> None:
         self._charter, self._keys = charter, keys
         self._certificates: list[Certificate] = []
+        self._contexts: set[bytes] = set()
         self.fork: Fork | None = None
         for certificate in certificates:
             self.add(certificate)
@@ -84,6 +85,17 @@ class Chain:
         return self._certificates[-1].result.hash if self._certificates else self._charter.hash
 
     @property
+    def trained(self) -> tuple[str, ...]:
+        """Whose inputs are in the last sum; nobody's before the first."""
+        last = self.last_sum
+        return () if last is None else last.result.survivors
+
+    @property
+    def last_sum(self) -> Certificate | None:
+        """Of the last round in which something was learned."""
+        return next((each for each in reversed(self._certificates) if not each.result.is_void), None)
+
+    @property
     def is_complete(self) -> bool:
         """Whether all rounds of the charter are over."""
         return len(self._certificates) >= self._charter.rounds
@@ -92,6 +104,11 @@ class Chain:
     def is_broken(self) -> bool:
         """Whether two results of one round are certified: then nothing more is."""
         return self.fork is not None
+
+    @property
+    def contexts(self) -> Container[bytes]:
+        """Of the sums that are certified: a session of secure aggregation has one of its own, and one result."""
+        return self._contexts
 
     def __len__(self) -> int:
         return len(self._certificates)
@@ -127,6 +144,7 @@ class Chain:
                 code="parent",
             )
         self._certificates.append(certificate)
+        self._contexts.add(certificate.result.context)
         return True
 
     def _compare(self, known: Certificate, other: Certificate) -> None:

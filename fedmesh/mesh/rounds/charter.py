@@ -11,10 +11,15 @@ which is `fedmesh.mesh.gossip`'s.
 Everything that the rounds decide by counting is counted among the charter's members, and everything that is compared
 with a clock is compared with its schedule. A charter gives its signer no part in the rounds, and a signature alone no
 right to sign one: that comes from the signer's certificate, and whoever reads a charter asks for it.
+
+Who is revoked, or enrolled anew, after it was signed is counted out: the quorum stays that of all members, and comes
+from those that are left. Somebody who did not see the roster of then cannot tell such a member from one that the signer
+has made up, so as to vote twice. What tells is that others took part when all keys were on the roster: of more members
+than can be in league, one is honest, and has looked.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -22,12 +27,20 @@ from typing import Any, Literal
 from fedmesh.errors import ChainError, ConfigError, DecodeError
 from fedmesh.identity.names import is_id
 from fedmesh.mesh.rounds.keys import domain
-from fedmesh.mesh.rounds.quorum import MAX_MEMBERS, MIN_MEMBERS, quorum_for
+from fedmesh.mesh.rounds.quorum import MAX_MEMBERS, MIN_MEMBERS, colluders_for, quorum_for
 from fedmesh.points import is_sound
 from fedmesh.secagg.identity import Identity, verify
 from fedmesh.wire import dumps, loads
 
-__all__ = ["MAX_CHARTER_BYTES", "Charter", "Schedule", "open_charter", "read_charter", "sign_charter"]
+__all__ = [
+    "MAX_CHARTER_BYTES",
+    "Charter",
+    "Schedule",
+    "counted_out",
+    "open_charter",
+    "read_charter",
+    "sign_charter",
+]
 
 MAX_CHARTER_BYTES = 1 << 15
 MAX_ROUNDS = 1 << 20
@@ -130,7 +143,12 @@ def sign_charter(charter: Charter, identity: Identity) -> Charter:
 
 
 def open_charter(
-    raw: bytes, *, mesh: str, key_of: Callable[[str], bytes | None], may_charter: Callable[[str], bool]
+    raw: bytes,
+    *,
+    mesh: str,
+    key_of: Callable[[str], bytes | None],
+    may_charter: Callable[[str], bool],
+    vouchers: Collection[str] = (),
 ) -> Charter:
     """The charter in `raw`, if this member may believe it.
 
@@ -138,11 +156,12 @@ def open_charter(
         mesh: this member's.
         key_of: id -> Ed25519 key on the newest roster; None: no such member, or not any more.
         may_charter: whether the certificate, or the roster, gives the signer the right to start a run.
+        vouchers: who says that it has taken it over, by their links.
 
     Raises:
         DecodeError: it is no charter.
         ChainError: ``charter``: it is another mesh's, its signer may not sign it or did not, or it has another key for
-            a member than the roster.
+            a member than the roster: and too few members are left for a quorum, or too few of these have it.
     """
     charter = read_charter(raw)
     signature, body = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
@@ -153,14 +172,32 @@ def open_charter(
         raise ChainError(f"a charter came that {charter.signer!r} has no right to sign", code="charter")
     if not verify(key, signature, domain("charter", body)):
         raise ChainError(f"a charter came that {charter.signer!r} did not sign", code="charter")
-    others = [name for name in charter.names if key_of(name) != charter.members[name]]
-    if others:
+    _check_left(charter, counted_out(charter, key_of), vouchers)
+    return charter
+
+
+def counted_out(charter: Charter, key_of: Callable[[str], bytes | None]) -> frozenset[str]:
+    """Members that have another key on the roster than in the charter, or none: they neither vote nor coordinate."""
+    return frozenset(name for name, key in charter.members.items() if key_of(name) != key)
+
+
+def _check_left(charter: Charter, out: frozenset[str], vouchers: Collection[str]) -> None:
+    """As many as a quorum leaves out may be counted out: no more than can be in league, were all of them liars."""
+    left = charter.members.keys() - out
+    if len(left) < charter.quorum:
         raise ChainError(
-            f"a charter has other keys than the roster for {', '.join(others)[:200]}: fetch the newest roster, or "
-            "start the run anew without them",
+            f"{len(left)} of the {len(charter.members)} members of a charter have their keys on the roster, the quorum "
+            f"is {charter.quorum}; not {', '.join(sorted(out))[:200]}: fetch the newest roster, or start the run anew "
+            "without them",
             code="charter",
         )
-    return charter
+    behind, wanted = left & set(vouchers), colluders_for(len(charter.members)) + 1
+    if out and len(behind) < wanted:
+        raise ChainError(
+            f"a charter has other keys than the roster for {', '.join(sorted(out))[:200]}, and {len(behind)} of its "
+            f"members say that they take part, {wanted} have to: wait for links with them, or fetch the newest roster",
+            code="charter",
+        )
 
 
 def read_charter(raw: bytes) -> Charter:

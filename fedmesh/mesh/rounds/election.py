@@ -3,6 +3,9 @@
 The beacon of a round is the hash of the result before it. Whoever coordinated that one has had a choice of what it was
 (it could leave somebody out), so it is no lottery, and need not be: being first gives no right but to coordinate. A
 coordinator is an untrusted server; what it says counts for what a quorum has signed under it.
+
+Who is in the last sum goes before who is not: that they train is certified. A member that only votes has nothing to sum
+with, and would cost an attempt whenever it is its turn; so it coordinates when nobody else is left.
 """
 
 import hashlib
@@ -13,10 +16,17 @@ from fedmesh.mesh.rounds.keys import domain
 __all__ = ["coordinator", "deputies", "ranking"]
 
 
-def ranking(parent: bytes, number: int, members: Collection[str]) -> tuple[str, ...]:
-    """The members in the order of SHA-256 over the result before round `number`, that number and their names."""
+def ranking(parent: bytes, number: int, members: Collection[str], first: Collection[str] = ()) -> tuple[str, ...]:
+    """The members in the order of SHA-256 over the result before round `number`, that number and their names.
+
+    `first`: who goes before all others, in that order: whose inputs are in the last sum.
+    """
     beacon = domain("beacon", parent + number.to_bytes(8, "big"))
-    return tuple(sorted(members, key=lambda name: (hashlib.sha256(beacon + name.encode()).digest(), name)))
+
+    def place(name: str) -> tuple[bool, bytes, str]:
+        return name not in first, hashlib.sha256(beacon + name.encode()).digest(), name
+
+    return tuple(sorted(members, key=place))
 
 
 def coordinator(order: tuple[str, ...], attempt: int, alive: Collection[str]) -> str:

@@ -5,7 +5,8 @@ What it does, in this order of preference, once a quorum has reported:
 1. somebody is locked on a result: that one is proposed, the lock of the latest attempt first;
 2. a set of survivors has enough signatures and its masked sum is kept, here or by somebody who reported: that session
    goes on, and no device trains or is charged again;
-3. the charter allows another attempt and enough are ready: a new session, with new keys and fresh noise;
+3. the charter allows another attempt and enough are ready: a new session, with new keys and fresh noise. If so many
+   have been in a session of this attempt that too few are left, it is lost, and the next attempt begins;
 4. it allows none: the round is given up, and everybody goes on with the next.
 """
 
@@ -23,6 +24,7 @@ from fedmesh.mesh.rounds.voting import Phase, Proof, vote_statement
 
 __all__ = ["Leading"]
 
+_GONE = frozenset({Readiness.OUT, Readiness.NEXT})
 _TRIES = 2  # at one session of another: who signed its set may be gone, or not mean it
 
 
@@ -179,7 +181,7 @@ class Leading:
         statuses = turn.statuses()
         cohort = sorted(name for name, status in statuses.items() if _would_train(status, turn.attempt))
         if len(cohort) < turn.charter.fewest:
-            out = sum(status.readiness is Readiness.OUT for status in statuses.values())
+            out = sum(status.readiness in _GONE for status in statuses.values())
             self.has_failed = len(turn.charter.members) - out < turn.charter.fewest  # it waits only for who may come
             return self.has_failed
         if self._has_late(statuses, now):
@@ -188,9 +190,10 @@ class Leading:
             summing = turn.sessions.open(turn.round, turn.attempt, tuple(cohort), turn.before)
         except RoundError:
             self.has_failed = True
-        else:
+            return True
+        if summing is not None:
             self._carrying = Carrying(turn, summing, turn.attempt, now)
-        return True
+        return summing is not None
 
     def _has_late(self, statuses: Mapping[str, Status], now: float) -> bool:
         """Whether somebody would train a little later: once there are enough, the others have one step's time."""

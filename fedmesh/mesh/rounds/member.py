@@ -178,7 +178,7 @@ class Member:
         return self.chain.is_complete or self.chain.is_broken
 
     def _begin_round(self) -> None:
-        self._order = ranking(self.chain.parent, self.round, self._charter.names)
+        self._order = ranking(self.chain.parent, self.round, self._charter.names, self.chain.trained)
         self._may_vote = self._voter.enter(self.round)
         self._pacing = Pacing(self._charter, self._keys, self.name)
         self._leading: Leading | None = None
@@ -361,7 +361,7 @@ class Member:
         return (
             ask.attempt == self.attempt
             and sender == self.coordinator
-            and is_possible(ask, self._charter, self._keys, before=self.chain.head, parent=self.chain.parent)
+            and is_possible(ask, self._charter, self._keys, self.chain)
         )
 
     def _certified(self, certificate: Certificate, to: Collection[str], sender: str = "") -> None:

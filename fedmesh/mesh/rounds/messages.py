@@ -54,8 +54,10 @@ class Readiness(IntEnum):
     OUT = 0
     """Not in this round any more: it has signed a set of survivors, or its budget is spent."""
     LATER = 1
-    """Not now."""
+    """Not now; perhaps still in this attempt."""
     READY = 2
+    NEXT = 3
+    """Not in this attempt any more, in whose session it has been: that is still going on, or lost. In the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +279,7 @@ def _read_session(kind: int, rest: list[Any]) -> Message | None:
 def _read_vote(kind: int, rest: list[Any]) -> Message | None:
     match kind, rest:
         case 0, [int(number), int(attempt), bytes(parent), int(ready), lock, signed, list(holding)] if (
-            _is_turn(number, attempt) and len(parent) == 32 and ready in {0, 1, 2} and _are_attempts(holding)
+            _is_turn(number, attempt) and len(parent) == 32 and ready in set(Readiness) and _are_attempts(holding)
         ):
             proof = None if lock is None else read_proof(lock)
             return Status(number, attempt, parent, Readiness(ready), proof, _set_signature(signed), tuple(holding))

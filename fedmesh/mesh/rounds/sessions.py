@@ -83,8 +83,12 @@ class Sessions(Protocol):
         """Whether this device would train in this attempt: its budget, its battery, what it signed already."""
         ...
 
-    def open(self, number: int, attempt: int, cohort: tuple[str, ...], before: Result) -> Summing:
-        """A new session with new keys; this member coordinates it. Raises: RoundError: there can be none."""
+    def open(self, number: int, attempt: int, cohort: tuple[str, ...], before: Result) -> Summing | None:
+        """A new session with new keys; this member coordinates it. None: not yet; `Member.changed` is called then.
+
+        Raises:
+            RoundError: there can be none.
+        """
         ...
 
     def resume(self, handover: bytes, signatures: Mapping[str, bytes]) -> Summing | None:

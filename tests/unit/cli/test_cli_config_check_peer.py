@@ -45,3 +45,6 @@ def test_what_a_member_trains_on_is_looked_at_as_a_devices_is(checked):
     assert "full" in told["tier"][1]
     assert "at most epsilon 3 " in told["privacy"][1]
     assert "training" not in told
+    assert told["inputs"] == ("ok", "up to 64 MB: 21 million parameters at 24 bits")
+    code, told = checked(DATA + "[limits]\nmessage_mb = 16\n")
+    assert (code, told["inputs"]) == (0, ("note", "runs whose inputs have more than 16 MB are declined"))

@@ -2,20 +2,30 @@
 
 import asyncio
 import json
+from unittest import mock
 
 import pytest
+from device_fleet import private_task
 from mesh_nodes import in_loop, until
 from mesh_runs import NAMES, QUICK, RunNodes
 
 from fedmesh.cli import main
 from fedmesh.errors import ConfigError
 from fedmesh.fleet import mesh_start
+from fedmesh.fleet.kit import Kit
 from fedmesh.fleet.mesh_start import Begun
 from fedmesh.peer.learning import Prepared
 from fedmesh.peer.starting import check_start, start
 from fedmesh.peer.status import ask
+from fedmesh.types import Layout
+from fedmesh.wire import dumps
 
 PREPARED = Prepared("digits", b"scenario", b"model 0", b"state 0", 2, 4, 3, QUICK)
+
+
+def kit(parameters):
+    layout = Layout(("w",), ((parameters,),))
+    return Kit("vision", {}, dumps(private_task().to_plain()), b"", layout).to_bytes()
 
 
 @pytest.fixture
@@ -25,7 +35,7 @@ def prepared(monkeypatch):
 
     def begin(scenario, *, run, members, folder, datasets_folder):
         asked.append((scenario.name, scenario.rounds, members))
-        return Begun("digits", b"scenario", b"model 0", b"state 0", 2, 4)
+        return Begun("digits", kit(scenario.delta.bits * 10), b"model 0", b"state 0", 2, 4)
 
     monkeypatch.setattr(mesh_start, "begin", begin)
     return asked
@@ -64,6 +74,11 @@ def test_a_run_is_started_and_shown_and_a_second_one_refused(tmp_path, capsys, p
                 "run": begun["run"], "task": "digits", "members": sorted(NAMES), "quorum": 4, "rounds": 2,
             }  # fmt: skip
             await until(lambda: all(nodes.run_of(name) is not None for name in NAMES), 30.0)
+            large = kit(10**8)
+            with mock.patch(f"{__name__}.kit", return_value=large):
+                assert await called(*options) == 2
+            assert "(100,000,000 parameters at " in capsys.readouterr().err
+            prepared.pop()
             assert await called(*options) == 2
             assert f"a run of digits is under way ({begun['run']}" in capsys.readouterr().err
             assert await asyncio.to_thread(main, ["mesh", "status", str(tmp_path / "anna.toml")]) == 0
@@ -77,7 +92,7 @@ def test_a_run_is_started_and_shown_and_a_second_one_refused(tmp_path, capsys, p
             assert "watch it with fedmesh mesh status" in said
             assert prepared == [("digits", 2, 5), ("digits", 20, 5), ("digits", 20, 4)]
             await until(lambda: nodes.run_of("dora").charter.rounds == 2 and nodes.is_over("dora"), 70.0)
-            assert nodes.learning["dora"].scenarios[-1] == b"scenario"
+            assert nodes.learning["dora"].scenarios[-1] == kit(80)
 
     story()
 

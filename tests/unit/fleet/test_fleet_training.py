@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from device_fleet import Site, is_there, private_task
 
-from fedmesh.fleet.training import Training
+from fedmesh.fleet.training import IDLE_S, Training
 from fedmesh.wire import dumps
 
 HEAD = {"message": "m", "what": "train", "round": 1}
@@ -22,7 +22,7 @@ def site(tmp_path):
 
 
 @asynccontextmanager
-async def training(site: Site, *, task: bytes | None = None, **changes: object):
+async def training(site: Site, *, task: bytes | None = None, idle_s: float = IDLE_S, **changes: object):
     device = site.device()
     spec = {
         "run": 7,
@@ -35,7 +35,8 @@ async def training(site: Site, *, task: bytes | None = None, **changes: object):
         "nice": 5,
         **changes,
     }
-    process = Training(spec, (dumps(private_task().to_plain()) if task is None else task, b""), max_bytes=1 << 20)
+    parts = (dumps(private_task().to_plain()) if task is None else task, b"")
+    process = Training(spec, parts, max_bytes=1 << 20, idle_s=idle_s)
     try:
         yield process
     finally:
@@ -152,5 +153,39 @@ def test_a_process_that_does_not_read_yet_keeps_nobody_waiting(site, tmp_path, m
                 async with asyncio.timeout(0.1):
                     await ask(process)
             assert process.pid is None
+
+    asyncio.run(main())
+
+
+def test_one_that_is_asked_nothing_is_ended_and_the_next_message_gets_another(site):
+    async def main():
+        async with training(site, idle_s=0.2) as process:
+            process.warm_up()  # for a message that never comes
+            first = process.pid
+            await ended(process)
+            assert not is_there(first)
+            await ask(process)  # which takes longer than that
+            await ended(process)
+
+    asyncio.run(main())
+
+
+async def ended(process: Training) -> None:
+    async with asyncio.timeout(60):
+        while process.pid is not None:
+            await asyncio.sleep(0.02)
+
+
+def test_one_that_works_is_not_idle(site):
+    async def main():
+        async with training(site, idle_s=0.2) as process:
+            process.warm_up()
+            pid = process.pid
+            os.kill(pid, signal.SIGSTOP)
+            asking = asyncio.ensure_future(ask(process))
+            await asyncio.sleep(0.6)
+            assert process.pid == pid
+            os.kill(pid, signal.SIGCONT)
+            assert (await asking).error == "malformed"
 
     asyncio.run(main())

@@ -98,7 +98,7 @@ def test_a_seed_that_comes_late_is_found():
     assert world.until(world.all_agree, 60) <= 20
 
 
-@pytest.mark.parametrize("size", [100, pytest.param(300, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("size", [100, pytest.param(500, marks=pytest.mark.exhaustive)])
 def test_hundreds_of_members_find_each_other_and_every_message_fits_a_frame(size):
     world = World(size, seed=7)
     world.start_all()

@@ -4,7 +4,7 @@ import pytest
 from round_worlds import charter, identity
 
 from fedmesh.errors import ChainError, ConfigError, DecodeError
-from fedmesh.mesh.rounds import Schedule, open_charter, sign_charter
+from fedmesh.mesh.rounds import Schedule, counted_out, open_charter, sign_charter
 from fedmesh.mesh.rounds.charter import MAX_CHARTER_BYTES, read_charter
 from fedmesh.mesh.rounds.quorum import colluders_for, quorum_for
 from fedmesh.secagg import SessionHeader
@@ -60,9 +60,29 @@ def test_only_who_may_charter_is_believed_and_only_with_the_keys_of_the_roster()
     with pytest.raises(ChainError, match="of the mesh 'field' came"):
         opened(raw, mesh="meadow")
     with pytest.raises(ChainError, match="other keys than the roster for m2"):
-        opened(raw, key_of=lambda name: None if name == "m2" else keys(name))
+        opened(raw, key_of=without("m2"))
     with pytest.raises(ChainError, match="did not sign"):
         opened(bytes([raw[0] ^ 1]) + raw[1:])
+
+
+def without(*names, key=None):
+    return lambda name: key if name in names else keys(name)
+
+
+@pytest.mark.parametrize("key", [None, identity("m2 anew").public])
+def test_a_member_that_is_revoked_is_counted_out_when_more_took_part_than_can_be_in_league(key):
+    raw, key_of = charter(4).raw, without("m2", key=key)
+    assert opened(raw, key_of=key_of, vouchers=["m0", "m3"]) == charter(4)
+    assert counted_out(charter(4), key_of) == {"m2"}
+    assert not counted_out(charter(4), keys)
+    for vouchers in ([], ["m0"], ["m0", "m2"], ["m0", "stranger", "operator"]):  # it could be the signer's own key
+        with pytest.raises(ChainError, match="members say that they take part, 2 have to"):
+            opened(raw, key_of=key_of, vouchers=vouchers)
+
+
+def test_with_fewer_members_than_a_quorum_a_charter_is_refused_whoever_took_part():
+    with pytest.raises(ChainError, match=r"2 of the 4 members .* the quorum is 3; not m1, m2: .*start the run anew"):
+        opened(charter(4).raw, key_of=without("m1", "m2"), vouchers=charter(4).names)
 
 
 def test_nobody_else_signs_for_the_operator():

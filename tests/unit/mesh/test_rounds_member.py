@@ -170,6 +170,61 @@ def test_all_that_restart_at_once_go_on_where_they_were():
     world.check()
 
 
+def test_all_that_restart_at_once_while_they_train_wait_for_no_session_that_is_lost():
+    """An attempt takes 14 s; what is awaited is that they see each other, and train again."""
+    for seed in range(5):
+        world = World(7, seed, rounds=2)
+        world.start_all()
+        world.until(lambda world=world: len(charges(world, 1)) == 7, 30)
+        for name in world.names:
+            world.crash(name)
+        world.start_all()
+        assert world.until(lambda world=world: 1 in world.results, 60) < 8.0
+        world.check()
+        assert world.results[1].attempt == 1  # with new keys
+        assert charges(world, 1) == [0] * 7 + [1] * 7
+
+
+def test_a_coordinator_that_restarts_while_it_trains_costs_no_more_than_its_attempt():
+    world = started(detect_s=100.0)
+    world.until(lambda: len(charges(world, 1)) == 7, 30)
+    leader = world.members["m0"].coordinator
+    world.crash(leader)
+    world.start(leader)
+    assert world.until(lambda: 1 in world.results, 60) < 8.0
+    world.check()
+
+
+def test_who_only_votes_is_not_elected_while_somebody_who_trains_is_there():
+    for seed in range(5):
+        world = World(7, seed, rounds=8, voters=("m1", "m4", "m5"))
+        world.start_all()
+        world.until(world.is_over, 200)
+        world.check()
+        assert [world.results[number].attempt for number in range(2, 9)] == [0] * 7
+        assert all(set(result.survivors) == {"m0", "m2", "m3", "m6"} for result in world.results.values())
+
+
+def test_where_nobody_else_is_left_who_only_votes_is_asked_and_the_round_ends():
+    world = World(7, 3, rounds=2, voters=("m0", "m1"), attempts=1)
+    world.start_all()
+    world.until(lambda: 1 in world.results, 60)
+    for name in world.results[1].survivors[:2]:
+        world.crash(name)
+    left = [name for name in world.names if name in world.members]
+    world.until(lambda: world.is_over(left), 300)
+    world.check()
+    assert world.results[2].is_void
+
+
+def test_a_coordinator_that_is_still_getting_ready_is_waited_for():
+    world = World(7, 3, rounds=3, slow=[f"m{number}" for number in range(7)])
+    world.start_all()
+    world.until(world.is_over, 100)
+    world.check()
+    assert [result.attempt for result in world.results.values()] == [0] * 3
+
+
 def test_members_without_budget_vote_and_the_rounds_are_given_up():
     world = started(budget=1)
     world.until(world.is_over, 100)

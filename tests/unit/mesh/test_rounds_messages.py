@@ -54,7 +54,7 @@ def everything(names=("m0", "m1", "m2", "m3")):
 
 
 def test_every_message_is_read_as_it_was_written():
-    for message in everything():
+    for message in [*everything(), *(Status(1, 0, RUN, readiness) for readiness in Readiness)]:
         assert decode(encode(message, RUN), RUN, max_bytes=1 << 16) == message
 
 

@@ -103,6 +103,11 @@ def test_everybody_ranks_alike_and_each_round_anew():
     assert ranking(CHARTER.hash, 1, NAMES) == ("m3", "m4", "m1", "m2", "m0")  # golden: changed, a mesh falls apart
 
 
+def test_whose_input_is_in_the_last_sum_goes_first():
+    assert ranking(CHARTER.hash, 1, NAMES, ("m0", "m4")) == ("m4", "m0", "m3", "m1", "m2")  # golden, too
+    assert ranking(CHARTER.hash, 1, NAMES, NAMES) == ranking(CHARTER.hash, 1, NAMES)
+
+
 def test_a_dead_coordinator_s_successor_is_its_first_deputy():
     order = ranking(CHARTER.hash, 1, NAMES)
     for attempt in range(7):

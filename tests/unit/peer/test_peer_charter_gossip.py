@@ -16,16 +16,17 @@ class Mesh:
     def __init__(self, *names):
         self.now, self.lost, self.room = 0.0, set(), dict.fromkeys(names, True)
         self.sent = []
-        self.believes = dict.fromkeys(names, True)
+        self.believes, self.vouchers = dict.fromkeys(names, True), 0
         self.gossips = {
             name: CharterGossip(
-                opened=lambda raw, name=name: self.opened(name, raw), accepted=lambda _, name=name: self.room[name]
+                opened=lambda raw, vouchers, name=name: self.opened(name, raw, vouchers),
+                accepted=lambda _, name=name: self.room[name],
             )
             for name in names
         }
 
-    def opened(self, name, raw):
-        if not self.believes[name]:
+    def opened(self, name, raw, vouchers):
+        if not self.believes[name] or len(vouchers) < self.vouchers:
             raise ChainError("no", code="charter")
         return read_charter(raw)
 
@@ -49,8 +50,12 @@ class Mesh:
 FIRST, SECOND = charter(4), charter(5)
 
 
+def read(raw, _vouchers):
+    return read_charter(raw)
+
+
 def test_the_messages_are_these_bytes():
-    gossip = CharterGossip(opened=read_charter, accepted=lambda _: True)
+    gossip = CharterGossip(opened=read, accepted=lambda _: True)
     assert gossip.connected("bert") == []
     assert [item.data for item in gossip.put(FIRST)] == [b"\x01\x00" + FIRST.hash]
     given = gossip.received("bert", b"\x01\x01" + FIRST.hash, 0.0)
@@ -114,6 +119,27 @@ def test_who_gave_what_is_not_believed_is_not_asked_again_until_the_roster_is_an
     assert FIRST.hash in mesh.gossips["bert"].known
 
 
+def test_each_neighbour_that_has_it_speaks_for_it_and_it_is_looked_at_anew():
+    mesh = Mesh("anna", "bert", "cleo", "dora")
+    for name in ("anna", "bert", "cleo"):
+        mesh.gossips[name].put(FIRST)
+    mesh.vouchers = 3
+    mesh.meet("dora", "anna")
+    mesh.meet("dora", "bert")
+    mesh.tick(1_000)
+    assert mesh.gossips["dora"].counts == {"charter": 2}
+    mesh.meet("dora", "cleo")
+    assert FIRST.hash in mesh.gossips["dora"].known
+    mesh = Mesh("anna", "bert", "dora")
+    mesh.gossips["anna"].put(FIRST)
+    mesh.vouchers = 2
+    mesh.meet("dora", "bert")
+    mesh.meet("dora", "anna")
+    assert FIRST.hash not in mesh.gossips["dora"].known
+    mesh.carry("bert", mesh.gossips["bert"].put(FIRST))  # it took it over later
+    assert FIRST.hash in mesh.gossips["dora"].known
+
+
 def test_one_without_room_does_not_ask_for_ever():
     mesh = Mesh("anna", "bert")
     mesh.room["bert"] = False
@@ -137,7 +163,7 @@ def test_what_nobody_asked_for_is_not_taken():
 
 
 def test_who_asks_without_end_is_answered_now_and_then():
-    gossip = CharterGossip(opened=read_charter, accepted=lambda _: True)
+    gossip = CharterGossip(opened=read, accepted=lambda _: True)
     gossip.put(FIRST)
     gossip.connected("bert")
     given = sum(len(gossip.received("bert", b"\x01\x01" + FIRST.hash, number / 100)) for number in range(1_000))
@@ -147,14 +173,14 @@ def test_who_asks_without_end_is_answered_now_and_then():
 
 @pytest.mark.parametrize("data", [b"", b"\x01", b"\x02\x00", b"\x01\x00x", b"\x01\x01x", b"\x01\x03", b"\x01\x02x"])
 def test_what_is_no_message_is_counted(data):
-    gossip = CharterGossip(opened=read_charter, accepted=lambda _: True)
+    gossip = CharterGossip(opened=read, accepted=lambda _: True)
     gossip.connected("bert")
     assert gossip.received("bert", data, 0.0) == []
     assert gossip.counts == {"malformed": 1}
 
 
 def test_a_liar_costs_a_bounded_memory():
-    gossip = CharterGossip(opened=read_charter, accepted=lambda _: True)
+    gossip = CharterGossip(opened=read, accepted=lambda _: True)
     gossip.connected("bert")
     now = 0.0
     for number in range(5_000):

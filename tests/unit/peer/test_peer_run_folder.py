@@ -1,10 +1,11 @@
 """What a run leaves on a node's disk: the proof of a fork, what a restart needs, and nothing without a bound."""
 
 import shutil
+from unittest import mock
 
 import pytest
 from mesh_nodes import in_loop, until
-from mesh_runs import NAMES, RunNodes
+from mesh_runs import NAMES, FakeLearning, RunNodes
 
 from fedmesh.errors import ConfigError
 from fedmesh.events import Notice, RunForked
@@ -72,6 +73,25 @@ async def test_a_damaged_ballot_is_told_and_the_node_runs(tmp_path):
         await nodes.enter("anna")
         assert nodes.nodes["anna"].status["runs"][0]["state"] == "stopped"
         assert any("ballot is damaged" in event.text for event in told(nodes, Notice))
+
+
+@in_loop
+async def test_what_was_certified_while_nobody_was_told_of_it_is_told_by_the_next_start(tmp_path):
+    async with RunNodes(tmp_path, *NAMES) as nodes:
+        await nodes.enter("anna")
+        charter = nodes.begin("anna", NAMES, rounds=1)
+        nodes.learning["anna"].certified = lambda *_: None  # as if it was killed before it came to it
+        made = certificate(tmp_path, charter, state=charter.state)
+        nodes.run_of("anna").received("bert", encode(Certificates((made,)), charter.hash))
+        assert nodes.is_over("anna")
+        await nodes.leave("anna")
+        await nodes.enter("anna")
+        assert nodes.learning["anna"].scenarios == []  # nothing is owed: it is not loaded for what is over
+        await nodes.leave("anna")
+        with mock.patch.object(FakeLearning, "owed", new=True):
+            await nodes.enter("anna")
+            await until(lambda: nodes.learning["anna"].certified_rounds == [1])
+        assert len(nodes.learning["anna"].scenarios) == 1
 
 
 @in_loop

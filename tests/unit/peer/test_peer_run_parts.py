@@ -56,7 +56,7 @@ async def test_what_is_too_long_is_told_once_and_what_is_too_much_dropped():
     for _ in range(3):
         packets.send("bert", bytes((1 << 24) + 1))
     assert [type(event) for event in told] == [Notice]
-    for number in range(4):
+    for number in range(8):
         packets.send("bert", bytes([number]) * (1 << 23))
     packets.send("bert", b"x" * (1 << 23))
     assert packets.counts == {"too-long": 3, "dropped": 1}
@@ -79,9 +79,10 @@ def test_who_stands_by_votes_for_what_it_holds_and_gives_way(tmp_path):
     one.close(1)
     with pytest.raises(RoundError, match="does not train"):
         one.answer(1, 0, "anna", b"")
+    assert one.open(1, 0, (), founding(charter(4))) is None  # not yet
+    one.is_final = True
     with pytest.raises(RoundError):
         one.open(1, 0, (), founding(charter(4)))
-    one.is_final = True
     assert one.readiness(1, 0) is Readiness.OUT
     one.behind = Behind()
     assert [one.readiness(1, 0), one.holds(digest), one.signed(1), one.resume(b"", {}), one.answer(1, 0, "a", b"")] == [

@@ -1,11 +1,15 @@
 """Parts of the transport between peers: the limit of bytes a second, options, and peers that are held."""
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 from transport_pair import Pair
 
 from fedmesh.errors import ConfigError
 from fedmesh.transport.bucket import Bucket
 from fedmesh.transport.peer_options import PeerOptions
+from fedmesh.transport.peer_pool import Pool
 
 
 def test_over_any_while_no_more_is_taken_than_the_limit_says():
@@ -90,3 +94,41 @@ def test_who_counts_as_one_stranger():
     assert _subscriber("192.0.2.7") == "192.0.2.7"
     assert _subscriber("2001:db8:1:2:3::4") == _subscriber("2001:db8:1:2:ffff::1") == "2001:db8:1:2::/64"
     assert _subscriber("fe80::1%eth0") == "fe80::/64"
+
+
+class SilentLink:
+    peer = opened_at = via = None
+    is_full, unwritten = False, 0
+
+    def __init__(self, now):
+        self.heard_at = self.used_at = now
+        self.asked, self.ended = 0, ""
+
+    def stalled_s(self, now):
+        return 0.0
+
+    def ping(self):
+        self.asked += 1
+
+    def abort(self, code):
+        self.ended = code
+
+
+def test_silence_is_borne_half_as_long_of_whom_somebody_doubts():
+    async def main():
+        nobody = SimpleNamespace(revocations=None, authority=None, to_cut=lambda peers, now: {})
+        pool = Pool(nobody, PeerOptions(quiet_s=20.0), SimpleNamespace(count=lambda reason: None))
+        now = asyncio.get_running_loop().time()
+
+        def looked(silent_s, *doubted):
+            pool.doubted = set(doubted)
+            pool.links = {name: SilentLink(now - silent_s) for name in ("b", "c")}
+            pool.tick()
+            return [(link.asked, link.ended) for link in pool.links.values()]
+
+        assert looked(5, "b") == [(0, ""), (0, "")]
+        assert looked(12, "b") == [(1, ""), (0, "")]
+        assert looked(21, "b") == [(0, "silent"), (1, "")]
+        assert looked(41) == [(0, "silent"), (0, "silent")]
+
+    asyncio.run(main())
