@@ -12,7 +12,7 @@ import numpy as np
 
 from fedmesh.errors import ConfigError, DecodeError
 from fedmesh.files import read_bounded, write_atomically
-from fedmesh.mesh.gossip import Codes, Outcome
+from fedmesh.mesh.gossip import Codes, Ended
 from fedmesh.wire import dumps, loads
 
 __all__ = ["Memory", "Saved"]
@@ -31,6 +31,7 @@ class Saved:
         ended: the step whose model `codes` is; 0: there is none yet.
         codes: the model, int64 [P], on the run's grid. settled: it without trainings that are in no sum.
         mixed, left_out, unsettled: so many steps ended like that.
+        survivors: who is in the sum that the last one ended with; empty: there was none.
     """
 
     begun: int = 0
@@ -40,17 +41,20 @@ class Saved:
     mixed: int = 0
     left_out: int = 0
     unsettled: int = 0
+    survivors: tuple[str, ...] = ()
 
     @property
     def model(self) -> Codes | None:
         """What to go on with: a member that was killed in a step does not know whether its input was in a sum."""
         return self.codes if self.begun == self.ended else self.settled
 
-    def after(self, step: int, outcome: Outcome, codes: Codes, settled: Codes) -> "Saved":
+    def after(self, ended: Ended) -> "Saved":
         """When a step has ended."""
         counts = {"mixed": self.mixed, "left_out": self.left_out, "unsettled": self.unsettled}
-        counts[outcome.replace("-", "_")] += 1
-        return replace(self, begun=max(self.begun, step), ended=step, codes=codes, settled=settled, **counts)
+        counts[ended.outcome.replace("-", "_")] += 1
+        survivors = ended.survivors if ended.outcome == "mixed" else ()
+        begun = max(self.begun, ended.step)
+        return Saved(begun, ended.step, ended.codes, ended.settled, **counts, survivors=survivors)
 
 
 def _read(codes: bytes) -> Codes:
@@ -70,10 +74,11 @@ class Memory:
         match model:
             case None:
                 pass
-            case [int(ended), int(mixed), int(left_out), int(unsettled), bytes(codes), bytes(settled)] if len(
-                codes
-            ) % 2 == 0 and len(settled) in {0, len(codes)}:
-                saved = Saved(ended, ended, _read(codes), _read(settled or codes), mixed, left_out, unsettled)
+            case [int(ended), list(counts), list(names), bytes(codes), bytes(settled)] if (
+                len(counts) == 3 and len(codes) % 2 == 0 and len(settled) in {0, len(codes)}
+            ):
+                survivors = tuple(map(str, names))
+                saved = Saved(ended, ended, _read(codes), _read(settled or codes), *map(int, counts), survivors)
             case _:
                 raise self._damaged(_MODEL)
         match begun:
@@ -93,8 +98,8 @@ class Memory:
         assert saved.codes is not None
         assert saved.settled is not None
         codes, settled = (values.astype("<i2").tobytes() for values in (saved.codes, saved.settled))
-        counts = saved.mixed, saved.left_out, saved.unsettled
-        self._write(_MODEL, [saved.ended, *counts, codes, b"" if settled == codes else settled])
+        counts, names = [saved.mixed, saved.left_out, saved.unsettled], list(saved.survivors)
+        self._write(_MODEL, [saved.ended, counts, names, codes, b"" if settled == codes else settled])
 
     def _read(self, name: str) -> list[object] | None:
         path = self._folder / name

@@ -19,6 +19,7 @@ from fedmesh.mesh.rounds import Charter
 from fedmesh.peer.alarm import Alarm
 from fedmesh.peer.averaging import terms_of
 from fedmesh.peer.averaging_memory import Memory, Saved
+from fedmesh.peer.delivering import Delivered
 from fedmesh.peer.learning import Averaging
 from fedmesh.peer.run import Means
 from fedmesh.secagg import Roster
@@ -68,7 +69,7 @@ class AveragingRun:
         self.begun = self._loop.time()
         self.course: Course | None = None
         self.saved = Saved()
-        self._memory = Memory(folder / _LEARNING)
+        self._memory, self._delivered = Memory(folder / _LEARNING), Delivered(folder / _LEARNING)
         self._part: Averaging | None = None
         self._alarm = Alarm(self._due)
         self._calls: deque[tuple[Call, int]] = deque()
@@ -240,6 +241,7 @@ class AveragingRun:
         self._put(lambda course, now: course.start(now))
         self.alive_changed()
         if course.is_over:
+            self._owe_late(scenario)
             return
         facts = min(course.at, charter.rounds), charter.rounds, len(charter.members), charter.fewest
         means.events(RunJoined(charter.task, charter.run.hex(), *facts))
@@ -250,6 +252,7 @@ class AveragingRun:
             if self._part is None:
                 self._part = means.learning.averaging(charter, scenario=scenario, changed=self._changed)
             part, codes = self._part, self.saved.model
+            self._owe(part)
             if codes is None:
                 codes = part.start(await self._blob(charter.model))
         except ConfigError as error:
@@ -303,15 +306,39 @@ class AveragingRun:
 
     async def _ended(self, ended: Ended) -> None:
         charter, names = self.charter, ended.survivors
-        saved = self.saved.after(ended.step, ended.outcome, ended.codes, ended.settled)
+        saved = self.saved.after(ended)
         await asyncio.to_thread(self._memory.keep, saved)
         self.saved = saved
         facts = ended.step, str(ended.outcome), len(names), ", ".join(names)
         self._means.events(StepAveraged(charter.task, charter.run.hex(), *facts))
-        if ended.outcome == "mixed" and self._part is not None and self._part.publishes:
-            self._to_publish = ended
-            if self._publishing is None or self._publishing.done():
-                self._publishing = self._loop.create_task(self._publish(self._part))
+        if self._part is not None:
+            self._owe(self._part)
+
+    @property
+    def _is_owed(self) -> bool:
+        """Whether the model is an average that was not delivered."""
+        return bool(self.saved.survivors) and self.saved.ended > self._delivered.round
+
+    def _owe_late(self, scenario: bytes) -> None:
+        """This node ended behind the last step, before its model was delivered."""
+        learning = self._means.learning
+        if learning is None or not self._is_owed:
+            return
+        try:
+            self._part = self._part or learning.averaging(self.charter, scenario=scenario, changed=self._changed)
+        except ConfigError as error:
+            self._means.events(Notice(f"the last model of {self.charter.task} is not delivered: {error}"))
+            return
+        self._owe(self._part)
+
+    def _owe(self, part: Averaging) -> None:
+        """Delivers the model, where this member signs models; the newest, where one takes longer than a step."""
+        saved = self.saved
+        if not part.publishes or not self._is_owed or saved.codes is None:
+            return
+        self._to_publish = Ended(saved.ended, "mixed", saved.survivors, saved.codes, saved.codes)
+        if self._publishing is None or self._publishing.done():
+            self._publishing = self._loop.create_task(self._publish(part))
 
     def _end(self) -> None:
         if self._is_ended:
@@ -333,6 +360,7 @@ class AveragingRun:
             try:
                 async with asyncio.timeout(_DELIVERY_S):
                     figures = await part.deliver(ended.step, ended.codes, survivors=survivors, last=is_last)
+                self._delivered.keep(ended.step)
             except (FedMeshError, TimeoutError) as error:
                 why = str(error) or "it took too long"
                 self._means.events(Notice(f"the model of step {ended.step} was not delivered: {why}"))

@@ -113,3 +113,21 @@ async def test_a_member_that_rests_or_fails_misses_steps_and_three_alone_do_noth
         last = nodes.steps("anna")[2]
         assert last[0] == "mixed"
         assert "emil" in last[1]
+
+
+@in_loop
+async def test_what_was_not_delivered_behind_the_last_step_is_delivered_by_the_next_start(tmp_path):
+    async with QuickAveraging(tmp_path, *NAMES) as nodes:
+        for name in NAMES:
+            await nodes.enter(name, publishes=name in {"dora", "emil"}, delivers=name != "emil")
+        await until(lambda: all(set(nodes.view(name)) >= set(NAMES) for name in NAMES))
+        nodes.start(steps=2)
+        await nodes.ends()
+        await until(lambda: nodes.learning["dora"].delivered[-1:] == [(2, nodes.saved("dora").codes.tolist(), 5, True)])
+        await until(lambda: any("step 2 was not delivered" in event.text for event in told(nodes, "emil", Notice)))
+        for name in ("dora", "emil"):
+            await nodes.kill(name)
+            await nodes.enter(name, publishes=True)
+        await until(lambda: nodes.learning["emil"].delivered == [(2, nodes.saved("emil").codes.tolist(), 5, True)])
+        await until(lambda: nodes.is_over("dora", "emil"))
+        assert not nodes.learning["dora"].delivered
