@@ -77,8 +77,9 @@ class Memory:
             case [int(ended), list(counts), list(names), bytes(codes), bytes(settled)] if (
                 len(counts) == 3 and len(codes) % 2 == 0 and len(settled) in {0, len(codes)}
             ):
-                survivors = tuple(map(str, names))
-                saved = Saved(ended, ended, _read(codes), _read(settled or codes), *map(int, counts), survivors)
+                mixed, left_out, unsettled = map(int, counts)
+                models, survivors = (_read(codes), _read(settled or codes)), tuple(map(str, names))
+                saved = Saved(ended, ended, *models, mixed, left_out, unsettled, survivors)
             case _:
                 raise self._damaged(_MODEL)
         match begun:
