@@ -22,6 +22,11 @@ class Bucket:
         self._rate, self._at = rate, now
         self._tokens = 0.0 if rate is None else rate * _BURST_S
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._rate is not None
+
     def wait_s(self, now: float) -> float:
         """Seconds until something may be taken; 0: now."""
         if self._rate is None:

@@ -23,35 +23,52 @@ class Receipt:
     """For a message that was taken on."""
 
     def __init__(self, peer: PeerId) -> None:
-        loop = asyncio.get_running_loop()
         self.peer = peer
-        self._outcome: asyncio.Future[str] = loop.create_future()
-        self._gone: asyncio.Future[None] = loop.create_future()
+        self._is_gone = False
+        self._outcome: str | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
 
     async def left(self) -> None:
         """Returns when it waits here no longer: the network has it, if it goes in one frame and the carrier can tell.
 
         Otherwise when it is settled, well or not. What is lost under way is sent again.
         """
-        await asyncio.shield(self._gone)
+        while not self._is_gone:
+            await self._changed()
 
     async def delivered(self) -> None:
         """Returns when the peer has it whole. Raises: DeliveryError: it never will."""
-        if error := await asyncio.shield(self._outcome):
-            raise DeliveryError(f"a message for {self.peer} was not delivered: {error}", peer=self.peer)
+        while self._outcome is None:
+            await self._changed()
+        if self._outcome:
+            raise DeliveryError(f"a message for {self.peer} was not delivered: {self._outcome}", peer=self.peer)
 
     # For the courier.
 
     def go(self) -> None:
         """It waits here no longer."""
-        if not self._gone.done():
-            self._gone.set_result(None)
+        self._is_gone = True
+        self._wake()
 
     def settle(self, error: str) -> None:
         """What became of it: empty, its peer has it."""
-        self.go()
-        if not self._outcome.done():
-            self._outcome.set_result(error)
+        self._is_gone = True
+        if self._outcome is None:
+            self._outcome = error
+        self._wake()
+
+    async def _changed(self) -> None:
+        change = asyncio.get_running_loop().create_future()
+        self._waiting.add(change)
+        try:
+            await change
+        finally:
+            self._waiting.discard(change)
+
+    def _wake(self) -> None:
+        for change in self._waiting:
+            if not change.done():
+                change.set_result(None)
 
 
 class Channel:
@@ -108,11 +125,10 @@ class Channel:
     def take(self) -> Delivered | None:
         """The next message, the one before being done with; None: there is none now."""
         self.done()
-        if self._over:  # what is in hand was not dealt with, and is the next process's
-            return None
-        if self._inbox:
+        if self._inbox and not self._over:  # else what is in hand was not dealt with, and is the next process's
             self._in_hand = self._inbox.popleft()
-        return self._in_hand
+            return self._in_hand
+        return None
 
     async def wait_for_message(self) -> bool:
         """Returns when `take` may give one; False: no more come."""

@@ -18,8 +18,9 @@ from fedmesh.transport.announcing import Announcer, Hearer, published
 from fedmesh.transport.channel import Channel, Receipt
 from fedmesh.transport.content import Content
 from fedmesh.transport.endpoint import Carried, Endpoint
+from fedmesh.transport.frames import Data
 from fedmesh.transport.incoming import Delivered
-from fedmesh.transport.limits import CHANNELS, FLEETING
+from fedmesh.transport.limits import CHANNELS, FLEETING, MAX_CHUNK_BYTES
 from fedmesh.transport.outgoing import Settled
 from fedmesh.transport.spool import Spool
 from fedmesh.transport.timers import Timer, Timers
@@ -168,7 +169,7 @@ class Courier:
             DeliveryError: the transport was closed, or the peer is shunned.
         """
         checked_id(to)
-        limits = self._endpoint.limits
+        limits, kept = self._endpoint.limits, self._keeping(channel) is not None
         lifetime_s = limits.lifetime_s if expires_in_s is None else expires_in_s
         if not 0 < lifetime_s <= limits.lifetime_s:
             raise ConfigError(f"a message is to expire in {lifetime_s} s: 0 to {limits.lifetime_s} can be asked for")
@@ -176,15 +177,16 @@ class Courier:
             raise PeerError(f"a message of {len(data)} bytes for {to}, the limit is {limits.message_bytes}")
         expires_at = self._wall() + lifetime_s
         long = len(data) > limits.chunk_bytes
-        content = await asyncio.to_thread(Content.of, data, limits.chunk_bytes) if long else Content.of(data, 1 << 18)
+        content = await Content.of_long(data, limits.chunk_bytes) if long else Content.of(data, MAX_CHUNK_BYTES)
         while True:
-            await self._wait_for_room(to, content, channel)
-            submitting = self._submit(to, data, content, expires_at, channel)
-            if self._keeping(channel) is None:  # at once: answers that wait go with it
-                receipt = await submitting
-            else:  # shielded: a message that is half on the disk is not left to the next process
-                receipt = await asyncio.shield(self._loop.create_task(submitting))
-            if receipt is not None:
+            while not self._admits(to, content, channel):
+                self._room.append(self._loop.create_future())
+                await self._room[-1]
+            if not kept and not self._order.locked():  # at once: answers that wait go with it
+                return self._submit(to, self._endpoint.next_sequence(), data, content, expires_at, channel=channel)
+            submitting = self._submit_in_order(to, data, content, expires_at, channel)
+            # Shielded: a message that is half on the disk is not left to the next process.
+            if (receipt := await asyncio.shield(self._loop.create_task(submitting))) is not None:
                 return receipt
 
     def receive(self) -> AsyncIterator[tuple[PeerId, bytes]]:
@@ -247,8 +249,8 @@ class Courier:
 
     # What a link calls, on the event loop.
 
-    def arrived(self, peer: PeerId, data: bytes) -> None:
-        """A parcel came from `peer`, for which the link vouches."""
+    def arrived(self, peer: PeerId, data: Data) -> None:
+        """A parcel came from `peer`, for which the link vouches. It is not needed after that."""
         self._process(self._endpoint.handle(peer, data, self._timers.now()))
         self._pump_later()
 
@@ -303,11 +305,14 @@ class Courier:
         """Carries what there is room for, and sees to the next timer."""
         if self._closed or self._link is None:
             return
-        now = self._timers.now()
-        while self._link.has_room() and (announcement := self._announcer.next()) is not None:
-            self._link.announce(*announcement)
-        while self._link.has_room() and (frame := self._endpoint.poll(now)) is not None:
-            self._link.carry(frame)
+        now, link = self._timers.now(), self._link
+        while link.has_room():
+            if (announcement := self._announcer.next()) is not None:
+                link.announce(*announcement)
+            elif (frame := self._endpoint.poll(now)) is not None:
+                link.carry(frame)
+            else:
+                break
         self._arm(self._endpoint.wakeup(now))
 
     def _keeping(self, channel: int) -> Spool | None:
@@ -318,17 +323,22 @@ class Courier:
         on_disk = spool is None or spool.has_room(content.size + len(content.hashes))
         return on_disk and self._endpoint.has_room(to, content.size, channel)
 
-    async def _wait_for_room(self, to: PeerId, content: Content, channel: int) -> None:
-        while not (self._closed or self._endpoint.is_shunned(to) or self._has_room(to, content, channel)):
-            room = self._loop.create_future()
-            self._room.append(room)
-            await room
-        if self._endpoint.is_shunned(to):
-            raise DeliveryError(f"a message for {to} was not taken on: {to} is shunned", peer=to)
-        if self._closed:
-            raise DeliveryError(f"a message for {to} was not taken on: the transport is closed", peer=to)
+    def _admits(self, to: PeerId, content: Content, channel: int) -> bool:
+        """Whether there is room. Raises: DeliveryError: there never will be."""
+        if self._closed or self._endpoint.is_shunned(to):
+            why = f"{to} is shunned" if self._endpoint.is_shunned(to) else "the transport is closed"
+            raise DeliveryError(f"a message for {to} was not taken on: {why}", peer=to)
+        return self._has_room(to, content, channel)
 
-    async def _submit(
+    def _submit(
+        self, to: PeerId, sequence: int, data: bytes, content: Content, expires_at: float, *, channel: int
+    ) -> Receipt:
+        self._endpoint.submit(to, sequence, content, expires_at, data, channel=channel)
+        receipt = self._out[sequence] = Receipt(to)
+        self.pump()
+        return receipt
+
+    async def _submit_in_order(
         self, to: PeerId, data: bytes, content: Content, expires_at: float, channel: int
     ) -> Receipt | None:
         """The receipt; None: somebody else took the room."""
@@ -340,16 +350,12 @@ class Courier:
             if spool is not None:
                 put = functools.partial(spool.put, channel=channel)
                 await asyncio.to_thread(put, to, sequence, content, expires_at, data)
+            if not self.is_closed and (spool is None or not self._endpoint.is_shunned(to)):
+                return self._submit(to, sequence, data, content, expires_at, channel=channel)
             receipt = Receipt(to)
-            if self.is_closed:  # while the disk was written: the next process sends it
-                receipt.settle("the transport was closed")
-            elif spool is not None and self._endpoint.is_shunned(to):
-                spool.drop(sequence)
-                receipt.settle(f"{to} is shunned")
-            else:
-                self._endpoint.submit(to, sequence, content, expires_at, data, channel=channel)
-                self._out[sequence] = receipt
-                self.pump()
+            receipt.settle("the transport was closed" if self.is_closed else f"{to} is shunned")
+            if spool is not None and not self.is_closed:  # else it was closed while the disk was written
+                spool.drop(sequence)  # and the next process sends it
             return receipt
 
     def _process(self, effects: list[Delivered | Settled]) -> None:

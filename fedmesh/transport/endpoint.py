@@ -8,28 +8,16 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import filterfalse
+from typing import NamedTuple
 
 from fedmesh.errors import DecodeError
 from fedmesh.transport.content import Content
-from fedmesh.transport.frames import (
-    PARCEL_FRAMES,
-    Chunk,
-    Done,
-    Frame,
-    Have,
-    Ident,
-    Open,
-    Refuse,
-    Whole,
-    decode,
-    encode,
-    pack,
-    unpack,
-)
+from fedmesh.transport.frames import Chunk, Data, Done, Frame, Have, Ident, Open, Refuse, Whole, decode, encode
 from fedmesh.transport.incoming import Delivered, Receiver
 from fedmesh.transport.limits import FLEETING, Limits
 from fedmesh.transport.outgoing import Sender, Settled
+from fedmesh.transport.parcels import PARCEL_FRAMES, parts_of, unpack
 from fedmesh.transport.spool import Spool
 from fedmesh.types import PeerId
 
@@ -42,17 +30,22 @@ _ANSWER_BYTES = 8 * 1024
 """Answers of one parcel: with the longest one (1 KB and a bit) and the longest frame it stays below `PARCEL_BYTES`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """A frame to be carried to `peer`; after `worth_s` seconds it is of no use any more.
+class Carried(NamedTuple):
+    """A parcel to be carried to `peer`; after `worth_s` seconds it is of no use any more.
 
-    `whole`: the number of the message that is in it from the first to the last byte; 0: of none.
+    `parts` follow one another, so that long data is not copied. `whole`: the number of the message that is in it from
+    the first to the last byte; 0: of none.
     """
 
     peer: PeerId
-    data: bytes
+    parts: tuple[Data, ...]
     worth_s: float
     whole: int = 0
+
+    @property
+    def data(self) -> bytes:
+        """All of it."""
+        return b"".join(self.parts)
 
 
 class Endpoint:
@@ -148,39 +141,38 @@ class Endpoint:
         held = data if self._spool is None or channel in FLEETING else None
         self._sender.submit(peer, sequence, content, expires_at, held, channel=channel, incarnation=incarnation)
 
-    def handle(self, peer: PeerId, parcel: bytes, now: float) -> list[Delivered | Settled]:
-        """A parcel from `peer` (the carrier vouches for that): what came of it."""
+    def handle(self, peer: PeerId, parcel: Data, now: float) -> list[Delivered | Settled]:
+        """A parcel from `peer` (the carrier vouches for that): what came of it. It is not needed after that."""
         if peer in self._shunned:
             self.counts["shunned"] += 1
             return []
         effects: list[Delivered | Settled] = []
         try:
             for data in unpack(parcel):
-                effects += self._handle(peer, decode(data), now)
+                self._handle(peer, decode(data), now, effects)
         except DecodeError:  # what came before it is good
             self.counts["malformed"] += 1
         return effects
 
     def poll(self, now: float) -> Carried | None:
         """The next parcel to carry: answers to one peer, and a message's frame with them; None: nothing to send now."""
-        peer = next((peer for peer in self._answers if peer not in self._held), None)
+        peer = next(filterfalse(self._held.__contains__, self._answers), None)
         if peer is None:
             if (outgoing := self._sender.poll(now)) is None:
                 return None
-            return Carried(outgoing[0], pack([encode(outgoing[1])]), outgoing[2], _whole(outgoing[1]))
+            to, frame, worth_s = outgoing
+            return Carried(to, parts_of((), frame), worth_s, _whole(frame))
         answers = self._answers.pop(peer)
-        first = [answers.pop(ident) for ident in list(answers)[: PARCEL_FRAMES - 1]]
-        frames, size, whole = [], 0, 0
-        while first and size < _ANSWER_BYTES:
-            frames.append(encode(first.pop(0)))
+        frames: list[bytes] = []
+        size, last = 0, None
+        while answers and size < _ANSWER_BYTES and len(frames) < PARCEL_FRAMES - 1:
+            frames.append(encode(answers.pop(next(iter(answers)))))
             size += len(frames[-1])
-        answers.update({frame.ident: frame for frame in first})
         if answers:
             self._answers[peer] = answers  # behind the others: nobody's answers wait for one peer's flood
         elif (outgoing := self._sender.poll(now, peer)) is not None:
-            frames.append(encode(outgoing[1]))
-            whole = _whole(outgoing[1])
-        return Carried(peer, pack(frames), ANSWER_WORTH_S, whole)
+            last = outgoing[1]
+        return Carried(peer, parts_of(frames, last), ANSWER_WORTH_S, 0 if last is None else _whole(last))
 
     def tick(self, now: float) -> list[Delivered | Settled]:
         """Lets time pass: call it by `wakeup`."""
@@ -229,19 +221,21 @@ class Endpoint:
         """Whether `shun` was called for it."""
         return peer in self._shunned
 
-    def _handle(self, peer: PeerId, frame: Frame, now: float) -> list[Delivered | Settled]:
-        if isinstance(frame, Have | Done | Refuse):
-            return self._settled(self._sender.handle(peer, frame, now))
-        delivered: list[Delivered | Settled] = []
-        for effect in self._receiver.handle(peer, frame, now):
-            if isinstance(effect, Delivered):
-                delivered.append(effect)
-            else:
-                self._answer(peer, effect)
-        return delivered
+    def _handle(self, peer: PeerId, frame: Frame, now: float, effects: list[Delivered | Settled]) -> None:
+        match frame:
+            case Have() | Done() | Refuse():
+                effects += self._settled(self._sender.handle(peer, frame, now))
+            case _:
+                for effect in self._receiver.handle(peer, frame, now):
+                    if isinstance(effect, Delivered):
+                        effects.append(effect)
+                    else:
+                        self._answer(peer, effect)
 
     def _answer(self, peer: PeerId, frame: Have | Done | Refuse) -> None:
-        answers = self._answers.setdefault(peer, {})
+        answers = self._answers.get(peer)
+        if answers is None:
+            answers = self._answers[peer] = {}
         if len(answers) >= _ANSWERS and frame.ident not in answers:
             self.counts["answers_dropped"] += 1
             return

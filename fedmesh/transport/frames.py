@@ -1,25 +1,23 @@
 """The frames of a transport: one message as one frame (`Whole`), or announced (`Open`) and sent in chunks.
 
-A frame is a deterministic CBOR list ``[version, kind, incarnation, sequence, ...]``, at most `FRAME_BYTES` long. A
-carrier carries parcels: one frame after the other, each behind its length and a checksum, so that an answer costs no
-message of its own.
+A frame is a deterministic CBOR list ``[version, kind, incarnation, sequence, ...]``, at most `FRAME_BYTES` long.
 `decode` gives a frame whose every field is of its type and in its range, or raises: nothing behind it checks again.
+Both ways are written out here, for each message has two frames; `wire` writes and reads the same, and takes longer.
 Nothing here is authenticated: who a frame is from is for the carrier to say (docs/transport.md).
 """
 
+import re
 import struct
-import zlib
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fedmesh import wire
 from fedmesh.errors import DecodeError
-from fedmesh.transport.limits import FRAME_BYTES, HASH_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, PARCEL_BYTES, WHOLE_BYTES
+from fedmesh.transport.limits import FRAME_BYTES, HASH_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, WHOLE_BYTES
 
 __all__ = [
     "CODES",
-    "PARCEL_FRAMES",
     "Chunk",
+    "Data",
     "Done",
     "Frame",
     "Have",
@@ -28,23 +26,17 @@ __all__ = [
     "Refuse",
     "Whole",
     "decode",
+    "decode_slowly",
     "encode",
-    "pack",
-    "unpack",
+    "pieces_of",
 ]
 
 VERSION = 1
-PARCEL_FRAMES = 64
-_PREFIX = struct.Struct(">II")
-_HEAD_BYTES = 1024
-"""Longer than what stands in any frame before its `data` or `hashes`."""
-_LONG_BYTES = 1 << 16
-"""Data from which on a head says its length in four bytes."""
-_BYTES_HEAD = struct.Struct(">BI")
 _LARGEST = 1 << 63
 CODES = frozenset({"again", "busy", "channel", "clock", "conflict", "expired", "stale", "too-large", "unknown"})
 """Why a receiver says no: ``busy`` means later, ``again`` now, ``unknown`` from the beginning, ``stale`` with a higher
 incarnation, the others never."""
+Data = bytes | memoryview
 
 
 class Ident(NamedTuple):
@@ -54,8 +46,7 @@ class Ident(NamedTuple):
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(NamedTuple):
     """Announces a long message; asked again with the next `attempt`, it asks what has arrived.
 
     Attributes:
@@ -75,8 +66,7 @@ class Open:
     channel: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(NamedTuple):
     """A short message."""
 
     ident: Ident
@@ -87,17 +77,15 @@ class Whole:
     channel: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Chunk `index` of an announced message."""
+class Chunk(NamedTuple):
+    """The chunk at `place` of an announced message."""
 
     ident: Ident
-    index: int
-    data: bytes
+    place: int
+    data: Data
 
 
-@dataclass(frozen=True, slots=True)
-class Have:
+class Have(NamedTuple):
     """What has arrived: bit i of `bitmap` (little-endian) is chunk i. `attempt` is that of the last `Open` seen."""
 
     ident: Ident
@@ -106,16 +94,14 @@ class Have:
     bitmap: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """The content with this digest has arrived whole (durably, where the receiver has a spool)."""
 
     ident: Ident
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(NamedTuple):
     """No, for the reason `code`; `newest` is the incarnation that the receiver knows."""
 
     ident: Ident
@@ -125,117 +111,180 @@ class Refuse:
 
 Frame = Open | Whole | Chunk | Have | Done | Refuse
 _KINDS: tuple[type[Frame], ...] = (Open, Whole, Chunk, Have, Done, Refuse)
-_BYTES = {"digest": HASH_BYTES, "data": WHOLE_BYTES, "hashes": HASH_BYTES * MAX_CHUNKS, "bitmap": MAX_CHUNKS // 8}
-_NO_NUMBERS = frozenset({*_BYTES, "code"})
-_FIELDS = {kind: tuple(name for name in kind.__slots__ if name != "ident") for kind in _KINDS}
-_HEADS = {kind: [VERSION, number] for number, kind in enumerate(_KINDS)}
+_NAMES = {kind: kind._fields[1:] for kind in _KINDS}
+_MOST = {"data": WHOLE_BYTES, "hashes": HASH_BYTES * MAX_CHUNKS, "bitmap": MAX_CHUNKS // 8}
+
+# Writing: what `wire.dumps` would.
+
+_NUMBER, _BYTES, _TEXT = 0x00, 0x40, 0x60  # RFC 8949, 3: heads of the least arguments
+_TINY = [bytes([head]) for head in range(256)]
+_PACKED = {width: struct.Struct(f">B{code}").pack for width, code in ((1, "B"), (2, "H"), (4, "I"), (8, "Q"))}
+_STARTS = {kind: bytes([0x84 + len(_NAMES[kind]), VERSION, number]) for number, kind in enumerate(_KINDS)}
 
 
 def encode(frame: Frame) -> bytes:
     """The bytes of a frame; ``decode(encode(f)) == f``."""
-    kind = type(frame)
-    if isinstance(frame, Chunk | Whole) and len(frame.data) >= _LONG_BYTES:
-        return _encode_around(frame)
-    return wire.dumps([*_HEADS[kind], *frame.ident, *[getattr(frame, name) for name in _FIELDS[kind]]])
+    return b"".join(pieces_of(frame))
 
 
-def _encode_around(frame: Chunk | Whole) -> bytes:
-    """As `encode`; the data is copied once, behind the head of its byte string (RFC 8949, 3.1), and not by cbor2."""
-    kind = type(frame)
-    values = [b"" if name == "data" else getattr(frame, name) for name in _FIELDS[kind]]
-    tail = b"".join(map(wire.dumps, values[values.index(b"") + 1 :]))
-    plain = wire.dumps([*_HEADS[kind], *frame.ident, *values])
-    before = plain[: len(plain) - len(tail) - 1]  # without the head of the empty string that is in its place
-    return b"".join((before, _BYTES_HEAD.pack(0x5A, len(frame.data)), frame.data, tail))
+def pieces_of(frame: Frame) -> list[Data]:
+    """As `encode`, and nothing is copied: one of them is the data of a frame that has some."""
+    ident: Ident = frame[0]
+    pieces: list[Data] = [_STARTS[type(frame)], _head(_NUMBER, ident[0]), _head(_NUMBER, ident[1])]
+    values: tuple[Any, ...] = frame[1:]
+    for value in values:
+        if type(value) is int:
+            pieces.append(_head(_NUMBER, value))
+        elif type(value) is str:
+            pieces += _head(_TEXT, len(value)), value.encode("ascii")
+        else:
+            pieces += _head(_BYTES, len(value)), value
+    return pieces
 
 
-def decode(data: bytes) -> Frame:
-    """The frame in `data`.
+def _head(kind: int, argument: int) -> bytes:
+    """The shortest one."""
+    if argument < 24:
+        return _TINY[kind | argument]
+    if argument < 1 << 8:
+        return _PACKED[1](kind | 24, argument)
+    if argument < 1 << 16:
+        return _PACKED[2](kind | 25, argument)
+    return _PACKED[4](kind | 26, argument) if argument < 1 << 32 else _PACKED[8](kind | 27, argument)
+
+
+# Reading.
+
+
+def _argument(kind: int) -> bytes:
+    """Matches a head in its shortest form, whose argument is below 2^63."""
+    tiny, *wide = (b"\\x%02x" % (kind | info) for info in (0, 24, 25, 26, 27))
+    longer = rb"[\x18-\xff]", rb"(?!\0)..", rb"(?!\0\0)....", rb"(?!\0\0\0\0)[\0-\x7f]......."
+    forms = [b"[%b-\\x%02x]" % (tiny, kind | 23), *map(bytes.__add__, wide, longer)]
+    return b"(" + b"|".join(forms) + b")"
+
+
+_DIGEST = rb"\x58\x20(.{%d})" % HASH_BYTES
+
+
+class _Shape(NamedTuple):
+    """How to read a kind: what stands before its part of any length, and whether a number stands behind that."""
+
+    kind: type[Frame]
+    start: "re.Pattern[bytes]"
+    digest: int
+    """Which of the parts is a digest."""
+    most: int
+    """Of the part of any length; -1: there is none."""
+    is_numbered: bool
+
+
+def _shape(kind: type[Frame]) -> _Shape:
+    pattern, digest, most, is_numbered = re.escape(_STARTS[kind]) + 2 * _argument(_NUMBER), -1, -1, False
+    for place, name in enumerate(_NAMES[kind], start=2):
+        if name == "digest":
+            pattern, digest = pattern + _DIGEST, place
+        elif name in _MOST:
+            pattern, most = pattern + _argument(_BYTES), _MOST[name]
+        elif most < 0:
+            pattern += _argument(_NUMBER)
+        else:
+            is_numbered = True
+    return _Shape(kind, re.compile(pattern, re.DOTALL), digest, most, is_numbered)
+
+
+_SHAPES = {_STARTS[kind]: _shape(kind) for kind in _KINDS if kind is not Refuse}
+_LAST = re.compile(_argument(_NUMBER), re.DOTALL)
+
+
+def decode(data: Data) -> Frame:
+    """The frame in `data`; of a view, the data of a chunk is a view, too.
 
     Raises:
         DecodeError: it is too long, not a frame, or has a field that no sender would write.
     """
-    plain = wire.loads(data, max_bytes=FRAME_BYTES, max_depth=1, max_items=16)
+    frame = _read(data)
+    return decode_slowly(data) if frame is None else frame
+
+
+def _read(data: Data) -> Frame | None:
+    """As `decode_slowly`, at once; None: it is no frame, or a seldom one."""
+    shape = _SHAPES.get(bytes(data[:3]))
+    if shape is None or len(data) > FRAME_BYTES or (found := shape.start.match(data)) is None:
+        return None
+    kind, _, digest, most, is_numbered = shape
+    parts = found.groups()
+    values: list[Any] = [int.from_bytes(part[1:] or part, "big") for part in parts]
+    if digest > 0:
+        values[digest] = parts[digest]
+    at = found.end()
+    if most >= 0:
+        start, length = at, values.pop() & (31 if len(parts[-1]) == 1 else -1)
+        at += length
+        if length > most:
+            return None
+        values.append(data[start:at] if kind is Chunk else bytes(data[start:at]))
+        if is_numbered:
+            if (last := _LAST.match(data, at)) is None:
+                return None
+            at = last.end()
+            values.append(int.from_bytes(last[0][1:] or last[0], "big"))
+    if at != len(data):
+        return None
+    frame: Frame = kind(Ident(values[0], values[1]), *values[2:])
+    return None if _flaw(frame) else frame
+
+
+def decode_slowly(data: Data) -> Frame:
+    """As `decode`, part by part: says what is wrong with what is no frame."""
+    plain = wire.loads(bytes(data), max_bytes=FRAME_BYTES, max_depth=1, max_items=16)
     if not isinstance(plain, list) or len(plain) < 4 or plain[0] != VERSION or type(plain[0]) is not int:
         raise DecodeError(f"{len(data)} bytes are not a frame of version {VERSION}")
     if type(plain[1]) is not int or not 0 <= plain[1] < len(_KINDS):
         raise DecodeError(f"there is no frame of kind {str(plain[1])[:20]}")
     kind = _KINDS[plain[1]]
-    names = _FIELDS[kind]
+    names = _NAMES[kind]
     if len(plain) != 4 + len(names):
         raise DecodeError(f"a frame {kind.__name__} has {4 + len(names)} parts, {len(plain)} arrived")
-    ident = Ident(_number("incarnation", plain[2]), _number("sequence", plain[3]))
-    for name, value in zip(names, plain[4:], strict=True):
-        if type(value) is not int or not 0 <= value < _LARGEST or name in _NO_NUMBERS:
-            _check_field(name, value)
-    frame: Frame = kind(ident, *plain[4:])
-    _check(frame)
+    for name, value in zip(("incarnation", "sequence", *names), plain[2:], strict=True):
+        _check_field(name, value)
+    frame: Frame = kind(Ident(plain[2], plain[3]), *plain[4:])
+    if flaw := _flaw(frame):
+        raise DecodeError(flaw)
     return frame
 
 
-def pack(frames: list[bytes]) -> bytes:
-    """The parcel of these frames: before each its length and the CRC-32 of its head (all of a short one).
-
-    What a chunk holds is checked by its SHA-256; a number in a head that is not the one that was sent would make a
-    message another one. That finds accidents, not forgers.
-    """
-    parts: list[bytes] = []
-    for frame in frames:
-        parts += _PREFIX.pack(len(frame), _checksum(frame)), frame
-    return b"".join(parts)
-
-
-def unpack(parcel: bytes) -> list[bytes]:
-    """The frames of a parcel, at most `PARCEL_FRAMES`. Raises: DecodeError: it is none."""
-    if len(parcel) > PARCEL_BYTES:
-        raise DecodeError(f"a parcel of {len(parcel)} bytes, the limit is {PARCEL_BYTES}")
-    frames: list[bytes] = []
-    at = 0
-    while at < len(parcel):
-        start = at + _PREFIX.size
-        if start > len(parcel) or len(frames) == PARCEL_FRAMES:
-            raise DecodeError(f"{len(parcel)} bytes are not a parcel of 1 to {PARCEL_FRAMES} frames")
-        length, checksum = _PREFIX.unpack_from(parcel, at)
-        at = start + length
-        frame = parcel[start:at]
-        if len(frame) != length or not frame or _checksum(frame) != checksum:
-            raise DecodeError(f"frame {len(frames)} of a parcel of {len(parcel)} bytes was cut or altered on the way")
-        frames.append(frame)
-    return frames
-
-
-def _checksum(frame: bytes) -> int:
-    return zlib.crc32(frame[:_HEAD_BYTES])
-
-
 def _check_field(name: str, value: Any) -> None:
-    if name in _BYTES:
-        if type(value) is not bytes or len(value) > _BYTES[name]:
-            raise DecodeError(f"{name} is not bytes, or longer than {_BYTES[name]}")
+    if name == "digest":
+        if type(value) is not bytes or len(value) != HASH_BYTES:
+            raise DecodeError(f"a digest is not {HASH_BYTES} bytes")
+    elif name in _MOST:
+        if type(value) is not bytes or len(value) > _MOST[name]:
+            raise DecodeError(f"{name} is not bytes, or longer than {_MOST[name]}")
     elif name == "code":
         if type(value) is not str or value not in CODES:
             raise DecodeError(f"the code {str(value)[:20]!r} is not one of a refusal")
-    else:
-        _number(name, value)
-
-
-def _number(name: str, value: Any) -> int:
-    if type(value) is not int or not 0 <= value < _LARGEST:
+    elif type(value) is not int or not 0 <= value < _LARGEST:
         raise DecodeError(f"{name} is not a number from 0 to 2^63")
-    return value
 
 
-def _check(frame: Frame) -> None:
-    """What fields have to do with one another."""
-    if isinstance(frame, Whole | Have | Done) and len(frame.digest) != HASH_BYTES:
-        raise DecodeError(f"a digest of {len(frame.digest)} bytes, it has {HASH_BYTES}")
-    if isinstance(frame, Chunk) and len(frame.data) > MAX_CHUNK_BYTES:
-        raise DecodeError(f"a chunk of {len(frame.data)} bytes, the protocol carries at most {MAX_CHUNK_BYTES}")
-    if isinstance(frame, Open | Whole) and frame.floor > frame.ident.sequence:
-        raise DecodeError(f"message {frame.ident.sequence} is below its own floor {frame.floor}")
-    if isinstance(frame, Open):
-        if not 0 < frame.chunk_bytes <= MAX_CHUNK_BYTES:
-            raise DecodeError(f"chunks of {frame.chunk_bytes} bytes, the protocol carries 1 to {MAX_CHUNK_BYTES}")
-        chunks = -(-frame.size // frame.chunk_bytes)
-        if chunks < 2 or len(frame.hashes) != chunks * HASH_BYTES:
-            raise DecodeError(f"{len(frame.hashes)} bytes of hashes for a message of {chunks} chunks")
+def _flaw(frame: Frame) -> str:
+    """What is wrong about what fields have to do with one another; empty: nothing."""
+    if isinstance(frame, Chunk):
+        if len(frame.data) > MAX_CHUNK_BYTES:
+            return f"a chunk of {len(frame.data)} bytes, the protocol carries at most {MAX_CHUNK_BYTES}"
+    elif isinstance(frame, (Whole, Open)):
+        if frame.floor > frame.ident.sequence:
+            return f"message {frame.ident.sequence} is below its own floor {frame.floor}"
+        if isinstance(frame, Open):
+            return _flaw_of_chunks(frame)
+    return ""
+
+
+def _flaw_of_chunks(frame: Open) -> str:
+    if not 0 < frame.chunk_bytes <= MAX_CHUNK_BYTES:
+        return f"chunks of {frame.chunk_bytes} bytes, the protocol carries 1 to {MAX_CHUNK_BYTES}"
+    chunks = -(-frame.size // frame.chunk_bytes)
+    if chunks < 2 or len(frame.hashes) != chunks * HASH_BYTES:
+        return f"{len(frame.hashes)} bytes of hashes for a message of {chunks} chunks"
+    return ""

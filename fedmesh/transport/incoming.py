@@ -10,15 +10,17 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fedmesh.errors import ConfigError
+from fedmesh.transport.accounts import Account
 from fedmesh.transport.content import Content
-from fedmesh.transport.frames import Chunk, Done, Have, Ident, Open, Refuse, Whole
-from fedmesh.transport.limits import CHANNELS, FLEETING, MAX_CHUNK_BYTES, Limits, fits
+from fedmesh.transport.frames import Chunk, Data, Done, Have, Ident, Open, Refuse, Whole
+from fedmesh.transport.limits import CHANNELS, FLEETING, MAX_CHUNK_BYTES, Limits
+from fedmesh.transport.transfers import Record, Transfer
 from fedmesh.types import PeerId
 
-__all__ = ["Delivered", "Keeper", "Receiver", "Record", "Transfer"]
+__all__ = ["Delivered", "Keeper", "Receiver"]
 
 ACK_S = 0.5
 """A chunk that comes so long after the last acknowledgement is acknowledged at once: a slow link is not a dead one."""
@@ -30,8 +32,7 @@ _REMEMBERED = 4096
 """Messages above the floor that a record holds; beyond, a peer waits for its oldest to be settled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(NamedTuple):
     """A message that is whole."""
 
     peer: PeerId
@@ -43,43 +44,6 @@ class Delivered:
 Answer = Delivered | Have | Done | Refuse
 
 
-@dataclass(slots=True)
-class Record:
-    """What is remembered of a peer: its incarnation, and which of its messages came (all below `floor`, and `done`)."""
-
-    incarnation: int = 0
-    floor: int = 0
-    done: set[int] = field(default_factory=set)
-
-    def had(self, sequence: int) -> bool:
-        """Whether the message came, or will not come any more."""
-        return sequence < self.floor or sequence in self.done
-
-    def add(self, sequence: int) -> None:
-        """Remembers that it came."""
-        self.done.add(sequence)
-
-    def rise(self, floor: int) -> None:
-        """Nothing below `floor` comes any more."""
-        if floor > self.floor:
-            self.floor = floor
-            self.done = {sequence for sequence in self.done if sequence >= floor}
-
-
-@dataclass(slots=True)
-class Transfer:
-    """A long message of which not everything has arrived."""
-
-    announced: Open
-    content: Content
-    chunks: dict[int, bytes] = field(default_factory=dict)
-    have: int = 0
-    attempt: int = 0
-    fresh: int = 0
-    acked_at: float = 0.0
-    heard_at: float = 0.0
-
-
 class Keeper(Protocol):
     """Where a receiver keeps what has to outlive the process. Every call is durable when it returns, but `chunk`."""
 
@@ -87,7 +51,7 @@ class Keeper(Protocol):
         """A message was announced."""
         ...
 
-    def chunk(self, peer: PeerId, ident: Ident, start: int, data: bytes) -> None:
+    def chunk(self, peer: PeerId, ident: Ident, start: int, data: Data) -> None:
         """A part of it; it need not be durable: it is checked when it is read again."""
         ...
 
@@ -110,9 +74,8 @@ class _Peer:
     transfers: dict[int, Transfer] = field(default_factory=dict)
     held: dict[Ident, tuple[int, int]] = field(default_factory=dict)
     """Channel and bytes of what has reserved some: announced, or whole and not yet taken."""
-    messages: Counter[int] = field(default_factory=Counter)
-    bytes: Counter[int] = field(default_factory=Counter)
-    """What is held, by channel."""
+    messages: Account = field(default_factory=Account)
+    bytes: Account = field(default_factory=Account)
 
     def open(self, channel: int) -> int:
         """Transfers that are open on `channel`."""
@@ -140,12 +103,12 @@ class Receiver:
         self._peers: dict[PeerId, _Peer] = {}
         self._turned_away: dict[tuple[PeerId, Ident], int] = {}
         self._ack_every = max(1, limits.window // 4)
-        self._held: Counter[int] = Counter()
+        self._held = Account()
 
     @property
     def held_bytes(self) -> int:
         """Reserved, for all peers."""
-        return self._held.total()
+        return self._held.total
 
     def restore(self, peer: PeerId, record: Record) -> None:
         """Takes up what was remembered of a peer."""
@@ -156,8 +119,10 @@ class Receiver:
         ident = announced.ident
         known = self._peers.setdefault(peer, _Peer(Record(ident.incarnation)))
         content = Content.described(announced.size, announced.chunk_bytes, announced.hashes)
-        good = {index: data for index, data in chunks.items() if content.holds(index, data)}
-        transfer = Transfer(announced, content, good, sum(1 << index for index in good), heard_at=now)
+        transfer = Transfer.of(announced, content, now)
+        for index, data in chunks.items():
+            if content.holds(index, data):
+                transfer.put(index, data)
         if ident.incarnation > known.record.incarnation:
             self._catch_up(peer, known, announced)
         known.transfers[ident.sequence] = transfer
@@ -189,7 +154,9 @@ class Receiver:
             return []
         if peer not in self._peers and len(self._peers) >= self._limits.peers:
             return self._refuse(frame.ident, "busy")
-        known = self._peers.setdefault(peer, _Peer(Record()))
+        known = self._peers.get(peer)
+        if known is None:
+            known = self._peers[peer] = _Peer(Record())
         if (code := self._objection(peer, known, frame)) is not None:
             return self._refuse(frame.ident, code, known.record.incarnation)
         if known.record.had(frame.ident.sequence):
@@ -245,7 +212,7 @@ class Receiver:
     def _catch_up(self, peer: PeerId, known: _Peer, frame: Open | Whole) -> None:
         """Drops what will not come any more: of an earlier incarnation, or below the floor."""
         began_anew = frame.ident.incarnation > known.record.incarnation
-        for transfer in list(known.transfers.values()):
+        for transfer in list(known.transfers.values()) if known.transfers else ():
             if began_anew or transfer.announced.ident.sequence < frame.floor:
                 self._drop(peer, known, transfer)
         if began_anew:
@@ -271,13 +238,13 @@ class Receiver:
                 return self._turn_away(peer, frame)
             if not self._kept(frame.channel, lambda keeper: keeper.begin(peer, frame)):
                 return self._refuse(frame.ident, "busy")
-            transfer = Transfer(frame, content, acked_at=now, heard_at=now)
+            transfer = Transfer.of(frame, content, now)
             known.transfers[frame.ident.sequence] = transfer
             self._hold(known, frame.ident, frame.size, frame.channel)
         elif transfer.content.digest != content.digest:
             return self._refuse(frame.ident, "conflict")
         transfer.attempt = frame.attempt  # not the highest: a sender that was restarted counts anew
-        if len(transfer.chunks) == content.chunks:  # all of it was there when the spool was read
+        if not transfer.missing:  # all of it was there when the spool was read
             return self._complete(peer, known, transfer)
         return [self._have(transfer, now)]
 
@@ -292,23 +259,22 @@ class Receiver:
         if reason := self._flaw(peer, transfer, frame):
             self._counts[reason] += 1
             return []
-        transfer.chunks[frame.index] = frame.data
-        transfer.have |= 1 << frame.index
+        transfer.put(frame.place, frame.data)
         transfer.fresh += 1
         transfer.heard_at = now
-        if len(transfer.chunks) == transfer.content.chunks:
+        if not transfer.missing:
             return self._complete(peer, known, transfer)
         due = transfer.fresh >= self._ack_every or now - transfer.acked_at >= ACK_S
         return [self._have(transfer, now)] if due else []
 
     def _flaw(self, peer: PeerId, transfer: Transfer, frame: Chunk) -> str:
         """Why a chunk is not taken; empty: it is good, and kept where there is a spool."""
-        content, start = transfer.content, frame.index * transfer.content.chunk_bytes
-        if frame.index >= content.chunks or len(frame.data) != content.length(frame.index):
+        content, start = transfer.content, frame.place * transfer.content.chunk_bytes
+        if frame.place >= content.chunks or len(frame.data) != content.length(frame.place):
             return "chunk_size"
-        if frame.index in transfer.chunks:
+        if transfer.has(frame.place):
             return "duplicate"
-        if not content.holds(frame.index, frame.data):
+        if not content.holds(frame.place, frame.data):
             return "chunk_hash"
         channel = transfer.announced.channel
         kept = self._kept(channel, lambda keeper: keeper.chunk(peer, frame.ident, start, frame.data))
@@ -320,8 +286,7 @@ class Receiver:
             return self._refuse(ident, "busy")
         del known.transfers[ident.sequence]
         known.record.add(ident.sequence)
-        data = b"".join(transfer.chunks[index] for index in range(content.chunks))
-        return [Delivered(peer, ident, data, channel), Done(ident, content.digest)]
+        return [Delivered(peer, ident, transfer.whole(), channel), Done(ident, content.digest)]
 
     def _have(self, transfer: Transfer, now: float) -> Have:
         transfer.fresh, transfer.acked_at = 0, now
@@ -358,29 +323,30 @@ class Receiver:
         return wall * 1000 > expires_ms + self._limits.clock_skew_s * 1000
 
     def _has_room(self, known: _Peer, size: int, channel: int) -> bool:
-        limits, messages, of_peer, held = self._limits, known.messages, known.bytes, self._held
+        limits = self._limits
         return (
             len(known.record.done) < _REMEMBERED
-            and fits(1, held=messages.total(), by_channel=messages[channel], most=limits.peer_messages)
-            and fits(size, held=of_peer.total(), by_channel=of_peer[channel], most=limits.peer_bytes)
-            and fits(size, held=held.total(), by_channel=held[channel], most=limits.incoming_bytes)
+            and known.messages.has_room(1, channel, limits.peer_messages)
+            and known.bytes.has_room(size, channel, limits.peer_bytes)
+            and self._held.has_room(size, channel, limits.incoming_bytes)
         )
 
     def _hold(self, known: _Peer, ident: Ident, size: int, channel: int) -> None:
         known.held[ident] = channel, size
-        known.messages[channel] += 1
-        known.bytes[channel] += size
-        self._held[channel] += size
+        self._account(known, channel, 1, size)
 
     def _free(self, known: _Peer, ident: Ident) -> int:
         """Returns on which channel it was."""
         if ident not in known.held:
             return -1
         channel, size = known.held.pop(ident)
-        known.messages[channel] -= 1
-        known.bytes[channel] -= size
-        self._held[channel] -= size
+        self._account(known, channel, -1, -size)
         return channel
+
+    def _account(self, known: _Peer, channel: int, messages: int, size: int) -> None:
+        known.messages.add(messages, channel)
+        known.bytes.add(size, channel)
+        self._held.add(size, channel)
 
     def forget(self, peer: PeerId) -> None:
         """Gives up what has arrived of messages of `peer` that are not whole."""

@@ -16,7 +16,6 @@ __all__ = [
     "PARCEL_BYTES",
     "WHOLE_BYTES",
     "Limits",
-    "fits",
 ]
 
 CHANNELS = ("main", "fleet", "files", "members", "lists", "swarm", "rounds", "blobs")
@@ -40,7 +39,7 @@ PACKET_BYTES = PARCEL_BYTES + 1024
 class Limits:
     """Bounds of one endpoint; the defaults suit a device, a coordinator of many raises the totals.
 
-    Channels share a bound, but an eighth of it is each one's own whatever the others hold (`fits`): with all of them
+    Channels share a bound, but an eighth of it is each one's own whatever the others hold (`Account`): with all of them
     full, seven eighths more than the bound are held.
 
     Attributes:
@@ -96,8 +95,3 @@ class Limits:
                 f"a message may have {self.message_bytes} bytes, more than peer_bytes, incoming_bytes or "
                 "outgoing_bytes lets in: lower message_bytes"
             )
-
-
-def fits(size: int, *, held: int, by_channel: int, most: int) -> bool:
-    """Whether a channel that has `by_channel` of the `held` may have `size` more, where `most` is the bound."""
-    return held + size <= most or by_channel + size <= most // 8

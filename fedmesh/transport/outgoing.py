@@ -12,11 +12,13 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fedmesh.errors import PeerError
+from fedmesh.transport.accounts import Account
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import Chunk, Done, Have, Ident, Open, Refuse, Whole
-from fedmesh.transport.limits import Limits, fits
+from fedmesh.transport.limits import Limits
 from fedmesh.types import PeerId
 
 __all__ = ["Outgoing", "Sender", "Settled"]
@@ -25,8 +27,7 @@ _AGAIN = frozenset({"again", "busy", "unknown", "stale"})
 _HIGHEST = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """What became of a message that was sent: `error` is empty when its receiver has it."""
 
     peer: PeerId
@@ -83,7 +84,10 @@ class _Lane:
 
     def queue(self, channel: int) -> _Queue:
         """The one of `channel`."""
-        return self.queues.setdefault(channel, _Queue())
+        queue = self.queues.get(channel)
+        if queue is None:
+            queue = self.queues[channel] = _Queue()
+        return queue
 
 
 class Sender:
@@ -118,8 +122,12 @@ class Sender:
         self._retry_at = math.inf
         self._last = -1
         self._settled = 0  # of whose deadlines the heap may still hold some
-        self.held_bytes = 0
-        self._held: Counter[int] = Counter()
+        self._held = Account()
+
+    @property
+    def held_bytes(self) -> int:
+        """Of all messages."""
+        return self._held.total
 
     def has_room(self, peer: PeerId, size: int, channel: int = 0) -> bool:
         """Whether `submit` would take a message of `size` bytes for `peer` now."""
@@ -127,7 +135,7 @@ class Sender:
         queue = lane.queues.get(channel) if lane else None
         if queue is not None and queue.messages >= self._limits.queued:
             return False
-        return fits(size, held=self.held_bytes, by_channel=self._held[channel], most=self._limits.outgoing_bytes)
+        return self._held.has_room(size, channel, self._limits.outgoing_bytes)
 
     def submit(
         self,
@@ -159,16 +167,17 @@ class Sender:
         if sequence <= self._last:
             raise ValueError(f"message {sequence} is submitted after {self._last}: sequences have to grow")
         self._last = sequence
-        lane = self._lanes.setdefault(peer, _Lane(max(incarnation, self._incarnation)))
+        lane = self._lanes.get(peer)
+        if lane is None:
+            lane = self._lanes[peer] = _Lane(max(incarnation, self._incarnation))
         message = Outgoing(peer, sequence, content, expires_at, data, channel)
         lane.messages[sequence] = message
         queue = lane.queue(channel)
         queue.messages += 1
         queue.waiting[message.short].append(message)
-        self.held_bytes += content.size
-        self._held[channel] += content.size
+        self._held.add(content.size, channel)
         heapq.heappush(self._deadlines, (expires_at, sequence, peer))
-        self._activate(lane, queue)
+        self._activate(lane, queue, message.short)
 
     def poll(self, now: float, peer: PeerId | None = None) -> tuple[PeerId, Open | Whole | Chunk, float] | None:
         """The next frame, whom it is for and for how many seconds it is worth carrying; None: nothing to send now.
@@ -191,7 +200,7 @@ class Sender:
                 continue
             self._make_ready(message)
             left_s = message.expires_at - self._wall()
-            worth_s = message.patience_s if isinstance(frame, Open | Whole) else self._limits.retry_max_s
+            worth_s = self._limits.retry_max_s if isinstance(frame, Chunk) else message.patience_s
             return message.peer, frame, max(1.0, min(left_s, worth_s))
         return None
 
@@ -257,15 +266,15 @@ class Sender:
         lane = self._lanes.get(peer)
         return [self._settle(lane, m, reason) for m in list(lane.messages.values())] if lane else []
 
-    def _activate(self, lane: _Lane, queue: _Queue) -> None:
-        for short, most in ((0, self._limits.transfers), (1, self._limits.small)):
-            while queue.active[short] < most and queue.waiting[short]:
-                message = queue.waiting[short].popleft()
-                if message.sequence not in lane.messages:
-                    continue  # expired while it waited
-                queue.active[short] += 1
-                message.active = True
-                self._make_ready(message)
+    def _activate(self, lane: _Lane, queue: _Queue, short: bool) -> None:
+        most, waiting = self._limits.small if short else self._limits.transfers, queue.waiting[short]
+        while waiting and queue.active[short] < most:
+            message = waiting.popleft()
+            if message.sequence not in lane.messages:
+                continue  # expired while it waited
+            queue.active[short] += 1
+            message.active = True
+            self._make_ready(message)
 
     def _make_ready(self, message: Outgoing) -> None:
         sends = message.asks or (message.todo and len(message.unheard) < self._limits.window)
@@ -292,7 +301,7 @@ class Sender:
             message.unheard.add(index)
             message.retry_at = now + message.patience_s
             start = index * content.chunk_bytes
-            return Chunk(ident, index, data[start : start + content.length(index)])
+            return Chunk(ident, index, memoryview(data)[start : start + content.length(index)])
         return None
 
     def _have(self, message: Outgoing, frame: Have, now: float) -> None:
@@ -357,13 +366,12 @@ class Sender:
 
     def _settle(self, lane: _Lane, message: Outgoing, error: str) -> Settled:
         del lane.messages[message.sequence]
-        self.held_bytes -= message.content.size
-        self._held[message.channel] -= message.content.size
-        queue = lane.queue(message.channel)
+        self._held.add(-message.content.size, message.channel)
+        queue = lane.queues[message.channel]
         queue.messages -= 1
         if message.active:
             queue.active[message.short] -= 1
-            self._activate(lane, queue)
+            self._activate(lane, queue, message.short)
         message.data = None
         self._settled += 1
         if self._settled > 1000 and 2 * self._settled > len(self._deadlines):

@@ -15,6 +15,7 @@ from fedmesh.errors import FedMeshError, PeerError
 from fedmesh.identity import Membership
 from fedmesh.transport.bucket import Bucket
 from fedmesh.transport.endpoint import Carried, Endpoint
+from fedmesh.transport.frames import Data
 from fedmesh.transport.peer_attempts import Attempts
 from fedmesh.transport.peer_circuits import Circuit, Circuits
 from fedmesh.transport.peer_contexts import Contexts
@@ -111,8 +112,8 @@ class PeerCarrier:
 
     def has_room(self) -> bool:
         """Whether the limit of bytes a second lets a frame through now."""
-        if self._closed:
-            return False
+        if self._closed or not self._bucket.is_limited:
+            return not self._closed
         wait_s = self._bucket.wait_s(self._loop.time())
         if wait_s and self._refill is None:
             self._refill = self._loop.call_later(wait_s, self._refilled)
@@ -125,8 +126,8 @@ class PeerCarrier:
             self._endpoint.hold(frame.peer)
             self.dialler.call(frame.peer)
         else:
-            self._bucket.take(len(frame.data))
-            link.send(Kind.PARCEL, frame.data)
+            self._bucket.take(sum(map(len, frame.parts)))
+            link.send(Kind.PARCEL, *frame.parts)
             if link.is_full:
                 self._leaving.setdefault(frame.peer, []).append(frame.whole)
             else:
@@ -214,16 +215,15 @@ class PeerCarrier:
             self._endpoint.hold(peer)
             self.dialler.put_off(peer)
 
-    def received(self, link: PeerLink, kind: Kind, body: bytes) -> None:
+    def received(self, link: PeerLink, kind: Kind, body: Data) -> None:
         """As `Watcher`. Raises: DecodeError: nothing that is announced, or no circuit."""
-        if kind in CIRCUIT_KINDS:
-            self.circuits.received(link, kind, body)
-        elif self._closed:
-            return
-        elif kind == Kind.PARCEL:
-            self._courier.arrived(link.name, body)
-        else:
-            self._courier.heard(link.name, *announcement_in(body))
+        if kind is Kind.PARCEL:
+            if not self._closed:
+                self._courier.arrived(link.name, body)
+        elif kind in CIRCUIT_KINDS:
+            self.circuits.received(link, kind, bytes(body))
+        elif not self._closed:
+            self._courier.heard(link.name, *announcement_in(bytes(body)))
 
     def over(self, link: PeerLink) -> None:
         """As `Watcher`."""

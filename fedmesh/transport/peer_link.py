@@ -6,10 +6,12 @@ is a connection when the other end has answered.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Protocol
 
 from fedmesh.errors import DecodeError, IdentityError
 from fedmesh.identity import Peer
+from fedmesh.transport.frames import Data
 from fedmesh.transport.peer_tls import TlsStream
 from fedmesh.transport.peer_wire import CIRCUIT_KINDS, Answer, Cutter, Hello, Kind, code_in, head_of
 from fedmesh.types import PeerId
@@ -37,7 +39,7 @@ class Owner(Protocol):
         """There is a connection."""
         ...
 
-    def received(self, link: "PeerLink", kind: Kind, body: bytes) -> None:
+    def received(self, link: "PeerLink", kind: Kind, body: Data) -> None:
         """A parcel, an announcement, or a frame about a circuit came."""
         ...
 
@@ -117,14 +119,25 @@ class PeerLink:
             self.greets = True
             self._write(Kind.HELLO, Hello(self.dialled, self._owner.run).to_bytes())
 
+    def get_buffer(self) -> memoryview | None:
+        """Where the rest of a frame goes; None: to `data_received`."""
+        return None if self.is_over else self._cutter.rest
+
+    def buffer_updated(self, size: int) -> None:
+        """So much of the rest of a frame came."""
+        self._came(self._cutter.filled(size))
+
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
+        self._came(self._cutter.cut(data))
+
+    def _came(self, frames: Iterable[tuple[Kind, Data]]) -> None:
         if self.is_over:
             return
         self.heard_at = self._loop.time()
         whole = False
         try:
-            for kind, body in self._cutter.cut(data):
+            for kind, body in frames:
                 whole = True
                 self._take(kind, body)
                 if self.why:  # it ended with that frame
@@ -159,10 +172,10 @@ class PeerLink:
 
     # What its owner calls.
 
-    def send(self, kind: Kind, body: bytes) -> None:
-        """Writes a frame; the caller looks at `is_full` before."""
+    def send(self, kind: Kind, *parts: Data) -> None:
+        """Writes a frame, which is in parts; the caller looks at `is_full` before."""
         self.used_at = self._loop.time()
-        self._write(kind, body)
+        self._write(kind, *parts)
 
     def ping(self) -> None:
         """Asks whether the other end is there."""
@@ -204,9 +217,16 @@ class PeerLink:
 
     # The rest.
 
-    def _take(self, kind: Kind, body: bytes) -> None:
+    def _take(self, kind: Kind, body: Data) -> None:
+        if kind is Kind.PARCEL:
+            self.used_at = self.heard_at
+            self._owner.received(self, kind, body)
+        else:
+            self._take_other(kind, bytes(body))
+
+    def _take_other(self, kind: Kind, body: bytes) -> None:
         match kind:
-            case Kind.PARCEL | Kind.ANNOUNCEMENT:
+            case Kind.ANNOUNCEMENT:
                 self.used_at = self.heard_at
                 self._owner.received(self, kind, body)
             case kind if kind in CIRCUIT_KINDS:
@@ -256,13 +276,14 @@ class PeerLink:
             self._write(Kind.ANSWER, Answer(code, self._owner.run).to_bytes())
         self._close(code)
 
-    def _write(self, kind: Kind, body: bytes) -> None:
+    def _write(self, kind: Kind, *parts: Data) -> None:
         assert self._transport is not None, "written after it was made"
-        head = head_of(kind, len(body))
-        if len(body) <= _JOINED_BYTES:
-            self._transport.write(head + body)  # one record of TLS
+        first, *others = parts
+        head = head_of(kind, sum(map(len, parts)))
+        if len(first) <= _JOINED_BYTES:
+            self._transport.writelines((head + bytes(first), *others))  # in one record of TLS
         else:
-            self._transport.writelines((head, body))
+            self._transport.writelines((head, *parts))
 
     def _close(self, code: str) -> None:
         assert self._transport is not None, "closed after it was made"

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from fedmesh.errors import IdentityError
 from fedmesh.identity import Membership, Peer
+from fedmesh.transport.frames import Data
 from fedmesh.transport.peer_link import PeerLink
 from fedmesh.transport.peer_options import PeerOptions
 from fedmesh.transport.peer_wire import RUN_BYTES, Hello, Kind
@@ -40,7 +41,7 @@ class Watcher(Protocol):
         """This connection is over, and maybe another one took its place before."""
         ...
 
-    def received(self, link: PeerLink, kind: Kind, body: bytes) -> None:
+    def received(self, link: PeerLink, kind: Kind, body: Data) -> None:
         """A parcel, an announcement, or a frame about a circuit came."""
         ...
 
@@ -180,7 +181,7 @@ class Pool:
             before.abort("replaced")
         self._watcher.came(link)
 
-    def received(self, link: PeerLink, kind: Kind, body: bytes) -> None:
+    def received(self, link: PeerLink, kind: Kind, body: Data) -> None:
         """As `Owner`. A list that came a moment ago counts for what came after it."""
         believed = self._believed
         if believed[0] is not self._membership.revocations or believed[1] is not self._membership.authority:

@@ -16,7 +16,8 @@ from typing import Any, Protocol, cast
 
 __all__ = ["TlsStream", "secured"]
 
-_READ_BYTES = 256 << 10
+_READ_BYTES = 64 << 10
+_RECORD_BYTES = 16 << 10
 _WRITE_BYTES = 64 << 10
 """Encrypted at a time, and waiting encrypted, at most: it is still in the cache. The user pauses while more waits."""
 _UNSENT_BYTES = 128 << 10
@@ -30,7 +31,7 @@ _of_thread = threading.local()
 def _buffers() -> tuple[memoryview, memoryview]:
     """For what is read and for what was decrypted: one event loop runs in a thread, and reads into one at a time."""
     if not hasattr(_of_thread, "buffers"):
-        _of_thread.buffers = memoryview(bytearray(_READ_BYTES)), memoryview(bytearray(_READ_BYTES))
+        _of_thread.buffers = memoryview(bytearray(_READ_BYTES)), memoryview(bytearray(_RECORD_BYTES))
     found: tuple[memoryview, memoryview] = _of_thread.buffers
     return found
 
@@ -42,8 +43,16 @@ class User(Protocol):
         """The handshake is over."""
         ...
 
+    def get_buffer(self) -> memoryview | None:
+        """Where what comes next goes, if not to `data_received`."""
+        ...
+
+    def buffer_updated(self, size: int) -> None:
+        """So much was put there."""
+        ...
+
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes came, at most a record of TLS."""
         ...
 
     def pause_writing(self) -> None:
@@ -150,11 +159,11 @@ class TlsStream(asyncio.BufferedProtocol):
 
     # What its user calls: as asyncio's transports.
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Sends; what cannot leave yet waits."""
         self.writelines((data,))
 
-    def writelines(self, parts: Iterable[bytes]) -> None:
+    def writelines(self, parts: Iterable[bytes | memoryview]) -> None:
         """As `write`, one after the other."""
         if self._is_closing:
             return
@@ -230,33 +239,30 @@ class TlsStream(asyncio.BufferedProtocol):
         self._read()
 
     def _read(self) -> None:
-        """Gives what came to the user, at most a buffer at a time."""
-        error: ssl.SSLError | None = None
-        while error is None:
-            size, error = self._decrypt()
-            if size:
-                self._user.data_received(bytes(self._decrypted[:size]))
-        if isinstance(error, ssl.SSLZeroReturnError):
-            self._hung_up()
-        elif isinstance(error, _AGAIN):
-            self._flush()  # an answer of TLS itself
-            if self._waiting and not self._is_stuck:
-                self._write()
-        else:  # altered, cut, or an alert: TLS says no more
-            self.abort()
-
-    def _decrypt(self) -> tuple[int, ssl.SSLError | None]:
-        """How much of the buffer is filled, and why no more: it is full, TLS waits for more, or it is over."""
-        size = 0
+        """Gives what came to the user."""
+        tls, incoming, user = self._tls, self._incoming, self._user
         try:
-            while size < _READ_BYTES:
-                got = self._into(_READ_BYTES - size, self._decrypted[size:])
-                if not got:
-                    return size, ssl.SSLZeroReturnError()
-                size += got
-        except ssl.SSLError as error:
-            return size, error
-        return size, None
+            while incoming.pending or tls.pending():  # else all that TLS would do is raise that it wants more
+                room = user.get_buffer()
+                size = self._into(_RECORD_BYTES, self._decrypted) if room is None else self._into(len(room), room)
+                if not size:
+                    self._hung_up()
+                    return
+                if room is None:
+                    user.data_received(bytes(self._decrypted[:size]))
+                else:
+                    user.buffer_updated(size)
+        except ssl.SSLZeroReturnError:
+            self._hung_up()
+            return
+        except _AGAIN:
+            pass
+        except ssl.SSLError:  # altered, cut, or an alert: TLS says no more
+            self.abort()
+            return
+        self._flush()  # an answer of TLS itself
+        if self._waiting and not self._is_stuck:
+            self._write()
 
     def _hung_up(self) -> None:
         """The other end said that nothing more comes."""
@@ -284,7 +290,9 @@ class TlsStream(asyncio.BufferedProtocol):
                 self._waiting.popleft()
             else:
                 self._waiting[0] = first[done:]
-            self._flush()
+            if self._outgoing.pending >= _WRITE_BYTES:
+                self._flush()
+        self._flush()
         if self._is_closing:
             if not self._waiting:
                 self._say_goodbye()

@@ -18,6 +18,7 @@ from fedmesh import wire
 from fedmesh.errors import DecodeError
 from fedmesh.identity.names import is_id
 from fedmesh.transport.announcing import ANNOUNCEMENTS, MAX_ANNOUNCEMENT_BYTES
+from fedmesh.transport.frames import Data
 from fedmesh.transport.limits import PARCEL_BYTES
 from fedmesh.types import PeerId
 
@@ -52,6 +53,8 @@ PIECE_BYTES = 16 << 10
 """Of a circuit that go in one frame: what our own frames wait for at most."""
 WINDOW_BYTES = 256 << 10
 """Of a circuit that may be under way, each way on each of its two connections."""
+_LONG_BYTES = 1 << 16
+"""A body that is not copied once more."""
 _MAX_CODE = 32
 _MAX_NAME = 63
 
@@ -87,6 +90,7 @@ _MOST = {
     Kind.CREDIT: NUMBER_BYTES + 4,
     Kind.END: NUMBER_BYTES + _MAX_CODE,
 }
+_KINDS = {int(kind): kind for kind in Kind}
 _GREETINGS = frozenset({Kind.HELLO, Kind.ANSWER})
 CIRCUIT_KINDS = frozenset({Kind.CALL, Kind.CALLED, Kind.DATA, Kind.CREDIT, Kind.END})
 
@@ -99,56 +103,72 @@ def head_of(kind: Kind, size: int) -> bytes:
 
 
 class Cutter:
-    """Cuts a stream into frames.
+    """Cuts a stream into frames. A long parcel is given as a view.
 
     Attributes:
         greeted: whether more than greetings is let through.
-        is_open: whether a frame has begun and is not whole.
+        rest: where the rest of the frame goes that has begun, to be told by `filled`; None: none has.
     """
 
     def __init__(self) -> None:
         self.greeted = False
-        self._parts: list[bytes] = []
-        self._size, self._wanted = 0, HEAD_BYTES
+        self.rest: memoryview | None = None
+        self._kind = Kind.PING
+        self._body = bytearray()
+        self._head_begun = b""
 
     @property
     def is_open(self) -> bool:
-        """As the class says."""
-        return self._size > 0
+        """Whether a frame has begun and is not whole."""
+        return self.rest is not None or bool(self._head_begun)
 
-    def cut(self, data: bytes) -> Iterator[tuple[Kind, bytes]]:
+    def filled(self, size: int) -> list[tuple[Kind, Data]]:
+        """So many bytes were put into `rest`: the frame, if it is whole."""
+        assert self.rest is not None, "nothing else is filled"
+        self.rest = self.rest[size:]
+        if self.rest:
+            return []
+        body, self.rest, self._body = self._body, None, bytearray()
+        return [(self._kind, memoryview(body).toreadonly() if len(body) >= _LONG_BYTES else bytes(body))]
+
+    def cut(self, data: bytes) -> Iterator[tuple[Kind, Data]]:
         """The frames that are whole with `data`; to be taken to the end, unless the connection is given up.
 
         Raises:
             DecodeError: a frame of no kind that is let through now, or longer than its kind; nothing of it is kept.
         """
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size < self._wanted:
-            return
-        data = b"".join(self._parts) if len(self._parts) > 1 else data
-        at, self._wanted = 0, HEAD_BYTES
+        at = 0
+        if self.rest is not None:
+            at = min(len(data), len(self.rest))
+            self.rest[:at] = data[:at]
+            yield from self.filled(at)
+        elif self._head_begun:
+            data, self._head_begun = self._head_begun + data, b""
         while len(data) - at >= HEAD_BYTES:
-            kind, end = self._head(data, at)
-            if end > len(data):
-                self._wanted = end - at
-                break
-            yield kind, data[at + HEAD_BYTES : end]
-            at = end
-        rest = data[at:]
-        self._parts, self._size = [rest] if rest else [], len(rest)
+            kind, length = self._head(data, at)
+            start = at + HEAD_BYTES
+            at = start + length
+            if at > len(data):
+                self._begin(kind, length, data[start:])
+                return
+            yield kind, data[start:at]
+        self._head_begun = data[at:]
+
+    def _begin(self, kind: Kind, length: int, data: bytes) -> None:
+        self._kind, self._body = kind, bytearray(length)
+        self.rest = memoryview(self._body)
+        self.rest[: len(data)] = data
+        self.rest = self.rest[len(data) :]
 
     def _head(self, data: bytes, at: int) -> tuple[Kind, int]:
         number, length = data[at], int.from_bytes(data[at + 1 : at + HEAD_BYTES], "big")
-        try:
-            kind = Kind(number)
-        except ValueError as error:
-            raise DecodeError(f"there is no frame of kind {number}") from error
+        if (kind := _KINDS.get(number)) is None:
+            raise DecodeError(f"there is no frame of kind {number}")
         if (kind in _GREETINGS) is self.greeted:
             raise DecodeError(f"a {kind.name} came {'after' if self.greeted else 'before'} the greeting")
         if length > _MOST[kind]:
             raise DecodeError(f"a {kind.name} of {length} bytes is announced, the limit is {_MOST[kind]}")
-        return kind, at + HEAD_BYTES + length
+        return kind, length
 
 
 @dataclass(frozen=True, slots=True)

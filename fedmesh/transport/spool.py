@@ -25,9 +25,10 @@ from fedmesh.errors import ConfigError, DecodeError, PeerError
 from fedmesh.files import sync_folder, write_atomically
 from fedmesh.identity.names import checked_id
 from fedmesh.transport.content import Content
-from fedmesh.transport.frames import Ident, Open, Whole, decode, encode
-from fedmesh.transport.incoming import Delivered, Record
+from fedmesh.transport.frames import Data, Ident, Open, Whole, decode, encode
+from fedmesh.transport.incoming import Delivered
 from fedmesh.transport.limits import FRAME_BYTES
+from fedmesh.transport.transfers import Record
 from fedmesh.types import PeerId
 
 __all__ = ["Kept", "Spool"]
@@ -225,7 +226,7 @@ class Spool:
         head = _framed(encode(announced), "")
         write_atomically(folder / f"{_stem(announced.ident)}.part", head, mode=0o600)
 
-    def chunk(self, peer: PeerId, ident: Ident, start: int, data: bytes) -> None:
+    def chunk(self, peer: PeerId, ident: Ident, start: int, data: Data) -> None:
         """As `fedmesh.transport.incoming.Keeper`."""
         try:
             with (self._in(peer) / f"{_stem(ident)}.part").open("r+b") as file:

@@ -25,8 +25,9 @@ from fedmesh.fleet.service import CoordinatorService
 from fedmesh.identity.packets import Signet
 from fedmesh.testing.loopback_fleet import LoopbackFleet
 from fedmesh.transport.content import Content
-from fedmesh.transport.frames import Ident, Whole, encode, pack
+from fedmesh.transport.frames import Ident, Whole, encode
 from fedmesh.transport.mqtt import MqttTransport
+from fedmesh.transport.parcels import pack
 
 require_mosquitto()
 HERE = Here("full", ("vision",), True, "", 0, "test")

@@ -6,8 +6,9 @@ import pytest
 from transport_pair import START_S, Pair, frames_of
 
 from fedmesh.transport.content import Content
-from fedmesh.transport.frames import Chunk, Ident, Open, Refuse, Whole, encode, pack
+from fedmesh.transport.frames import Chunk, Ident, Open, Refuse, Whole, encode
 from fedmesh.transport.limits import MAX_CHUNKS, Limits
+from fedmesh.transport.parcels import pack
 
 DATA = random.Random(3).randbytes(950)
 CONTENT = Content.of(DATA, 100)

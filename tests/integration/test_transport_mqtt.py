@@ -22,9 +22,10 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from fedmesh.errors import ConfigError, DeliveryError, PeerError, TrustError
 from fedmesh.transport.content import Content
-from fedmesh.transport.frames import Chunk, Ident, Open, Whole, encode, pack
+from fedmesh.transport.frames import Chunk, Ident, Open, Whole, encode
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.mqtt import MqttOptions, MqttTransport
+from fedmesh.transport.parcels import pack
 
 require_mosquitto()
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from transport_pair import Pair, frames_of
 
 from fedmesh.errors import DecodeError
-from fedmesh.transport.frames import decode, encode, unpack
+from fedmesh.transport.frames import decode, encode
 from fedmesh.transport.limits import Limits
+from fedmesh.transport.parcels import unpack
 from fedmesh.transport.spool import Spool
 
 LIMITS = Limits(

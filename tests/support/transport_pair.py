@@ -5,9 +5,10 @@ from collections import deque
 
 from fedmesh.transport.content import Content
 from fedmesh.transport.endpoint import Endpoint
-from fedmesh.transport.frames import decode, pack, unpack
+from fedmesh.transport.frames import decode
 from fedmesh.transport.incoming import Delivered
 from fedmesh.transport.limits import Limits
+from fedmesh.transport.parcels import pack, unpack
 
 START_S = 1_000_000_000.0
 

@@ -108,15 +108,20 @@ class Leading:
         self._put(Phase(ask.phase + 1), ask.result, Proof(ask.phase, ask.attempt, ask.result, self._votes), {})
 
     def _gather(self, now: float) -> None:
-        """Begins when everybody who is alive has reported, or a quorum has and the others had their time."""
+        """Begins when everybody who is alive has reported, or a quorum has and the others had their time.
+
+        Who is in a later attempt has reported: it does not come back to this one.
+        """
         turn = self._turn
-        here = {name for name, status in turn.statuses().items() if status.attempt == turn.attempt}
+        statuses = turn.statuses()
+        here = {name for name, status in statuses.items() if status.attempt == turn.attempt}
+        past = {name for name, status in statuses.items() if status.attempt > turn.attempt}
         if len(here) < turn.charter.quorum:
             self._settle_at, self._is_waiting = None, False
             return
         if self._settle_at is None:
             self._settle_at = now + turn.charter.schedule.step_s
-        if now >= self._settle_at or turn.alive() & turn.charter.members.keys() <= here:
+        if now >= self._settle_at or turn.alive() & turn.charter.members.keys() <= here | past:
             self._has_begun = self._begin(now)
             self._is_waiting = not self._has_begun and now >= self._settle_at
 

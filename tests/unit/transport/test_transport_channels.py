@@ -7,10 +7,12 @@ import pytest
 from transport_pair import START_S, Pair, frames_of
 
 from fedmesh.errors import DeliveryError, PeerError
+from fedmesh.transport.accounts import Account
 from fedmesh.transport.content import Content
-from fedmesh.transport.frames import Ident, Open, Whole, encode, pack
-from fedmesh.transport.limits import CHANNELS, Limits, fits
+from fedmesh.transport.frames import Ident, Open, Whole, encode
+from fedmesh.transport.limits import CHANNELS, Limits
 from fedmesh.transport.memory import ManualTimers, MemoryBroker
+from fedmesh.transport.parcels import pack
 from fedmesh.transport.spool import Spool
 
 LIMITS = Limits(chunk_bytes=1000, message_bytes=100_000, clock_skew_s=0.0)
@@ -211,7 +213,7 @@ def test_long_messages_of_one_channel_that_do_not_come_leave_slots_to_the_others
     assert pair.refused == {"busy": 1}
     pair.give("a", opened(4, 0), opened(5, 0))
     assert pair.refused == {"busy": 1}
-    assert pair.ends["b"]._receiver._held == {0: 2000, 1: 2000}
+    assert pair.ends["b"]._receiver._held.by_channel == {0: 2000, 1: 2000}
 
 
 def test_room_that_came_free_is_offered_to_its_own_channel_first():
@@ -246,16 +248,23 @@ def test_what_is_taken_up_after_a_crash_counts_for_its_channel(tmp_path):
     pair.spools["b"].close()
     pair.spools["b"] = Spool(tmp_path / "b", incarnation=1)
     pair.restart("b")
-    assert pair.ends["b"]._receiver._held == {0: 1, 1: 1001}  # and nothing of what is not kept
+    assert pair.ends["b"]._receiver._held.by_channel == {0: 1, 1: 1001}  # and nothing of what is not kept
     assert [message.channel for message in pair.delivered["b"]] == [1, 0, 2, 1, 0]
 
 
 def test_an_eighth_of_a_bound_is_a_channels_own():
-    assert fits(10, held=90, by_channel=90, most=100)
-    assert not fits(11, held=90, by_channel=90, most=100)
-    assert fits(12, held=100, by_channel=0, most=100)
-    assert not fits(13, held=100, by_channel=0, most=100)
-    assert not fits(1, held=112, by_channel=12, most=100)
+    account = Account()
+    account.add(90, 0)
+    assert account.has_room(10, 0, 100)
+    assert not account.has_room(11, 0, 100)
+    account.add(10, 0)
+    assert account.has_room(12, 1, 100)
+    assert not account.has_room(13, 1, 100)
+    account.add(12, 1)
+    assert not account.has_room(1, 1, 100)
+    account.add(-100, 0)
+    assert account.total == 12
+    assert account.has_room(88, 1, 100)
 
 
 def test_the_channel_is_in_the_frame():

@@ -41,7 +41,7 @@ def test_no_more_than_a_window_is_under_way():
     pair.poll("b")
     pair.give("b", pair.wires["b"].popleft())
     pair.poll("a")
-    assert [f.index for parcel in pair.wires["a"] for f in frames_of(parcel)] == [0, 1, 2, 3]
+    assert [f.place for parcel in pair.wires["a"] for f in frames_of(parcel)] == [0, 1, 2, 3]
 
 
 def test_messages_take_turns():
@@ -75,9 +75,9 @@ def test_what_was_lost_is_asked_for_again_and_only_that():
 
     def bend(sender, parcel):
         frames = frames_of(parcel)
-        sent.extend(f.index for f in frames if isinstance(f, Chunk))
-        if any(isinstance(f, Chunk) and f.index in lost for f in frames):
-            lost.difference_update(f.index for f in frames)
+        sent.extend(f.place for f in frames if isinstance(f, Chunk))
+        if any(isinstance(f, Chunk) and f.place in lost for f in frames):
+            lost.difference_update(f.place for f in frames)
             return []
         return [parcel]
 

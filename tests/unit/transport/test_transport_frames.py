@@ -6,7 +6,6 @@ from fedmesh import wire
 from fedmesh.errors import DecodeError
 from fedmesh.transport.content import Content
 from fedmesh.transport.frames import (
-    PARCEL_FRAMES,
     Chunk,
     Done,
     Have,
@@ -16,10 +15,9 @@ from fedmesh.transport.frames import (
     Whole,
     decode,
     encode,
-    pack,
-    unpack,
 )
 from fedmesh.transport.limits import FRAME_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, PARCEL_BYTES
+from fedmesh.transport.parcels import PARCEL_FRAMES, pack, unpack
 
 IDENT = Ident(1_700_000_000_000, 7)
 DIGEST = bytes(range(32))

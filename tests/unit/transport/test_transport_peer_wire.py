@@ -43,6 +43,22 @@ def test_frames_are_the_same_wherever_the_stream_is_cut(cuts):
     assert not cutter.is_open
 
 
+@given(st.lists(st.integers(1, len(STREAM)), min_size=1, max_size=12))
+def test_the_rest_of_a_frame_is_put_where_it_goes(sizes):
+    cutter, at, found = greeted(), 0, []
+    while at < len(STREAM):
+        for size in sizes:
+            if cutter.rest is None:
+                found += cutter.cut(STREAM[at : at + size])
+            else:
+                size = min(size, len(cutter.rest))  # noqa: PLW2901 - no more than there is room for
+                cutter.rest[:size] = STREAM[at : at + size]
+                found += cutter.filled(size)
+            at += size
+    assert found == FRAMES
+    assert not cutter.is_open
+
+
 def test_a_frame_that_is_not_whole_is_open():
     cutter = greeted()
     assert list(cutter.cut(STREAM[:-1])) == FRAMES[:-1]

@@ -69,7 +69,7 @@ def test_a_receiver_goes_on_where_it_was_killed(tmp_path):
     sent = []
 
     def bend(sender, parcel):
-        sent.extend(frame.index for frame in frames_of(parcel) if isinstance(frame, Chunk))
+        sent.extend(frame.place for frame in frames_of(parcel) if isinstance(frame, Chunk))
         if len(sent) == 6 and not bend.killed:
             bend.killed = True
             reopen(pair, "b", tmp_path)
@@ -137,7 +137,7 @@ def test_a_receiver_goes_on_though_its_record_is_of_an_earlier_sender(tmp_path):
 
 
 def late_chunk(parcel):
-    return any(isinstance(frame, Chunk) and frame.index > 4 for frame in frames_of(parcel))
+    return any(isinstance(frame, Chunk) and frame.place > 4 for frame in frames_of(parcel))
 
 
 def test_what_waits_in_a_spool_is_taken_up_whatever_the_limits_are_now(tmp_path):
@@ -154,7 +154,7 @@ def test_a_chunk_that_the_crash_tore_is_asked_for_again(tmp_path):
     pair = both(tmp_path)
     pair.submit(LARGE)
     pair.run(
-        bend=lambda s, parcel: [] if any(isinstance(f, Chunk) and f.index > 4 for f in frames_of(parcel)) else [parcel]
+        bend=lambda s, parcel: [] if any(isinstance(f, Chunk) and f.place > 4 for f in frames_of(parcel)) else [parcel]
     )
     [part] = (tmp_path / "b" / "in" / "a").glob("*.part")
     torn = bytearray(part.read_bytes())
