@@ -29,6 +29,7 @@ from fedmesh.federation.datasets import load
 from fedmesh.federation.partition import dirichlet
 from fedmesh.mesh.gossip import Grid, Mixing, PlainMixing, Prepared, SharedMixing, deal, shared_settings
 from fedmesh.mesh.gossip.accounting import fewest_in_sum
+from fedmesh.mesh.gossip.rules import Rule
 from fedmesh.privacy import DpSettings, FileLedger, KeyedNoise, noise_multiplier
 from fedmesh.secagg import Ring
 from fedmesh.types import Examples, Float32
@@ -153,22 +154,22 @@ def mixing_of(setup: Setup, site: Site, name: str, open_ledger: Callable[[str], 
     )
 
 
-def averaged(groups: Sequence[Sequence[str]], models: Models, prepared: Inputs, mixing: Mixing, step: int) -> Models:
+def averaged(groups: Sequence[Sequence[str]], models: Models, prepared: Inputs, rule: Rule, step: int) -> Models:
     """A step of gossip in the clear: what `fedmesh.mesh.gossip.Member` comes to where no message is lost."""
     after = dict(models)
     for group in groups:
         here = [name for name in group if name in prepared]
         after |= {name: prepared[name].left_out for name in here}
-        if len(here) < fewest_in_sum(len(here), len(group), mixing.fewest):
+        if len(here) < fewest_in_sum(len(here), len(group), rule.fewest):
             continue
-        total = summed([prepared[name].vector for name in here], mixing)
-        after |= {name: mixing.mixed(total, len(here), place, step) for place, name in enumerate(here)}
+        total = summed([prepared[name].vector for name in here], rule)
+        after |= {name: rule.mixed(total, len(here), place, step) for place, name in enumerate(here)}
     return after
 
 
-def summed(vectors: Sequence[NDArray[np.int64]], mixing: Mixing) -> NDArray[np.int64]:
+def summed(vectors: Sequence[NDArray[np.int64]], rule: Rule) -> NDArray[np.int64]:
     """In the ring, lifted around zero."""
-    ring = Ring(mixing.ring_bits(len(vectors)))
+    ring = Ring(rule.ring_bits(len(vectors)))
     return ring.centre(ring.lift(np.sum(vectors, axis=0)))
 
 
@@ -187,6 +188,7 @@ def _here(setup: Setup, names: Sequence[str], step: int) -> list[str]:
 def gossip(setup: Setup, site: Site, mixings: Mapping[str, Mixing]) -> list[Point]:
     """A run; a point for each step."""
     names = sorted(site.devices)
+    rule = mixings[names[0]].rule
     models = {name: np.zeros(site.head.size, np.int64) for name in names}
     points = []
     for step in range(1, setup.steps + 1):
@@ -197,8 +199,8 @@ def gossip(setup: Setup, site: Site, mixings: Mapping[str, Mixing]) -> list[Poin
                 prepared[name] = made
         groups = deal(RUN, step, names, setup.smallest)
         before = [prepared[name].left_out if name in prepared else models[name] for name in names]
-        models = averaged(groups, models, prepared, mixings[names[0]], step)
-        summing = _summing(groups, prepared, mixings[names[0]])
+        models = averaged(groups, models, prepared, rule, step)
+        summing = _summing(groups, prepared, rule)
         found = [site.accuracy(models[name]) for name in names]
         after, shrank, theory = spread(list(models.values())), 0.0, 0.0
         if setup.mode != "shared":  # where the sums move the models as well
@@ -220,20 +222,21 @@ def expected(models: Sequence[NDArray[np.int64]], here: Sequence[bool], parts: i
     return float(((distances**2).sum() - squares + inside) / (distances**2).sum())
 
 
-def _summing(groups: Sequence[Sequence[str]], prepared: Inputs, mixing: Mixing) -> list[int]:
+def _summing(groups: Sequence[Sequence[str]], prepared: Inputs, rule: Rule) -> list[int]:
     """How many are in each sum that is made."""
     here = [(sum(name in prepared for name in group), len(group)) for group in groups]
-    return [count for count, size in here if count >= fewest_in_sum(count, size, mixing.fewest)]
+    return [count for count, size in here if count >= fewest_in_sum(count, size, rule.fewest)]
 
 
 def fedavg(setup: Setup, site: Site, mixings: Mapping[str, Mixing]) -> list[Point]:
     """One model, one server, one group; whoever comes back begins with the newest model."""
     names = sorted(site.devices)
+    rule = mixings[names[0]].rule
     model, points = np.zeros(site.head.size, np.int64), []
     for step in range(1, setup.steps + 1):
         made = [mixings[name].prepare(step, model) for name in _here(setup, names, step)]
         vectors = [prepared.vector for prepared in made if prepared is not None]
-        model = mixings[names[0]].mixed(summed(vectors, mixings[names[0]]), len(vectors), 0, step)
+        model = rule.mixed(summed(vectors, rule), len(vectors), 0, step)
         found = site.accuracy(model)
         points.append(Point(found, found, 0.0, 0.0, 0.0))
     return points

@@ -47,6 +47,7 @@ __all__ = [
     "RunStarted",
     "RunStopped",
     "StageStarted",
+    "StepAveraged",
     "StepDone",
     "SwapRefused",
     "SwapUndone",
@@ -298,6 +299,23 @@ class RoundCertified(Event):
     names: str
     is_void: bool
     epsilon: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepAveraged(Event):
+    """A step of gossip averaging is over for this member.
+
+    Attributes:
+        outcome: ``mixed``, ``left-out`` or ``unsettled``; members: in the sum that it took its part of; names: theirs,
+            with commas.
+    """
+
+    task: str
+    run: str
+    step: int
+    outcome: str
+    members: int
+    names: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,11 @@ class TrainingApp(ClientApp):
         if self._secure is not None:
             self.query("secagg")(self._steps)
 
+    @property
+    def trainer(self) -> TaskTrainer:
+        """What trains: for those who want a trained model rather than a reply (gossip averaging)."""
+        return self._trainer
+
     def train_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[RecordDict | Exception]:
         """The replies' contents of several devices that are trained together; a device that failed has an exception.
 

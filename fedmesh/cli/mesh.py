@@ -56,6 +56,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
 def _line_of(run: dict[str, Any]) -> str:
     """A run, in a line."""
+    if run.get("kind") == "gossip":
+        return _averaging_line(run)
     void = f", {run['void']} of them void" if run["void"] else ""
     results = f"{run['results']} of {run['rounds']} rounds are over{void}"
     said = {
@@ -66,3 +68,16 @@ def _line_of(run: dict[str, Any]) -> str:
         "stopped": "this member cannot take part, see the events",
     }
     return f"run {run['run'][:8]} of {run['task']}: {said.get(run['state'], run['state'])}"
+
+
+def _averaging_line(run: dict[str, Any]) -> str:
+    """One of gossip averaging."""
+    results = f"{run['results']} averages in {run['rounds']} steps"
+    said = {
+        "waiting": "what it begins with is on its way",
+        "running": f"step {run['round']} of {run['rounds']}, {run['here']} members train; {results} so far",
+        "over": results,
+        "elsewhere": "this member is not in it",
+        "stopped": "this member cannot take part, see the events",
+    }
+    return f"run {run['run'][:8]} of {run['task']}, gossip averaging: {said.get(run['state'], run['state'])}"

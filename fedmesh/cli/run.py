@@ -78,7 +78,10 @@ def start(
     chosen = starting.check_start(folder, named)["members"]  # before what takes its time
     over = parse(assignments or []) | ({} if rounds is None else {"rounds": rounds})
     made, schedule = _begun(scenario, over, len(chosen), data), Schedule(train_s, step_s, vote_s)
-    prepared = Prepared(made.task, made.kit, made.model, made.state, made.rounds, made.fewest, attempts, schedule)
+    tries = attempts if made.kind == "rounds" else 1  # a step of gossip is begun once
+    prepared = Prepared(
+        made.task, made.kit, made.model, made.state, made.rounds, made.fewest, tries, schedule, made.kind
+    )
     begun = starting.start(folder, prepared, members=chosen, again=again)
     if as_json:
         print_json(begun)
@@ -92,20 +95,24 @@ def _begun(scenario: str, over: dict[str, Any], members: int, data: Path | None)
     from fedmesh.federation import scenarios
     from fedmesh.fleet.kit import Kit
     from fedmesh.fleet.mesh_start import begin
-    from fedmesh.peer.sizes import check_blobs, check_input
+    from fedmesh.peer.sizes import check_averaged, check_blobs, check_input
 
     found = scenarios.load(scenario, over)
     with TemporaryDirectory() as folder:
         made = begin(found, run=secrets.randbits(61), members=members, folder=Path(folder), datasets_folder=data)
-    check_input(Kit.from_bytes(made.kit), members)
+    check = check_averaged if made.kind == "gossip" else check_input
+    check(Kit.from_bytes(made.kit), members)
     check_blobs(model=len(made.model), state=len(made.state))
     return made
 
 
 def _lines(begun: dict[str, Any], config: Path) -> list[str]:
-    members = begun["members"]
+    members, is_gossip = begun["members"], begun.get("kind") == "gossip"
+    how = f"{begun['quorum']} of {len(members)} have to agree on each result"
+    if is_gossip:
+        how = f"they average in groups of {begun['group']} or more, dealt anew in each step, with no aggregator"
     return [
-        f"run {begun['run']} of {begun['task']}, {begun['rounds']} rounds",
-        f"members: {', '.join(members)}; {begun['quorum']} of {len(members)} have to agree on each result",
+        f"run {begun['run']} of {begun['task']}, {begun['rounds']} {'steps' if is_gossip else 'rounds'}",
+        f"members: {', '.join(members)}; {how}",
         f"watch it with fedmesh mesh status {config}",
     ]

@@ -5,6 +5,8 @@ Opacus or Flower: the start of a process and its memory are what a small device 
 Evaluates nothing, and under differential privacy reports nothing.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from fedmesh.client.assignment import (
@@ -20,7 +22,7 @@ from fedmesh.client.lite_sgd import fit, fit_private, gradient_rows
 from fedmesh.client.randomness import batch_order
 from fedmesh.client.release import codec_of, encode, pay, train_for_sum
 from fedmesh.client.task import Task
-from fedmesh.types import Examples, Layout, Ledger
+from fedmesh.types import Examples, Float32, Layout, Ledger
 
 __all__ = ["LiteTrainer"]
 
@@ -58,7 +60,7 @@ class LiteTrainer:
                     assignment,
                     ledger,
                     update=lambda: self._plain(assignment, examples).delta,
-                    gradients=lambda: gradient_rows(self.head, assignment.weights, examples),
+                    gradients=lambda: self.rows(assignment, examples),
                 )
         codec = codec_of(self.task, self.layout, assignment)
         return encode(self.task, codec, assignment, self.fit(assignment, examples, ledger=ledger))
@@ -71,6 +73,10 @@ class LiteTrainer:
                 return self._plain(assignment, examples)
             noise = pay(self.task, assignment, ledger)
             return fit_private(self.task, self.head, assignment.weights, examples, noise)
+
+    def rows(self, assignment: Assignment, examples: Examples) -> Iterator[Float32]:
+        """The gradient of each example at the assignment's weights, rows [b, P] at a time; nothing is paid."""
+        yield from gradient_rows(self.head, assignment.weights, examples)
 
     def _plain(self, assignment: Assignment, examples: Examples) -> Fitted:
         order = batch_order(self.task, assignment.round, assignment.device)

@@ -71,7 +71,7 @@ class Trainer:
                 assignment,
                 ledger,
                 update=lambda: self._plain(assignment, examples).delta,
-                gradients=lambda: self._example_rows(assignment, examples),
+                gradients=lambda: self.rows(assignment, examples),
             )
         codec = codec_of(self.task, self.layout, assignment)
         return encode(self.task, codec, assignment, self.fit(assignment, examples, ledger=ledger))
@@ -93,7 +93,11 @@ class Trainer:
         order = batch_order(self.task, assignment.round, assignment.device)
         return self._sgd.fit(assignment.weights, examples, order)
 
-    def _example_rows(self, assignment: Assignment, examples: Examples) -> Iterator[Float32]:
+    def rows(self, assignment: Assignment, examples: Examples) -> Iterator[Float32]:
+        """The gradient of each example at the assignment's weights, rows [b, P] at a time; nothing is paid.
+
+        Of a task with noise in the sum for its examples, and no other.
+        """
         assert self._gradients is not None
         self.parameters.load(assignment.weights)
         for rows in self._gradients.rows(torch.from_numpy(examples.x), torch.from_numpy(examples.y)):

@@ -6,6 +6,7 @@ from typing import Any
 from fedmesh.client.task import Task
 from fedmesh.coordinator.groups import group_sizes, largest_group
 from fedmesh.errors import ConfigError
+from fedmesh.federation.averaging import NEEDS, is_averaging, summed_in_groups
 from fedmesh.federation.directory import PublicStart
 from fedmesh.federation.scenario import PrivacySection, Scenario
 from fedmesh.plugins import STRATEGIES, load
@@ -27,6 +28,8 @@ def make_task(
     `head`: the model's last layer (`fedmesh.quantization.head_of`), where the scenario plans lite devices.
     """
     client, delta, quantization = scenario.client, scenario.delta, scenario.quantization
+    size = start.weights.size
+    summed = summed_in_groups(scenario, size) if is_averaging(scenario) else _sum_settings(scenario, size)
     return Task(
         name=scenario.name,
         model=scenario.model.name,
@@ -46,7 +49,7 @@ def make_task(
         momentum=client.momentum,
         batching=client.batching,
         dp=_dp_settings(scenario.privacy, scenario.rounds),
-        summed=_sum_settings(scenario, start.weights.size),
+        summed=summed,
         keyed_noise_seed=scenario.seed,
         secure_aggregation=scenario.secure_aggregation.enabled,
         weight_cap=_weight_cap(scenario),
@@ -55,8 +58,8 @@ def make_task(
     )
 
 
-def make_strategy(scenario: Scenario, layout: Layout, task: Task) -> Any:
-    """The scenario's strategy, built by its entry point.
+def make_strategy(scenario: Scenario, layout: Layout, task: Task, *, in_groups: bool = False) -> Any:
+    """The scenario's strategy, built by its entry point; `in_groups`: one without an aggregator is welcome.
 
     Raises:
         ConfigError: there is none of that name, it refuses its settings, or `check_needs` refuses it.
@@ -79,7 +82,8 @@ def make_strategy(scenario: Scenario, layout: Layout, task: Task) -> Any:
             f"strategy.options has {', '.join(twice)}, which the scenario has a key of its own for: use that"
         )
     strategy = load(STRATEGIES, section.name)(**settings, **section.options)
-    check_needs(strategy, section.name, only_sums=scenario.secure_aggregation.enabled)
+    if not (in_groups and getattr(strategy, "needs", None) == NEEDS):
+        check_needs(strategy, section.name, only_sums=scenario.secure_aggregation.enabled)
     return strategy
 
 
@@ -91,9 +95,14 @@ def check_needs(strategy: object, name: str, *, only_sums: bool) -> None:
         only_sums: secure aggregation is on: no update is ever seen by itself.
 
     Raises:
-        ConfigError: the strategy does not say what it needs, or needs what there is not.
+        ConfigError: the strategy does not say what it needs, or needs what there is not; or it has no aggregator.
     """
     needs = getattr(strategy, "needs", None)
+    if needs == NEEDS:
+        raise ConfigError(
+            f"the strategy {name!r} has no aggregator, and this would be one: start it among the members of a mesh, "
+            "fedmesh run start SCENARIO --mesh, or simulate it"
+        )
     if needs not in ("sum", "each"):
         raise ConfigError(
             f"the strategy {name!r} says needs = {needs!r}: set it to 'sum' if the rule is content with the sum of all "

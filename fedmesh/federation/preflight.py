@@ -30,10 +30,10 @@ def check_plugins(scenario: Scenario) -> None:
         find(FEATURES, scenario.features.name)
 
 
-def check_fit(scenario: Scenario, data: FederatedData, *, devices: int | None = None) -> None:
+def check_fit(scenario: Scenario, data: FederatedData, *, devices: int | None = None, in_groups: bool = False) -> None:
     """Builds the features, the model and the strategy once, and shows the model an example.
 
-    `devices`: how many there are to be; None: as many as `data` has.
+    `devices`: how many there are to be; None: as many as `data` has. `in_groups`: as for `make_strategy`.
 
     Raises:
         ConfigError: one of them refuses its options, the model does not turn an example into a logit for each class,
@@ -61,4 +61,4 @@ def check_fit(scenario: Scenario, data: FederatedData, *, devices: int | None = 
     if scenario.client.lite_fraction:
         head_of(prepare(model, torch.from_numpy(example), scales=scenario.quantization.scales))
     task = make_task(scenario, PublicStart(np.zeros(size, np.float32), {}), shape, classes)
-    make_strategy(scenario, _ANY_LAYOUT, task)
+    make_strategy(scenario, _ANY_LAYOUT, task, in_groups=in_groups)

@@ -7,7 +7,12 @@ strategy of the scenario. Jobs, by ``what`` in the head; ``round`` is in each:
     prepare   model, state      -> {model, scales: the hashes that a session names; affords}
     step      one message       -> one message of secure aggregation; ``step`` in the head says which
     apply     sum, int64 [n]    -> {epsilon}; the new model and state. ``weight`` in the head
-    deliver   model             -> figures of the signed version; survivors, epsilon and ``last`` in the head
+    deliver   model             -> figures of the signed version; survivors, epsilon and ``last`` in the head, or
+                                   ``averaged``: epsilon is then that of who was in every step so far
+
+In a run of gossip averaging, where ``round`` is a step:
+
+    average   model on the grid -> {pays}; the input of a sum, and the model if it is in none (`fleet.mesh_averaging`)
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +36,7 @@ from fedmesh.federation.plan import make_strategy
 from fedmesh.federation.scenario import Scenario
 from fedmesh.federation.sums import sums_of
 from fedmesh.fleet.child import Beyond, check_size, is_memory, main, watched, why_not
+from fedmesh.fleet.mesh_averaging import averaged
 from fedmesh.fleet.mesh_delivery import Delivery, deliver
 from fedmesh.fleet.result import epsilon_after
 from fedmesh.fleet.sources import Source
@@ -135,6 +141,8 @@ class MeshBench:
                 return self._step(self._of(number), Order(head["step"], **_named(head["step"], buffers)), state)
             case "apply":
                 return self._applied(self._of(number), buffers[0], head["weight"]), state, ""
+            case "average":
+                return self._averaged(number, buffers[0]), state, ""
             case "deliver":
                 return self._delivered(head, buffers[0]), state, ""
         raise DecodeError(f"there is no job {head['what']!r:.40}")
@@ -189,10 +197,16 @@ class MeshBench:
         facts = {"epsilon": epsilon_after(self._task, prepared.number)}
         return Envelope(dumps(facts), cast("tuple[Buffer, ...]", (model, snapshot(fresh.strategy))))
 
+    def _averaged(self, step: int, codes: bytes) -> Envelope:
+        check_size(self._config.limits, self._task, len(codes) // 8, self._source)
+        scenario, task = self._scenario, self._task
+        return averaged(step, codes, scenario, task, app=self._app, examples=self._source(0), home=self._home)
+
     def _delivered(self, head: Mapping[str, Any], model: bytes) -> Envelope:
         assert self._config.publish is not None
+        epsilon = epsilon_after(self._task, head["round"]) if head.get("averaged") else head["epsilon"]
         verdict = deliver(
-            Delivery(self._run, head["round"], head["survivors"], head["epsilon"], model, head["last"]),
+            Delivery(self._run, head["round"], head["survivors"], epsilon, model, head["last"]),
             scenario=self._scenario,
             task=self._task,
             layout=self._layout,

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fedmesh.client.averaging import AveragingTerms
 from fedmesh.coordinator.groups import SMALLEST_GROUP
 from fedmesh.coordinator.snapshot import snapshot
 from fedmesh.errors import ConfigError
 from fedmesh.federation import datasets
+from fedmesh.federation.averaging import is_averaging
 from fedmesh.federation.datasets.public import public_part
 from fedmesh.federation.featuring import FILE, featured
 from fedmesh.federation.plan import make_strategy, make_task, smallest_sum
@@ -19,6 +21,7 @@ from fedmesh.federation.preflight import check_fit, check_plugins
 from fedmesh.federation.scenario import FailuresSection, Scenario
 from fedmesh.federation.start import make_start
 from fedmesh.fleet.kit import Kit
+from fedmesh.mesh.rounds.charter import Kind
 from fedmesh.quantization import arrays_of
 from fedmesh.types import Layout
 from fedmesh.wire import dumps
@@ -32,7 +35,8 @@ class Begun:
 
     Attributes:
         task: its name. kit: `Kit.to_bytes`. model: float32 [P], little-endian. state: of the strategy.
-        rounds: of the run. fewest: inputs that a sum takes, at least.
+        rounds: of the run. fewest: inputs that a sum takes, at least; of gossip averaging, the smallest group.
+        kind: as in a `Charter`.
     """
 
     task: str
@@ -41,6 +45,7 @@ class Begun:
     state: bytes
     rounds: int
     fewest: int
+    kind: Kind = "rounds"
 
 
 def begin(scenario: Scenario, *, run: int, members: int, folder: Path, datasets_folder: Path | None = None) -> Begun:
@@ -61,16 +66,23 @@ def begin(scenario: Scenario, *, run: int, members: int, folder: Path, datasets_
     _check(scenario)
     check_plugins(scenario)
     data = public_part(datasets.load(scenario.data.name, datasets_folder), scenario)
-    check_fit(scenario, data, devices=members)
+    in_groups = is_averaging(scenario)
+    check_fit(scenario, data, devices=members, in_groups=in_groups)
     data = featured(data, scenario, folder)
     model, start = make_start(scenario, data.public, len(data.classes))
     task = make_task(scenario, start, data.public.x.shape[1:], len(data.classes)).as_deployed().of_run(run)
     layout = Layout.of(arrays_of(model))
-    strategy = make_strategy(scenario, layout, task)
+    strategy = make_strategy(scenario, layout, task, in_groups=in_groups)
+    if in_groups:
+        scenario = scenario.overridden({"strategy.options": strategy.options(start.weights)}, source="its strategy")
     features = (folder / FILE).read_bytes() if scenario.features.name else b""
     kit = Kit(scenario.client.name, scenario.model_dump(mode="json"), dumps(task.to_plain()), features, layout)
     fewest = max(SMALLEST_GROUP, scenario.strategy.quorum, smallest_sum(scenario))
     weights = np.ascontiguousarray(start.weights, "<f4").tobytes()
+    if in_groups:
+        terms = AveragingTerms.of(scenario.strategy.options)
+        terms.start(start.weights)
+        return Begun(task.name, kit.to_bytes(), weights, weights, scenario.rounds, terms.group, "gossip")
     return Begun(task.name, kit.to_bytes(), weights, snapshot(strategy), scenario.rounds, fewest)
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fedmesh.client.policy import refusal
+from fedmesh.client.policy import floor_of, refusal
 from fedmesh.configuration import PeerConfig
 from fedmesh.errors import ConfigError, DecodeError
 from fedmesh.events import EventSink, InstructionRefused, ModelChecked, ignore
@@ -20,11 +20,12 @@ from fedmesh.fleet.readiness import Readiness
 from fedmesh.fleet.training import IDLE_S, Training
 from fedmesh.identity import Membership
 from fedmesh.mesh.rounds import Certificate, Charter, Result
+from fedmesh.peer.averaging import Averager, check_groups, terms_of
 from fedmesh.peer.delivering import Delivered, Delivering
 from fedmesh.peer.learning import Blobs
 from fedmesh.peer.round_record import Shelf
 from fedmesh.peer.sessions import Crew, MeshSessions
-from fedmesh.peer.sizes import check_input
+from fedmesh.peer.sizes import check_averaged, check_input
 from fedmesh.peer.workshop import Workshop
 from fedmesh.secagg import Identity, Roster
 
@@ -66,6 +67,7 @@ class Learner:
         self._readiness = Readiness(config.eligibility)
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[bytes, MeshSessions] = {}
+        self._averagers: list[Averager] = []
         self._delivering: dict[bytes, Delivering] = {}
         self._resting = "not looked at yet"
         self._changed: list[Callable[[], None]] = []
@@ -86,13 +88,9 @@ class Learner:
         """This device's part in a run. Raises: ConfigError: it declines the run."""
         try:
             kit = Kit.from_bytes(scenario)
-            task = kit.read_task()
+            self._check_task(charter, kit)
         except DecodeError as error:
             raise ConfigError(f"the run of {charter.task!r} cannot be read: {error}") from error
-        if task.name != charter.task:
-            raise ConfigError(f"the run of {charter.task!r} is about the task {task.name!r}")
-        if why := refusal(self._config, kit.client, task):
-            raise ConfigError(f"the operator's tables do not allow the run of {charter.task!r}: {why}")
         check_input(kit, len(charter.members), self._config.limits.message_mb)
         membership = self._membership
         crew = Crew(Identity(membership.signing_key()), Roster(membership.roster.keys))
@@ -102,7 +100,7 @@ class Learner:
             kit,
             crew,
             blobs=blobs,
-            workshop=Workshop(self._training(charter, kit), timeout_s=2 * charter.schedule.train_s),
+            workshop=self._workshop(charter, kit),
             shelf=Shelf(folder),
             why_not=lambda: self._resting,
             answered=answered,
@@ -120,6 +118,21 @@ class Learner:
         )
         self._changed.append(changed)
         return sessions
+
+    def averaging(self, charter: Charter, *, scenario: bytes, changed: Callable[[], None]) -> Averager:
+        """This device's part in a run of gossip averaging. Raises: ConfigError: it declines the run."""
+        try:
+            kit, terms = terms_of(charter, scenario)
+            self._check_task(charter, kit)
+        except DecodeError as error:
+            raise ConfigError(f"the run of {charter.task!r} cannot be read: {error}") from error
+        floor = floor_of(self._config, None)
+        check_groups(charter, floor)
+        found = Averager(self._config, kit, terms, floor, self._workshop(charter, kit), lambda: self._resting)
+        check_averaged(kit, len(charter.members), self._config.limits.message_mb)
+        self._averagers.append(found)
+        self._changed.append(changed)
+        return found
 
     def certified(self, charter: Charter, certificate: Certificate, blobs: Blobs) -> None:  # noqa: ARG002
         """A round is over: its model is delivered, where this member has a repository of models.
@@ -153,6 +166,19 @@ class Learner:
             await delivering.aclose()
         for sessions in self._sessions.values():
             await sessions.aclose()
+        for averager in self._averagers:
+            await averager.aclose()
+
+    def _check_task(self, charter: Charter, kit: Kit) -> None:
+        """Raises: ConfigError: the task is another one, or the operator's tables do not allow it. DecodeError."""
+        task = kit.read_task()
+        if task.name != charter.task:
+            raise ConfigError(f"the run of {charter.task!r} is about the task {task.name!r}")
+        if why := refusal(self._config, kit.client, task):
+            raise ConfigError(f"the operator's tables do not allow the run of {charter.task!r}: {why}")
+
+    def _workshop(self, charter: Charter, kit: Kit) -> Workshop:
+        return Workshop(self._training(charter, kit), timeout_s=2 * charter.schedule.train_s)
 
     def _training(self, charter: Charter, kit: Kit) -> Training:
         limits = self._config.limits

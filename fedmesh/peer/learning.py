@@ -4,14 +4,20 @@ The runs (`fedmesh.peer.runs`) carry messages, keep what was decided and fetch w
 and how secure aggregation sums it up, is behind `Learning`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fedmesh.mesh.rounds import Certificate, Charter, Result, Schedule, Sessions
+from fedmesh.mesh.rounds.charter import Kind
+from fedmesh.secagg import Policy
 
-__all__ = ["Blobs", "Learning", "Part", "Prepared"]
+if TYPE_CHECKING:
+    from fedmesh.mesh.gossip import Codes, Rule
+    from fedmesh.mesh.gossip import Prepared as Input
+
+__all__ = ["Averaging", "Blobs", "Learning", "Part", "Prepared"]
 
 
 class Blobs(Protocol):
@@ -35,7 +41,7 @@ class Prepared:
     Attributes:
         task: what is learned. scenario: as every member reads it.
         model, state: what round 1 begins with: the model, and the strategy's state.
-        rounds, fewest, attempts, schedule: as in a `Charter`.
+        rounds, fewest, attempts, schedule, kind: as in a `Charter`.
     """
 
     task: str
@@ -46,6 +52,7 @@ class Prepared:
     fewest: int
     attempts: int
     schedule: Schedule
+    kind: Kind = "rounds"
 
 
 class Part(Sessions, Protocol):
@@ -53,6 +60,46 @@ class Part(Sessions, Protocol):
 
     def begin(self, before: Result) -> None:
         """The round behind `before` begins: model and state that this names are here. It may be told more than once."""
+        ...
+
+
+class Averaging(Protocol):
+    """A device's part in a run of gossip averaging."""
+
+    @property
+    def rule(self) -> "Rule":
+        """Of the sums of groups."""
+        ...
+
+    @property
+    def floor(self) -> Policy:
+        """What the operator insists on in a session."""
+        ...
+
+    @property
+    def publishes(self) -> bool:
+        """Whether this member signs models."""
+        ...
+
+    @property
+    def resting(self) -> Callable[[], str]:
+        """Says why the device does not train now; empty: it does."""
+        ...
+
+    def start(self, weights: bytes) -> "Codes":
+        """The model that the run begins with, from float32 [P], little-endian. Raises: ConfigError: it is none."""
+        ...
+
+    async def prepare(self, step: int, codes: "Codes") -> "Input | None":
+        """Pays and trains; None: it cannot pay. Raises: RoundError: it came to nothing."""
+        ...
+
+    async def deliver(self, step: int, codes: "Codes", *, survivors: int, last: bool) -> Mapping[str, float]:
+        """Has the model of a step signed here; its figures. Raises: RoundError: it was not."""
+        ...
+
+    async def aclose(self) -> None:
+        """Nothing is asked of it any more."""
         ...
 
 
@@ -82,6 +129,10 @@ class Learning(Protocol):
         Raises:
             ConfigError: this device declines the run; it then votes, and does not train.
         """
+        ...
+
+    def averaging(self, charter: Charter, *, scenario: bytes, changed: Callable[[], None]) -> Averaging:
+        """This device's part in a run of gossip averaging. As `sessions`, but on the event loop: it is quick."""
         ...
 
     def certified(self, charter: Charter, certificate: Certificate, blobs: Blobs) -> None:

@@ -7,7 +7,7 @@ that is over stays here to tell late ones what they missed; it is due never more
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,11 @@ class Run:
     def is_live(self) -> bool:
         """Whether this node takes part in it, and it goes on."""
         return self.member is not None and not self.is_over
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What was refused, by reason."""
+        return {} if self.member is None else self.member.counts
 
     @property
     def named(self) -> set[bytes]:

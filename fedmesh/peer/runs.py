@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fedmesh.errors import ChainError, ConfigError, DecodeError
 from fedmesh.events import EventSink, Notice, ignore
@@ -44,6 +44,30 @@ _MOST_ENDED = 4096
 _LOOK_S = 5.0
 _PACKET = 3
 _HEAD = 2 + 32
+
+
+class AnyRun(Protocol):
+    """A run on this node, by whichever rules: `fedmesh.peer.run.Run` says what each is."""
+
+    charter: Charter
+    begun: float
+
+    @property
+    def is_member(self) -> bool: ...
+    @property
+    def is_over(self) -> bool: ...
+    @property
+    def is_live(self) -> bool: ...
+    @property
+    def named(self) -> set[bytes]: ...
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+    @property
+    def status(self) -> dict[str, Any]: ...
+    def begin(self) -> None: ...
+    def received(self, sender: PeerId, data: bytes) -> None: ...
+    def alive_changed(self) -> None: ...
+    async def aclose(self) -> None: ...
 
 
 class Runs:
@@ -100,7 +124,7 @@ class Runs:
             certified=self._sweep,
             events=events,
         )
-        self.all: dict[bytes, Run] = {}
+        self.all: dict[bytes, AnyRun] = {}
         self._take_up()
 
     @property
@@ -108,12 +132,11 @@ class Runs:
         """What was refused or lost of charters and packets, by reason."""
         total = Counter(self._counts) + Counter(self.gossip.counts) + Counter(self._packets.counts)
         for run in self.all.values():
-            if run.member is not None:
-                total += run.member.counts
+            total += Counter(run.counts)
         return total
 
     @property
-    def newest(self) -> Run | None:
+    def newest(self) -> AnyRun | None:
         """The run that was begun last, of those that go on here."""
         return next((run for run in reversed(self.all.values()) if run.is_live), None)
 
@@ -233,8 +256,15 @@ class Runs:
         except OSError as error:
             raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from error
         write_atomically(folder / CHARTER, charter.raw)
-        run = self.all[charter.hash] = Run(charter, folder, self._means)
+        run = self.all[charter.hash] = self._made(charter, folder)
         run.begin()
+
+    def _made(self, charter: Charter, folder: Path) -> AnyRun:
+        if charter.kind == "rounds":
+            return Run(charter, folder, self._means)
+        from fedmesh.peer.averaging_run import AveragingRun  # where one is: it takes memory
+
+        return AveragingRun(charter, folder, self._means)
 
     def _has_made_room(self) -> bool:
         """Removes the oldest run that is over, or else the oldest that is others'."""
@@ -270,5 +300,5 @@ class Runs:
             except DecodeError as error:
                 raise ConfigError(f"{path} is damaged: remove the folder of this run; it takes no part") from error
             if charter.hash not in ended:  # else it was killed while it removed it
-                self.all[charter.hash] = Run(charter, path.parent, self._means)
+                self.all[charter.hash] = self._made(charter, path.parent)
                 self.gossip.put(charter)

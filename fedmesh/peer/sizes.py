@@ -1,12 +1,14 @@
 """Whether what a run is about fits a mesh: its inputs into a message, model and state into what members fetch."""
 
+from fedmesh.client.averaging import AveragingTerms, rule_of
 from fedmesh.errors import ConfigError
 from fedmesh.federation.sums import sums_of
 from fedmesh.fleet.kit import Kit
+from fedmesh.mesh.gossip import group_sizes
 from fedmesh.peer.blobs import MAX_BLOB_BYTES
 from fedmesh.peer.limits import LEAST_BYTES, MOST_MB
 
-__all__ = ["check_blobs", "check_input", "input_bytes"]
+__all__ = ["check_averaged", "check_blobs", "check_input", "input_bytes"]
 
 _ROOM = 1 << 20  # what an input or a sum has beside its elements: names, keys, commitments
 
@@ -27,6 +29,19 @@ def check_input(kit: Kit, members: int, message_mb: int = MOST_MB) -> None:
         f"an input of this run has {_mb(wanted)} ({kit.layout.size:,} parameters at {bits} bits, {members} members), a "
         f"message {most} MB at most: " + ("raise [limits] message_mb" if most < MOST_MB else advice)
     )
+
+
+def check_averaged(kit: Kit, members: int, message_mb: int = MOST_MB) -> None:
+    """The same for a run of gossip averaging, whose sums are of whole models, among a group."""
+    terms = AveragingTerms.of(kit.scenario["strategy"]["options"])
+    rule, group = rule_of(kit.read_task(), terms.grid, kit.layout.size), max(group_sizes(members, terms.group))
+    bits, most = rule.ring_bits(group), min(message_mb, MOST_MB)
+    wanted = (rule.length + 1) * bits // 8 + _ROOM
+    if wanted > max(most << 20, LEAST_BYTES):
+        raise ConfigError(
+            f"a sum of this run has {_mb(wanted)} ({rule.length:,} numbers of {bits} bits), a message {most} MB at "
+            "most: " + ("raise [limits] message_mb" if most < MOST_MB else "take a smaller model")
+        )
 
 
 def check_blobs(*, model: int, state: int) -> None:

@@ -7,7 +7,7 @@ same: it is signed under the node's name.
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmesh.errors import ConfigError
 from fedmesh.identity import Membership
@@ -20,6 +20,9 @@ from fedmesh.peer.learning import Prepared
 from fedmesh.peer.runs import BLOBS, RIGHT, Runs
 from fedmesh.peer.status import ask
 from fedmesh.secagg import Identity
+
+if TYPE_CHECKING:
+    from fedmesh.mesh.rounds.charter import Kind
 
 __all__ = ["Starting", "check_start", "start"]
 
@@ -38,6 +41,8 @@ def check_start(folder: Path, members: Sequence[str] | None) -> dict[str, Any]:
 def start(folder: Path, prepared: Prepared, *, members: Sequence[str] | None, again: bool) -> dict[str, Any]:
     """Has the node with this folder start a run: ``run``, ``task``, ``members``, ``quorum`` and ``rounds`` of it.
 
+    Of gossip averaging ``kind`` and ``group`` as well, the smallest.
+
     Args:
         members: who takes part; None: all that are alive.
         again: also when one of this task is under way.
@@ -55,6 +60,7 @@ def start(folder: Path, prepared: Prepared, *, members: Sequence[str] | None, ag
         rounds=prepared.rounds,
         fewest=prepared.fewest,
         attempts=prepared.attempts,
+        kind=prepared.kind,
         schedule=[schedule.train_s, schedule.step_s, schedule.vote_s],
         members=None if members is None else list(members),
         again=again,
@@ -92,7 +98,8 @@ class Starting:
             raise ConfigError(f"what the run begins with is not in {BLOBS}: {missing[0].hex()}")
         self._runs.begin(charter)
         facts = {"run": charter.run.hex(), "task": charter.task, "members": members}
-        return {**facts, "quorum": charter.quorum, "rounds": charter.rounds}
+        more = {"kind": charter.kind, "group": charter.fewest} if charter.kind == "gossip" else {}
+        return {**facts, "quorum": charter.quorum, "rounds": charter.rounds, **more}
 
     @property
     def _blobs(self) -> BlobStore:
@@ -133,6 +140,7 @@ class Starting:
                 pass
             case _:
                 raise ConfigError("what is asked for is no run")
+        kind: Kind = "gossip" if asked.get("kind") == "gossip" else "rounds"
         own = self._membership.name
         keys = {name: key for name in members if (key := self._keys(name)) is not None}
         if fewest > len(members):
@@ -142,7 +150,7 @@ class Starting:
             )
         plain = Charter(
             own.mesh, task, secrets.token_bytes(16), _digest(scenario), keys, rounds, quorum_for(len(keys)),
-            fewest, attempts, _digest(model), _digest(state), Schedule(*times), own.id,
+            fewest, attempts, _digest(model), _digest(state), Schedule(*times), own.id, kind=kind,
         )  # fmt: skip
         return sign_charter(plain, Identity(self._membership.signing_key()))
 

@@ -80,6 +80,23 @@ class Workshop:
             raise RoundError("the sum was applied, and what came of it is no model and state")
         return Applied(bytes(outcome.reply[1]), bytes(outcome.reply[2]), meta["epsilon"])
 
+    async def average(self, step: int, codes: bytes) -> tuple[bytes, bytes] | None:
+        """Input of a step of gossip averaging, and the model if it is in no sum; None: this device cannot pay.
+
+        Args:
+            step: of the run. codes: the model, int64 [P], little-endian, as is what comes back.
+
+        Raises:
+            RoundError: it came to nothing.
+        """
+        async with self._turn:
+            outcome = await self._exchanged({"what": "average", "round": step}, b"", codes)
+        if not _meta(outcome)["pays"]:
+            return None
+        if len(outcome.reply) != 3:
+            raise RoundError("a step was trained, and what came of it is no input and model")
+        return bytes(outcome.reply[1]), bytes(outcome.reply[2])
+
     async def deliver(self, number: int, model: bytes, **facts: Any) -> dict[str, float]:
         """Figures of the version that was signed; see `fedmesh.fleet.mesh_delivery`. Raises: RoundError: none was."""
         async with self._turn:

@@ -16,8 +16,10 @@ from flwr.app import ArrayRecord
 from fedmesh.client.identities import AGGREGATOR, create_identities, device_name, open_identity
 from fedmesh.client.task import Task
 from fedmesh.coordinator import Coordinator, Journal, RoundRecord, ScriptFactory
+from fedmesh.errors import ConfigError
 from fedmesh.events import EventSink, ModelChecked, RunFinished, RunStarted, StepDone, ignore
 from fedmesh.federation import datasets, outcome
+from fedmesh.federation.averaging import is_averaging
 from fedmesh.federation.datasets import FederatedData
 from fedmesh.federation.directory import PublicStart, RunDirectory, data_digest
 from fedmesh.federation.featuring import featured
@@ -35,6 +37,7 @@ from fedmesh.flower.grid import FleetGrid
 from fedmesh.flower.identity import partition_of
 from fedmesh.flower.logs import quiet_flower
 from fedmesh.quantization import arrays_of, head_of
+from fedmesh.simulation.averaging import Averagers, check_simulated
 from fedmesh.simulation.engine import ClientSpec, WorkerFleet
 from fedmesh.simulation.faults import FaultyFleet
 from fedmesh.simulation.shared import SharedExamples
@@ -44,6 +47,9 @@ from fedmesh.simulation.zygote import Borrowed, Launcher, Zygote, preload_of
 from fedmesh.types import Float32, Layout
 
 __all__ = ["resume", "simulate"]
+
+Trained = tuple[tuple[RoundRecord, ...], Float32]
+"""Every round's record, and the last weights."""
 
 _FAILED, _FAILED_ON_PURPOSE = 3, 20
 """Failed rounds in a row that end a run. Where devices fail on purpose, rounds are meant to be lost now and then."""
@@ -92,6 +98,11 @@ def resume(
 ) -> dict[str, Any]:
     """Goes on with the run in `out` behind its last committed round; returns and raises as `simulate`."""
     directory = RunDirectory.open(out)
+    if is_averaging(directory.scenario):
+        raise ConfigError(
+            "a simulation of gossip averaging is not gone on with: what each of its members had is not kept. Start it "
+            "anew, in another directory"
+        )
 
     def found(digest: str) -> RunDirectory:
         directory.check_data(digest)
@@ -138,11 +149,19 @@ def _run(
         stack.enter_context(quiet_flower())
         with _timed(f"data: {scenario.data.name}", events):
             data = _load(scenario, data_dir)
-            check_fit(scenario, data)  # before the run directory: a scenario that cannot run leaves none to resume
+            in_groups = is_averaging(scenario)
+            if in_groups:
+                check_simulated(scenario, len(data.devices))
+            check_fit(
+                scenario, data, in_groups=in_groups
+            )  # before the run directory: a scenario that cannot run leaves none to resume
             directory = directory_for(data_digest(data))
             data = featured(data, scenario, directory.path)
         with _timed("public start", events):
             federation = _prepare(scenario, directory, data)
+        if in_groups:
+            trained, more = _average(federation, events)
+            return _finished(federation, trained, begun, events, more)
         journal = stack.enter_context(Journal(directory.journal))
         fleet = WorkerFleet(
             _client(federation),
@@ -151,12 +170,37 @@ def _run(
             launcher=launcher,
         )
         stack.callback(fleet.close)
-        records, weights = _train(federation, FaultyFleet(fleet, scenario.failures, scenario.seed), journal, events)
+        trained = _train(federation, FaultyFleet(fleet, scenario.failures, scenario.seed), journal, events)
+    return _finished(federation, trained, begun, events, {})
+
+
+def _finished(
+    federation: _Federation, trained: Trained, begun: float, events: EventSink, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The figures, written down; `more`: tables besides those of every result."""
     with _timed("final model and figures", events):
-        result: dict[str, Any] = outcome.without_nan(_conclude(federation, records, weights, time.monotonic() - begun))
-        directory.save_result(result)
+        found = _conclude(federation, *trained, time.monotonic() - begun)
+        result: dict[str, Any] = outcome.without_nan({**found, **more})
+        federation.directory.save_result(result)
     events(RunFinished(result["seconds"]))
     return result
+
+
+def _average(federation: _Federation, events: EventSink) -> tuple[Trained, dict[str, Any]]:
+    """All steps of gossip averaging, in this process: records and the mean of the members' models; its own tables."""
+    scenario, start = federation.scenario, federation.start.weights
+    strategy = make_strategy(scenario, federation.layout, federation.task, in_groups=True)
+    averagers = Averagers(
+        scenario,
+        federation.task,
+        federation.directory,
+        options=strategy.options(start),
+        start=start,
+        devices=federation.data.devices,
+    )
+    trained = averagers.train(lambda number, mean: _figures(federation, number, mean, events), events)
+    gossip = averagers.describe(lambda own: federation.judge.float32(own).accuracy)
+    return trained, {"gossip": gossip}
 
 
 def _load(scenario: Scenario, data_dir: Path | None) -> FederatedData:
@@ -179,9 +223,7 @@ def _prepare(scenario: Scenario, directory: RunDirectory, data: FederatedData) -
     return _Federation(scenario, directory, data, start, task, layout, judge, backbones, lite)
 
 
-def _train(
-    federation: _Federation, fleet: Fleet, journal: Journal, events: EventSink
-) -> tuple[tuple[RoundRecord, ...], Float32]:
+def _train(federation: _Federation, fleet: Fleet, journal: Journal, events: EventSink) -> Trained:
     """All rounds that are not in the journal yet; every round's record, and the last weights."""
     scenario = federation.scenario
     strategy = make_strategy(scenario, federation.layout, federation.task)
@@ -247,7 +289,11 @@ def _evaluate(
     federation: _Federation, number: int, arrays: ArrayRecord, events: EventSink
 ) -> Mapping[str, float | None]:
     """The figures of a round, from its int8 model on held-out examples and from the devices' ledgers."""
-    verdict = federation.judge.int8(_weights(federation, arrays))
+    return _figures(federation, number, _weights(federation, arrays), events)
+
+
+def _figures(federation: _Federation, number: int, weights: Float32, events: EventSink) -> Mapping[str, float | None]:
+    verdict = federation.judge.int8(weights)
     events(ModelChecked(number, verdict.agreement, verdict.max_abs_logit_difference))
     spent = _epsilons(federation)
     epsilon = max(spent.values(), default=0.0) if federation.task.budget else None

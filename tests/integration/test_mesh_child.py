@@ -10,6 +10,7 @@ import pytest
 from mesh_nodes import Nodes
 from small_runs import small_digits
 
+from fedmesh.client.averaging import AveragingTerms, rule_of
 from fedmesh.client.enrolling import begin_enrolment
 from fedmesh.configuration.section import read_tables
 from fedmesh.errors import RoundError
@@ -20,6 +21,7 @@ from fedmesh.fleet.mesh_start import begin
 from fedmesh.fleet.training import Training
 from fedmesh.peer.workshop import Workshop
 from fedmesh.privacy import loss
+from fedmesh.privacy.ledger_file import read_ledger
 from fedmesh.secagg import Aggregator, Identity, Roster
 from fedmesh.secagg.messages import Kind, read
 
@@ -30,13 +32,13 @@ OTHER = bytes(32)
 class Shop:
     """A member's process, and what its run begins with; the other members are only on the roster."""
 
-    def __init__(self, folder, **limits):
+    def __init__(self, folder, *, scenario=None, **limits):
         nodes = Nodes(folder, *NAMES[1:])
         token = nodes.mesh.issuer.token("anna", nodes.mesh.begun, ttl_s=1e6)
         enrolment, hello = begin_enrolment(folder / "anna", token), nodes.mesh.issuer.hello()
         reply = nodes.mesh.issuer.handle(enrolment.request(token.secret, hello.nonce), None, hello.nonce, time.time())
         self.membership = enrolment.finish(reply, time.time())
-        self.begun = begin(small_digits(rounds=2), run=7, members=4, folder=folder)
+        self.begun = begin(scenario or small_digits(rounds=2), run=7, members=4, folder=folder)
         self.kit = Kit.from_bytes(self.begun.kit)
         self.task = self.kit.read_task()
         wanted = "\n".join(f"{key} = {value}" for key, value in limits.items())
@@ -135,5 +137,34 @@ def test_more_than_the_operator_lends_is_not_begun(tmp_path):
     try:
         with pytest.raises(RoundError, match="limits"):
             asyncio.run(made.prepared())
+    finally:
+        made.shop.close()
+
+
+def averaging(folder, **overrides):
+    settings = {"strategy__name": "gossip", "strategy__options": {"group": 4}, **overrides}
+    return Shop(folder, scenario=small_digits(rounds=2, **settings))
+
+
+@pytest.mark.parametrize("mode", [pytest.param("local", marks=pytest.mark.exhaustive), "shared"])
+def test_a_step_of_averaging_is_paid_for_and_trained_here(tmp_path, mode):
+    made = averaging(tmp_path, privacy__mode=mode)
+    terms = AveragingTerms.of(made.kit.scenario["strategy"]["options"])
+    start = terms.start(np.frombuffer(made.begun.model, "<f4"))
+    rule = rule_of(made.task, terms.grid, len(start))
+
+    async def story():
+        vector, left_out = await made.shop.average(1, start.astype("<i8").tobytes())
+        vector, left_out = np.frombuffer(vector, "<i8"), np.frombuffer(left_out, "<i8")
+        assert len(vector) == rule.length
+        assert (left_out == start).all() == (mode == "shared")  # whose gradients are nowhere but in the sum
+        assert (vector[: len(start)] == left_out).all()
+        with pytest.raises(RoundError, match="average"):
+            await made.shop.average(2, bytes(80))
+
+    try:
+        asyncio.run(story())
+        (charge,) = read_ledger(made.ledger)[1].charges
+        assert charge.event.label in {"digits/round-1", "digits/step-1"}
     finally:
         made.shop.close()

@@ -48,8 +48,11 @@ class World:
     def __init__(self, run, mixing=plain, *, lose=lambda *_: False, seed=0, roster=None):
         self.run, self.lose, self.rng, self.now = run, lose, random.Random(seed), 0.0
         self.roster = roster or Roster({name: identity(name).public for name in run.members})
+        self.mixings = {name: mixing(name) for name in run.members}
         self.members = {
-            name: Member(run, name, identity=identity(name), roster=self.roster, mixing=mixing(name), codes=start(name))
+            name: Member(
+                run, name, identity=identity(name), roster=self.roster, rule=self.mixings[name].rule, codes=start(name)
+            )
             for name in run.members
         }
         self.dead, self.queue, self.carried = set(), deque(), []
@@ -65,7 +68,7 @@ class World:
         here = [name for name in self.run.members if name not in self.dead and name not in away]
         believed = frozenset(here if alive is None else alive)
         for name in self.rng.sample(here, len(here)):
-            self.post(name, self.members[name].begin(number, believed, self.now))
+            self.post(name, self.begin(name, number, believed))
         self.settle()
         for _ in range(200):
             waiting = [name for name in here if self.members[name].outcome is None and name not in self.dead]
@@ -77,6 +80,10 @@ class World:
                     self.post(name, self.members[name].tick(self.now))
             self.settle()
         raise AssertionError("a step has no end")
+
+    def begin(self, name, number, alive):
+        member = self.members[name]
+        return member.begin(number, self.mixings[name].prepare(number, member.codes), alive, self.now)
 
     def settle(self):
         while self.queue:

@@ -7,22 +7,35 @@ guaranteed, what it costs in privacy and what was measured.
 """
 
 from fedmesh.mesh.gossip.accounting import group_sizes, shared_settings
+from fedmesh.mesh.gossip.course import Begin, Course, Effect, Ended, Say
 from fedmesh.mesh.gossip.dealing import contraction, deal, group_of, takeover
-from fedmesh.mesh.gossip.grid import Grid, split
+from fedmesh.mesh.gossip.grid import Codes, Grid, split
 from fedmesh.mesh.gossip.member import Member, Outcome, Send
+from fedmesh.mesh.gossip.messages import Trains
 from fedmesh.mesh.gossip.mixing import Mixing, PlainMixing, Prepared, SharedMixing
+from fedmesh.mesh.gossip.rules import PlainRule, Rule, SharedRule
 from fedmesh.mesh.gossip.run import Run
 
 __all__ = [
+    "Begin",
+    "Codes",
+    "Course",
+    "Effect",
+    "Ended",
     "Grid",
     "Member",
     "Mixing",
     "Outcome",
     "PlainMixing",
+    "PlainRule",
     "Prepared",
+    "Rule",
     "Run",
+    "Say",
     "Send",
     "SharedMixing",
+    "SharedRule",
+    "Trains",
     "contraction",
     "deal",
     "group_of",

@@ -8,7 +8,7 @@ import math
 
 from fedmesh.errors import SecAggError
 from fedmesh.mesh.gossip.messages import Down, Message, Open, Total, total_of
-from fedmesh.mesh.gossip.mixing import Mixing
+from fedmesh.mesh.gossip.rules import Rule
 from fedmesh.mesh.gossip.run import Run
 from fedmesh.secagg import Aggregator, Identity, Roster
 
@@ -23,9 +23,9 @@ class Leading:
         is_over: it came to a sum, which is told to all who took part, or to nothing.
     """
 
-    def __init__(self, run: Run, step: int, *, name: str, identity: Identity, roster: Roster, mixing: Mixing) -> None:
+    def __init__(self, run: Run, step: int, *, name: str, identity: Identity, roster: Roster, rule: Rule) -> None:
         self._run, self._step, self._name = run, step, name
-        self._identity, self._roster, self._mixing = identity, roster, mixing
+        self._identity, self._roster, self._rule = identity, roster, rule
         self._group = run.group(step, name)
         self._here: set[str] = set()
         self._aggregator: Aggregator | None = None
@@ -34,19 +34,33 @@ class Leading:
         self.is_over = False
 
     @property
+    def is_open(self) -> bool:
+        """Whether its session has begun."""
+        return self._aggregator is not None
+
+    @property
     def due(self) -> float:
         """When `pulse` has something to do, at the latest."""
         return math.inf if self.is_over else self._close_at
 
-    def gather(self, sender: str, alive: frozenset[str], now: float) -> None:
-        """A member is in the step. When all that are alive are, or had their time, the session begins."""
+    def gather(self, sender: str, alive: frozenset[str], now: float, *, since: float | None = None) -> None:
+        """A member is in the step, `since` then. When all that are alive are, or had their time, the session begins."""
         if self._aggregator is not None or sender not in self._group or self.is_over:
             return
-        if not self._here:
-            self._close_at = now + self._run.wait_s
+        began = now if since is None else since
+        self._close_at = min(self._close_at, began + self._run.wait_s + self._run.train_s)
         self._here.add(sender)
-        if alive & set(self._group) <= self._here:
+        self.expect(alive, now)
+
+    def expect(self, alive: frozenset[str], now: float) -> None:
+        """Nobody else will come, or answer: who is not among these is not waited for."""
+        aggregator = self._aggregator
+        if self.is_over or not self._here:
+            return
+        if aggregator is None and alive & set(self._group) <= self._here:
             self._open(now)
+        elif aggregator is not None and not aggregator.awaiting & alive:
+            self._close_at = min(self._close_at, now)
 
     def take(self, sender: str, data: bytes, now: float) -> None:
         """A message of secure aggregation. Raises: SecAggError: it is refused."""
@@ -80,7 +94,7 @@ class Leading:
     def _open(self, now: float) -> None:
         cohort = tuple(name for name in self._group if name in self._here)
         try:
-            header = self._run.header(self._step, cohort, self._mixing)
+            header = self._run.header(self._step, cohort, self._rule)
             self._aggregator = Aggregator(header, self._identity, self._roster)
         except SecAggError:  # too few are here
             self.is_over = True

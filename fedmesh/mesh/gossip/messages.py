@@ -5,6 +5,7 @@ secure aggregation signs its own messages, and a sum bears the signatures of tho
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,21 @@ from fedmesh.secagg.header import SessionHeader
 from fedmesh.secagg.result import SumResult
 from fedmesh.wire import dumps, loads
 
-__all__ = ["Down", "Here", "Message", "Open", "Total", "Up", "Wanted", "decode", "encode", "read_sum", "total_of"]
+__all__ = [
+    "At",
+    "Down",
+    "Here",
+    "Message",
+    "Open",
+    "Total",
+    "Trains",
+    "Up",
+    "Wanted",
+    "decode",
+    "encode",
+    "read_sum",
+    "total_of",
+]
 
 VERSION = 1
 MAX_GROUP = 128
@@ -72,24 +87,50 @@ class Wanted:
     step: int
 
 
-Message = Here | Open | Up | Down | Total | Wanted
+class Trains(IntEnum):
+    """Whether a member would train in its step."""
+
+    NO = 0
+    SOON = 1
+    YES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """To others: the step that the sender is in, or will begin next; `MAX_STEP` at most.
+
+    Attributes:
+        trains: whether it takes part. is_open: it is in no session of this step yet. asks: it wants to be told, too.
+    """
+
+    step: int
+    trains: Trains
+    is_open: bool
+    asks: bool
+
+
+Message = Here | Open | Up | Down | Total | Wanted | At
 
 
 def encode(message: Message, run: bytes) -> bytes:
     """The bytes of a message; ``decode(encode(m, run), run, max_bytes=...) == m``."""
+    parts: list[object]
     match message:
-        case Here(step):
-            return dumps([VERSION, 0, run, step])
-        case Open(step, cohort):
-            return dumps([VERSION, 1, run, step, list(cohort)])
-        case Up(step, data):
-            return dumps([VERSION, 2, run, step, data])
-        case Down(step, data):
-            return dumps([VERSION, 3, run, step, data])
-        case Total(step, cohort, survivors, proof, elements):
-            return dumps([VERSION, 4, run, step, list(cohort), list(survivors), proof, elements])
-        case Wanted(step):
-            return dumps([VERSION, 5, run, step])
+        case Here():
+            parts = [0]
+        case Open():
+            parts = [1, list(message.cohort)]
+        case Up():
+            parts = [2, message.data]
+        case Down():
+            parts = [3, message.data]
+        case Total():
+            parts = [4, list(message.cohort), list(message.survivors), message.proof, message.elements]
+        case Wanted():
+            parts = [5]
+        case At():
+            parts = [6, int(message.trains), message.is_open, message.asks]
+    return dumps([VERSION, parts[0], run, message.step, *parts[1:]])
 
 
 def decode(data: bytes, run: bytes, *, max_bytes: int) -> Message:
@@ -102,21 +143,25 @@ def decode(data: bytes, run: bytes, *, max_bytes: int) -> Message:
             raise DecodeError(f"{len(data)} bytes are not a message of this run of gossip, version {VERSION}")
     if not 0 <= step < MAX_STEP:
         raise DecodeError("a step is a number from 0 to 2^40")
+    message: Message
     match kind, values:
         case 0, []:
-            return Here(step)
+            message = Here(step)
         case 1, [list(cohort)]:
-            return Open(step, _names(cohort))
+            message = Open(step, _names(cohort))
         case 2, [bytes(body)]:
-            return Up(step, body)
+            message = Up(step, body)
         case 3, [bytes(body)]:
-            return Down(step, body)
+            message = Down(step, body)
         case 4, [list(cohort), list(survivors), bytes(proof), bytes(elements)] if len(proof) <= _MAX_PROOF_BYTES:
-            return Total(step, _names(cohort), _names(survivors), proof, elements)
+            message = Total(step, _names(cohort), _names(survivors), proof, elements)
         case 5, []:
-            return Wanted(step)
+            message = Wanted(step)
+        case 6, [int(trains), bool(is_open), bool(asks)] if trains in set(Trains):
+            message = At(step, Trains(trains), is_open, asks)
         case _:
             raise DecodeError(f"a message of kind {str(kind)[:20]} has other parts, or longer ones")
+    return message
 
 
 def total_of(result: SumResult, header: SessionHeader) -> Total:

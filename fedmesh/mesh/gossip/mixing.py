@@ -1,4 +1,4 @@
-"""What a member puts into the sum of its group, and what it makes of the sum: one way for each mode of privacy.
+"""What a member puts into the sum of its group: it pays, trains and makes its input, in a way for each mode.
 
 In both ways an update, what one training has changed, is in *at most one* sum, ever: it may be that a member does not
 learn whether its input was in a sum, and then it trains anew. All that the members can work out together is therefore
@@ -11,21 +11,20 @@ the sum of the updates of each group, once each: what a member was before its up
 The ledger is charged before the device looks at its data; a step that comes to nothing stays charged.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmesh.errors import BudgetError, ConfigError
-from fedmesh.mesh.gossip.grid import Codes, Grid, split
+from fedmesh.mesh.gossip.grid import Codes, Grid
+from fedmesh.mesh.gossip.rules import PlainRule, Rule, SharedRule, step_seed
 from fedmesh.privacy.noise import NoiseSource
 from fedmesh.privacy.settings import DpSettings
-from fedmesh.privacy.skellam import rotation_seed
 from fedmesh.privacy.summed import SumSettings
-from fedmesh.privacy.summing import encode_examples, mean_of
-from fedmesh.secagg.ring import Ring
+from fedmesh.privacy.summing import encode_examples
 from fedmesh.types import Float32, Ledger
 
 __all__ = ["Gradients", "Mixing", "PlainMixing", "Prepared", "SharedMixing", "Train"]
@@ -43,39 +42,23 @@ class Prepared:
 
     Attributes:
         vector: goes into the sum, int64 [length].
-        left_out: the model if it is not in a sum for certain; kept: if nobody can say.
+        left_out: the model if it is not in a sum for certain.
     """
 
     vector: NDArray[np.int64]
     left_out: Codes
-    kept: Codes
 
 
 class Mixing(Protocol):
-    """One way."""
+    """One way.
+
+    Attributes:
+        rule: what all members know of it.
+    """
 
     @property
-    def length(self) -> int:
-        """Of a vector."""
-        ...
-
-    @property
-    def modular(self) -> bool:
-        """Whether sums may wrap around the ring, as noise does."""
-        ...
-
-    @property
-    def fewest(self) -> int:
-        """Inputs that a sum needs, beyond what secure aggregation insists on."""
-        ...
-
-    @property
-    def privacy(self) -> Mapping[str, Any] | None:
-        """The public facts about the noise that a session has to name; None: there is none."""
-        ...
-
-    def ring_bits(self, members: int) -> int:
-        """Of the ring that holds a sum of so many."""
+    def rule(self) -> Rule:
+        """What all members know of it."""
         ...
 
     def prepare(self, step: int, codes: Codes) -> Prepared | None:
@@ -84,10 +67,6 @@ class Mixing(Protocol):
         Raises:
             LedgerError: what it paid cannot be written down.
         """
-        ...
-
-    def mixed(self, total: NDArray[np.int64], count: int, place: int, step: int) -> Codes:
-        """The model of the member at `place` of the `count` in a sum."""
         ...
 
 
@@ -100,13 +79,11 @@ class PlainMixing:
         rng: of the rounding, which is no privacy mechanism.
         dp: what `train` adds noise by; None: without privacy.
         ledger: pays for it. label: of its entries, ``task/step``.
+        train_pays: there is no ledger here, since `train` charges one before it looks at the data.
 
     Raises:
-        ConfigError: there is privacy without a ledger.
+        ConfigError: there is privacy, and nobody who pays.
     """
-
-    modular = False
-    fewest = 0
 
     def __init__(
         self,
@@ -118,35 +95,24 @@ class PlainMixing:
         dp: DpSettings | None = None,
         ledger: Ledger | None = None,
         label: str = "gossip",
+        train_pays: bool = False,
     ) -> None:
-        if (dp is None) != (ledger is None):
+        if (dp is None) != (ledger is None and not train_pays):
             raise ConfigError("gossip with noise on the device needs the device's ledger, and without noise none")
-        self._grid, self.length = grid, size
-        self._train, self._rng = train, rng
+        self.rule = PlainRule(grid, size, dp)
+        self._grid, self._train, self._rng = grid, train, rng
         self._dp, self._ledger, self._label = dp, ledger, label
-
-    @property
-    def privacy(self) -> Mapping[str, Any] | None:
-        """See `Mixing`."""
-        return None if self._dp is None else asdict(self._dp)
-
-    def ring_bits(self, members: int) -> int:
-        """See `Mixing`."""
-        return Ring.bits_for(members, 1, self._grid.bits)
 
     def prepare(self, step: int, codes: Codes) -> Prepared | None:
         """See `Mixing`. A device that cannot pay goes on averaging what it has: that costs nothing."""
-        if self._dp is not None and self._ledger is not None:
-            try:
+        try:
+            if self._dp is not None and self._ledger is not None:
                 self._ledger.charge(self._dp.event(f"{self._label}/step-{step}"))
-            except BudgetError:
-                return Prepared(codes, codes, codes)
-        trained = self._grid.codes(self._train(step, self._grid.weights(codes)), self._rng)
-        return Prepared(trained, trained, codes)
-
-    def mixed(self, total: NDArray[np.int64], count: int, place: int, step: int) -> Codes:
-        """See `Mixing`."""
-        return self._grid.kept(split(total, count, place, step))
+            weights = self._train(step, self._grid.weights(codes))
+        except BudgetError:
+            return Prepared(codes, codes)
+        trained = self._grid.codes(weights, self._rng)
+        return Prepared(trained, trained)
 
 
 class SharedMixing:
@@ -163,8 +129,6 @@ class SharedMixing:
         ConfigError: the settings are for another level.
     """
 
-    modular = True
-
     def __init__(
         self,
         grid: Grid,
@@ -175,29 +139,9 @@ class SharedMixing:
         ledger: Ledger,
         label: str = "gossip",
     ) -> None:
-        if settings.mode != "shared":
-            raise ConfigError(f"gossip has no noise of mode {settings.mode!r} in its sums: wanted 'shared'")
+        self.rule = SharedRule(grid, settings)
         self._grid, self._settings, self._gradients = grid, settings, gradients
         self._noise, self._ledger, self._label = noise, ledger, label
-
-    @property
-    def length(self) -> int:
-        """See `Mixing`: the weights, and behind them the gradients."""
-        return self._settings.size + self._settings.length
-
-    @property
-    def fewest(self) -> int:
-        """See `Mixing`: what the noise was sized for."""
-        return self._settings.smallest_sum
-
-    @property
-    def privacy(self) -> Mapping[str, Any] | None:
-        """See `Mixing`."""
-        return asdict(self._settings)
-
-    def ring_bits(self, members: int) -> int:
-        """See `Mixing`."""
-        return max(Ring.bits_for(members, 1, self._grid.bits), self._settings.bits)
 
     def prepare(self, step: int, codes: Codes) -> Prepared | None:
         """See `Mixing`. A device that cannot pay stays away: without its noise it must not be counted."""
@@ -212,19 +156,7 @@ class SharedMixing:
             settings,
             self._gradients(step, weights),
             clip=settings.clip,
-            seed=self._seed(step),
+            seed=step_seed(step),
             noise=self._noise(step),
         )
-        return Prepared(np.concatenate([codes, encoded]), codes, codes)
-
-    def mixed(self, total: NDArray[np.int64], count: int, place: int, step: int) -> Codes:
-        """See `Mixing`. The move is rounded alike by all: their sum moves by `count` times it."""
-        settings = self._settings
-        own = split(total[: settings.size], count, place, step)
-        move = mean_of(settings, total[settings.size :], count, clip=settings.clip, seed=self._seed(step))
-        units = np.rint(move.astype(np.float64) / self._grid.unit)
-        return self._grid.kept(own + np.clip(units, -2 * self._grid.largest, 2 * self._grid.largest).astype(np.int64))
-
-    def _seed(self, step: int) -> bytes:
-        """Of the rotation: public, and alike for all, whose weights are not."""
-        return rotation_seed(step, np.zeros(0, np.float32))
+        return Prepared(np.concatenate([codes, encoded]), codes)

@@ -1,14 +1,14 @@
 """What all members of a run of gossip averaging know of it: public, fixed before the first step, alike everywhere."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fedmesh.errors import ConfigError
 from fedmesh.mesh.gossip.accounting import fewest_in_sum, threshold_for
 from fedmesh.mesh.gossip.dealing import deal, group_of
 from fedmesh.mesh.gossip.grid import Grid
-from fedmesh.mesh.gossip.mixing import Mixing
+from fedmesh.mesh.gossip.rules import Rule
 from fedmesh.secagg.header import SessionHeader
 from fedmesh.wire import dumps
 
@@ -29,6 +29,7 @@ class Run:
         grid: of the weights.
         wait_s: for members to report, and for each step of secure aggregation.
         step_s: for a whole step, after training.
+        train_s: so much longer the members of a group wait for those of it that still train.
 
     Raises:
         ConfigError: a value is out of range, or the members are too few for a group.
@@ -41,6 +42,7 @@ class Run:
     grid: Grid
     wait_s: float
     step_s: float
+    train_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -48,19 +50,27 @@ class Run:
             raise ConfigError(f"a run has an id of {RUN_BYTES} bytes and a task of 1 to 128 characters")
         if len(set(self.members)) != len(self.members) or len(self.members) > MAX_MEMBERS:
             raise ConfigError(f"a run has up to {MAX_MEMBERS} members, each once; got {len(self.members)}")
-        if not 0 < self.wait_s < self.step_s:
-            raise ConfigError(f"wait_s is {self.wait_s} and step_s {self.step_s}: wanted 0 < wait_s < step_s")
+        if self.wait_s <= 0 or self.train_s < 0 or self.wait_s + self.train_s >= self.step_s:
+            raise ConfigError(
+                f"wait_s is {self.wait_s}, train_s {self.train_s} and step_s {self.step_s}: wanted 0 < wait_s and "
+                "wait_s + train_s < step_s"
+            )
         deal(self.id, 0, self.members, self.smallest)
 
     def group(self, step: int, name: str) -> tuple[str, ...]:
         """The group of `name` in a step, in the order in which its members lead."""
         return group_of(deal(self.id, step, self.members, self.smallest), name)
 
-    def header(self, step: int, cohort: Sequence[str], mixing: Mixing) -> SessionHeader:
+    def can_sum(self, group: Collection[str], present: Collection[str], rule: Rule) -> bool:
+        """Whether those of a group that are present are enough for a sum."""
+        count = len(set(group) & set(present))
+        return count >= fewest_in_sum(count, len(group), rule.fewest)
+
+    def header(self, step: int, cohort: Sequence[str], rule: Rule) -> SessionHeader:
         """The session of those members of a group that are here: everybody makes it from what it knows itself.
 
         Args:
-            step: of the run. cohort: of one group, in its order, at least one. mixing: what goes into the sum.
+            step: of the run. cohort: of one group, in its order, at least one. rule: of what goes into the sum.
 
         Raises:
             SecAggError: there are too few for a session.
@@ -72,11 +82,11 @@ class Run:
             attempt=_FIRST_ATTEMPT,
             cohort=tuple(cohort),
             threshold=threshold_for(len(cohort), group),
-            min_cohort=fewest_in_sum(len(cohort), group, mixing.fewest),
-            ring_bits=mixing.ring_bits(len(cohort)),
-            length=mixing.length,
+            min_cohort=fewest_in_sum(len(cohort), group, rule.fewest),
+            ring_bits=rule.ring_bits(len(cohort)),
+            length=rule.length,
             scale_hash=hashlib.sha256(dumps([self.grid.unit, self.grid.bits])).digest(),
-            privacy=None if mixing.privacy is None else dict(mixing.privacy),
+            privacy=None if rule.privacy is None else dict(rule.privacy),
         )
         header.check()
         return header

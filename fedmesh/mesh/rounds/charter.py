@@ -5,6 +5,9 @@
     signature, 64 bytes | body: CBOR ["fedmesh-charter/1", mesh, task, run, scenario, members, rounds, quorum,
                                       fewest, attempts, model, state, [train_ms, step_ms, vote_ms], signer]
 
+One that begins with "fedmesh-gossip-charter/1" has the same fields, and is of a run without rounds: gossip averaging,
+which is `fedmesh.mesh.gossip`'s.
+
 Everything that the rounds decide by counting is counted among the charter's members, and everything that is compared
 with a clock is compared with its schedule. A charter gives its signer no part in the rounds, and a signature alone no
 right to sign one: that comes from the signer's certificate, and whoever reads a charter asks for it.
@@ -19,7 +22,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from fedmesh.errors import ChainError, ConfigError, DecodeError
 from fedmesh.identity.names import is_id
@@ -44,8 +47,10 @@ MAX_ROUNDS = 1 << 20
 MAX_ATTEMPTS = 64
 _MAX_TASK = 200
 _MAX_MS = 7 * 86_400_000
-_FORMAT = "fedmesh-charter/1"
+_FORMATS: dict[str, "Kind"] = {"fedmesh-charter/1": "rounds", "fedmesh-gossip-charter/1": "gossip"}
 _SIGNATURE_BYTES = 64
+
+Kind = Literal["rounds", "gossip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,8 @@ class Charter:
         schedule: how long things may take.
         signer: who signed it.
         raw: signature and body, as they travel.
+        kind: what it is a run of. Of gossip averaging, `rounds` are its steps, `fewest` is the smallest group, `state`
+            is `model` again, and quorum and attempts mean nothing.
     """
 
     mesh: str
@@ -102,6 +109,7 @@ class Charter:
     schedule: Schedule
     signer: str
     raw: bytes = b""
+    kind: Kind = "rounds"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -123,8 +131,9 @@ def sign_charter(charter: Charter, identity: Identity) -> Charter:
     """The charter with its signer's signature. Raises: ConfigError: it says what no charter can say."""
     milliseconds = [round(1000 * seconds) for seconds in _times(charter.schedule)]
     members = [[name, charter.members[name]] for name in charter.names]
+    form = next(form for form, kind in _FORMATS.items() if kind == charter.kind)
     body = dumps([
-        _FORMAT, charter.mesh, charter.task, charter.run, charter.scenario, members, charter.rounds, charter.quorum,
+        form, charter.mesh, charter.task, charter.run, charter.scenario, members, charter.rounds, charter.quorum,
         charter.fewest, charter.attempts, charter.model, charter.state, milliseconds, charter.signer,
     ])  # fmt: skip
     try:
@@ -197,15 +206,15 @@ def read_charter(raw: bytes) -> Charter:
         raise DecodeError(f"a charter of {len(raw)} bytes, the limit is {MAX_CHARTER_BYTES}")
     content = loads(raw[_SIGNATURE_BYTES:], max_bytes=MAX_CHARTER_BYTES, max_depth=3, max_items=4 * MAX_MEMBERS + 32)
     match content:
-        case [str(form), *_] if form != _FORMAT:
-            raise DecodeError(f"a charter of format {form[:40]!r}; this is {_FORMAT}")
+        case [str(form), *_] if form not in _FORMATS:
+            raise DecodeError(f"a charter of format {form[:40]!r} came; known are {', '.join(_FORMATS)}")
         case [
-            str(), str(mesh), str(task), bytes(run), bytes(scenario), list(members), int(rounds), int(quorum),
+            str(form), str(mesh), str(task), bytes(run), bytes(scenario), list(members), int(rounds), int(quorum),
             int(fewest), int(attempts), bytes(model), bytes(state), list(times), str(signer),
         ]:  # fmt: skip
             charter = Charter(
                 mesh, task, run, scenario, _members(members), rounds, quorum, fewest, attempts, model, state,
-                _schedule(times), signer, raw,
+                _schedule(times), signer, raw, _FORMATS[form],
             )  # fmt: skip
         case _:
             raise DecodeError("a charter does not have a charter's fields")

@@ -128,7 +128,7 @@ def test_everybody_moves_by_the_mean_gradient_of_the_group(ledgers):
     mixings = {name: shared(ledgers, name, made, lambda _step, _weights, name=name: [rows[name]])[0] for name in rows}
     codes = np.full(SIZE, 7, np.int64)
     total = sum(mixing.prepare(1, codes).vector for mixing in mixings.values())
-    moves = [mixing.mixed(total, 6, place, 1) - codes for place, mixing in enumerate(mixings.values())]
+    moves = [mixing.rule.mixed(total, 6, place, 1) - codes for place, mixing in enumerate(mixings.values())]
     assert all(move.tolist() == moves[0].tolist() for move in moves)
     noise = made.noise_multiplier * made.clip * made.step / 6 / GRID.unit
     assert np.abs(moves[0] + 2.0 * 2.5 / GRID.unit).max() < 6 * noise + 2
@@ -156,7 +156,7 @@ def test_a_leader_gains_nothing_by_leaving_members_out():
     assert threshold_for(8, 8) == 6
     assert threshold_for(4, 8) == 4  # three by the rule of four
     run = run_of(11)
-    assert run.header(1, run.group(1, "m00")[:4], plain("m00")).threshold == 4
+    assert run.header(1, run.group(1, "m00")[:4], plain("m00").rule).threshold == 4
 
 
 def test_other_levels_are_refused(ledgers):
@@ -170,9 +170,9 @@ def test_sessions_name_their_noise(ledgers):
     run, made = run_of(12), settings()
     private, open_one = shared(ledgers, "d", made)[0], plain("m00")
     group = run.group(1, "m00")
-    header = run.header(1, group, private)
+    header = run.header(1, group, private.rule)
     assert header.privacy["noise_multiplier"] == made.noise_multiplier
     assert header.min_cohort == 5
-    assert run.header(1, group, open_one).privacy is None
-    assert run.header(1, group[:4], open_one).min_cohort == 4
-    assert header.sid != run.header(2, group, private).sid
+    assert run.header(1, group, open_one.rule).privacy is None
+    assert run.header(1, group[:4], open_one.rule).min_cohort == 4
+    assert header.sid != run.header(2, group, private.rule).sid

@@ -38,7 +38,7 @@ def test_it_is_what_the_clear_computes():
     for step in range(1, 3):
         here = [name for name in run.members if name != "m03"]
         prepared = {name: plain(name).prepare(step, models[name]) for name in here}
-        models = averaged(deal(ID, step, run.members, 6), models, prepared, plain("m00"), step)
+        models = averaged(deal(ID, step, run.members, 6), models, prepared, plain("m00").rule, step)
         world.step(step, away=["m03"])
     assert {name: member.codes.tolist() for name, member in world.members.items()} == {
         name: codes.tolist() for name, codes in models.items()
@@ -170,8 +170,9 @@ def test_whatever_is_lost_a_step_ends_and_the_mean_is_bounded(seed):
 def test_a_leader_cannot_bring_strangers_or_a_group_of_its_own():
     run = run_of(13)
     group, other = deal(ID, 1, run.members, 6)
-    member = World(run).members[group[1]]
-    member.begin(1, run.members, 0.0)
+    world = World(run)
+    member = world.members[group[1]]
+    world.begin(group[1], 1, run.members)
     for cohort in [(*group[:5], other[0]), group[2:], group[:3]]:
         assert member.received(group[0], encode(Open(1, tuple(cohort)), ID), 0.0) == []
     assert member.received(other[0], encode(Open(1, group), ID), 0.0) == []
@@ -184,11 +185,24 @@ def test_a_leader_cannot_bring_strangers_or_a_group_of_its_own():
     assert (member.counts["turn"], member.counts["session"]) == (5, 1)
 
 
+def test_a_training_that_was_left_out_once_is_not_in_two_sums():
+    group = deal(ID, 1, names(6), 6)[0]
+    world = World(run_of(6), lose=lambda _sender, _to, kind: kind == TOTAL)
+    world.step(1, away=group[:3])  # a group of three: all go on from what they have trained
+    name = group[3]
+    assert world.members[name].codes.tolist() == (start(name) + moved(name, 1)).tolist()
+    world.step(2)
+    assert "unsettled" in world.outcomes().values()
+    for name in group[3:]:
+        if world.members[name].outcome == "unsettled":
+            assert world.members[name].codes.tolist() == start(name).tolist()
+
+
 def told_of(group, change):
     """A member of the group that is in the middle of the step, after it was told a sum that was changed on the way."""
     world = World(run_of(6), still, lose=lambda _sender, to, kind: to == group[3] and kind == TOTAL)
     for name in reversed(group):
-        world.post(name, world.members[name].begin(1, group, 0.0))
+        world.post(name, world.begin(name, 1, group))
     world.settle()
     (total,) = [data for _, to, data in world.carried if to == group[3] and kind_of(data) == TOTAL]
     member = world.members[group[3]]
@@ -210,7 +224,7 @@ def signed_by(liar):
 
     def change(world, data):
         message = decode(data, ID, max_bytes=1 << 20)
-        header = world.run.header(1, message.cohort, still("m00"))
+        header = world.run.header(1, message.cohort, still("m00").rule)
         told = read_sum(message, header)
         forged = sign_result(
             told.total + 7, told.weight, told.survivors, told.signatures,
@@ -264,13 +278,13 @@ def test_messages_are_bounded():
 
 
 def test_a_step_begins_once_and_forward():
-    member = World(run_of(6)).members["m00"]
-    member.begin(3, names(6), 0.0)
+    world = World(run_of(6))
+    world.begin("m00", 3, names(6))
     with pytest.raises(ConfigError, match="under way"):
-        member.begin(4, names(6), 0.0)
+        world.begin("m00", 4, names(6))
     with pytest.raises(ConfigError):
         Member(
-            run_of(6), "x", identity=identity("x"), roster=Roster({"x": identity("x").public}), mixing=plain("x"),
+            run_of(6), "x", identity=identity("x"), roster=Roster({"x": identity("x").public}), rule=plain("x").rule,
             codes=start("x"),
         )  # fmt: skip
 

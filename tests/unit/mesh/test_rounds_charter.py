@@ -36,6 +36,13 @@ def test_golden_bytes():
     assert charter(4).hash.hex() == "19a1ed9d4a90dca5cff528b1aa9f0a852e6f3a0d21a449b17870eaffc258e76e"
 
 
+def test_a_charter_of_gossip_averaging_is_another_one_and_of_its_kind():
+    signed = sign_charter(replace(charter(4), kind="gossip"), identity("operator"))
+    assert b"fedmesh-gossip-charter/1" in signed.raw
+    assert signed.hash.hex() == "3e694b5e2c93a23518e6c692d2030232aa9cac27dd4bee0dc19ae21bef3ac5dc"
+    assert (opened(signed.raw).kind, opened(charter(4).raw).kind) == ("gossip", "rounds")
+
+
 def test_it_is_read_as_it_was_signed():
     signed = charter(5)
     assert opened(charter(4).raw) == charter(4)
