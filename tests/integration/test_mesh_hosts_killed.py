@@ -8,7 +8,6 @@ import pytest
 from mesh_hosts import until
 from network_namespaces import Lan, require_namespaces
 
-from fedmesh.fleet.mesh_start import SMALLEST
 from fedmesh.testing.mesh_peers import MeshPeers
 
 require_namespaces()
@@ -65,7 +64,7 @@ def test_a_coordinator_killed_at_any_step_costs_nobody_the_round(peers):
         assert len(agreed) == 1, (step, agreed)
         _, names, is_void = json.loads(agreed.pop())
         assert not is_void, step
-        assert len(names.split(",")) >= SMALLEST, step
+        assert len(names.split(",")) >= SMALLEST_GROUP, step
     last = len(STEPS) + 1
     until(lambda: all(results(peers, name, last) for name in NAMES), peers, 300.0)
     for name in NAMES:
