@@ -8,6 +8,7 @@ import pytest
 from mesh_hosts import until
 from network_namespaces import Lan, require_namespaces
 
+from fedmesh.coordinator.groups import SMALLEST_GROUP
 from fedmesh.testing.mesh_peers import MeshPeers
 
 require_namespaces()
