@@ -36,8 +36,8 @@ class Settings:
         ConfigError: one of them is out of range.
     """
 
-    sources: int = 8
-    pipeline: int = 3
+    sources: int = 6
+    pipeline: int = 2
     request_s: float = 30.0
     overdue: float = 2.0
     bits_s: float = 0.2
