@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from fedmesh.mesh.rounds import Certificate, Charter, Result, Schedule, Sessions
 from fedmesh.mesh.rounds.charter import Kind
-from fedmesh.secagg import Policy
 
 if TYPE_CHECKING:
     from fedmesh.mesh.gossip import Codes, Rule
     from fedmesh.mesh.gossip import Prepared as Input
+    from fedmesh.secagg import Policy
 
 __all__ = ["Averaging", "Blobs", "Learning", "Part", "Prepared"]
 
@@ -72,7 +72,7 @@ class Averaging(Protocol):
         ...
 
     @property
-    def floor(self) -> Policy:
+    def floor(self) -> "Policy":
         """What the operator insists on in a session."""
         ...
 

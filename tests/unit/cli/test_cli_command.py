@@ -64,7 +64,7 @@ def test_importing_fedmesh_needs_nothing_else() -> None:
     assert loaded_by("import fedmesh") - loaded_by("") - sys.stdlib_module_names == {"fedmesh"}
 
 
-@pytest.mark.parametrize("module", ["fleet.device", "fleet.receiving", "fleet.answering"])
+@pytest.mark.parametrize("module", ["fleet.device", "fleet.receiving", "fleet.answering", "peer.running", "peer.node"])
 def test_an_agent_that_waits_needs_no_numpy(module: str) -> None:
     assert not loaded_by(f"import fedmesh.{module}") & (HEAVY | {"numpy"})
 
