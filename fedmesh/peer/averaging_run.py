@@ -19,7 +19,7 @@ from fedmesh.mesh.rounds import Charter
 from fedmesh.peer.alarm import Alarm
 from fedmesh.peer.averaging import terms_of
 from fedmesh.peer.averaging_memory import Memory, Saved
-from fedmesh.peer.delivering import Delivered
+from fedmesh.peer.delivering import Delivered, hand_on
 from fedmesh.peer.learning import Averaging
 from fedmesh.peer.run import Means
 from fedmesh.secagg import Roster
@@ -32,7 +32,6 @@ Call = Callable[[Course, float], list[Effect]]
 _LEARNING, _STORE = "learning", "signed"
 _AGAIN_S = 10.0
 _REST_S = 30.0  # after a training that failed
-_DELIVERY_S = 600.0
 _MOST_WAITING = 4096
 _MOST_BYTES = 64 << 20
 _STEPS = 8  # waits of a whole step: reports, those of secure aggregation, questions
@@ -357,16 +356,12 @@ class AveragingRun:
         while (ended := self._to_publish) is not None:
             self._to_publish = None
             survivors, is_last = len(ended.survivors), ended.step >= self.charter.rounds
-            try:
-                async with asyncio.timeout(_DELIVERY_S):
-                    figures = await part.deliver(ended.step, ended.codes, survivors=survivors, last=is_last)
-                self._delivered.keep(ended.step)
-            except (FedMeshError, TimeoutError) as error:
-                why = str(error) or "it took too long"
-                self._means.events(Notice(f"the model of step {ended.step} was not delivered: {why}"))
-            else:
+            delivering = part.deliver(ended.step, ended.codes, survivors=survivors, last=is_last)
+            what, events = f"step {ended.step}", self._means.events
+            figures = await hand_on(what, ended.step, delivering, kept=self._delivered, events=events)
+            if figures is not None:
                 found = figures["agreement"], figures["max_abs_logit_difference"]
-                self._means.events(ModelChecked(ended.step, *found))
+                events(ModelChecked(ended.step, *found))
         if self._is_ended:
             with suppress(FedMeshError):
                 await part.aclose()

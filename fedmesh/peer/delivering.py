@@ -8,17 +8,19 @@ where rounds are quicker than deliveries, or a member catches up, only the newes
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from fedmesh.errors import ConfigError, FedMeshError
 from fedmesh.events import EventSink, Notice
 from fedmesh.files import read_bounded, write_atomically
 from fedmesh.mesh.rounds import Result
 
-__all__ = ["Delivered", "Delivering"]
+__all__ = ["Delivered", "Delivering", "hand_on"]
 
 _FILE = "delivered"
 _LOOK_S = 0.5
 _WITHIN_S = 600.0
+Figures = TypeVar("Figures")
 
 
 class Delivered:
@@ -40,6 +42,20 @@ class Delivered:
     def keep(self, number: int) -> None:
         """Makes it durable. Raises: ConfigError: it cannot be kept, and is handed on again by the next start."""
         write_atomically(self._path, str(number).encode("ascii"), mode=0o600)
+
+
+async def hand_on(
+    what: str, number: int, delivering: Awaitable[Figures], *, kept: Delivered, events: EventSink
+) -> Figures | None:
+    """Delivers the model of `what`, whose number is kept then; says what came of it, or why nothing did."""
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            figures = await delivering
+        kept.keep(number)
+    except (FedMeshError, TimeoutError) as error:
+        events(Notice(f"the model of {what} was not delivered: {str(error) or 'it took too long'}"))
+        return None
+    return figures
 
 
 class Delivering:
@@ -86,17 +102,9 @@ class Delivering:
         while self._deliver is not None and (result := self._wanted) is not None:
             if self._is_here(result.model):
                 self._wanted = None
-                await self._hand_on(self._deliver, result)
+                delivered = self._deliver(result, self._is_last)
+                await hand_on(f"round {result.round}", result.round, delivered, kept=self._kept, events=self._events)
             else:
                 await asyncio.sleep(_LOOK_S)
         if self._is_last:
             await self._over()
-
-    async def _hand_on(self, deliver: Callable[[Result, bool], Awaitable[None]], result: Result) -> None:
-        try:
-            async with asyncio.timeout(_WITHIN_S):
-                await deliver(result, self._is_last)
-            self._kept.keep(result.round)
-        except (FedMeshError, TimeoutError) as error:
-            why = str(error) or "it took too long"
-            self._events(Notice(f"the model of round {result.round} was not delivered: {why}"))

@@ -7,7 +7,7 @@ device with little memory, which then declines runs with longer inputs (`fedmesh
 from fedmesh.transport.limits import Limits
 from fedmesh.transport.list_gossip import MAX_MESSAGE_BYTES
 
-__all__ = ["LEAST_BYTES", "MOST_MB", "limits_for"]
+__all__ = ["LEAST_BYTES", "MOST_MB", "limits_for", "longest_message"]
 
 MOST_MB = 64
 """Longest message of a mesh: 20 million parameters at 24 bits."""
@@ -17,9 +17,14 @@ _HEAD_BYTES = 1024
 _YEAR_S = 366 * 86_400.0
 
 
+def longest_message(message_mb: int) -> int:
+    """Bytes of the longest message, where the operator takes so many megabytes: up to what a mesh has."""
+    return max(min(message_mb, MOST_MB) << 20, LEAST_BYTES)
+
+
 def limits_for(message_mb: int) -> Limits:
     """Of a member whose operator takes messages of so many megabytes, up to what a mesh has."""
-    longest = max(min(message_mb, MOST_MB) << 20, LEAST_BYTES) + _HEAD_BYTES
+    longest = longest_message(message_mb) + _HEAD_BYTES
     return Limits(
         message_bytes=longest,
         peer_bytes=2 * longest,

@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedmesh.errors import DecodeError
 from fedmesh.mesh.gossip.grid import Codes
 from fedmesh.mesh.gossip.member import Member, Outcome
-from fedmesh.mesh.gossip.messages import At, Trains, decode, encode
+from fedmesh.mesh.gossip.messages import At, Trains, encode, read
 from fedmesh.mesh.gossip.mixing import Prepared
 from fedmesh.mesh.gossip.run import Run
 from fedmesh.secagg.header import SessionHeader
@@ -133,10 +132,8 @@ class Course:
         if sender not in self._run.members or sender == self._name:
             self.counts["name"] += 1
             return []
-        try:
-            message = decode(data, self._run.id, max_bytes=self._max_bytes)
-        except DecodeError:
-            self.counts["malformed"] += 1
+        message = read(data, self._run.id, self.counts, max_bytes=self._max_bytes)
+        if message is None:
             return []
         if isinstance(message, At):
             return [*self._hear(sender, message), *self._on(now)]

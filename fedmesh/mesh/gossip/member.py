@@ -22,7 +22,7 @@ from typing import Literal
 from fedmesh.errors import ConfigError, DecodeError, SecAggError
 from fedmesh.mesh.gossip.grid import Codes
 from fedmesh.mesh.gossip.leading import Leading
-from fedmesh.mesh.gossip.messages import Down, Here, Message, Open, Total, Up, Wanted, decode, encode, read_sum
+from fedmesh.mesh.gossip.messages import Down, Here, Message, Open, Total, Up, Wanted, encode, read, read_sum
 from fedmesh.mesh.gossip.mixing import Prepared
 from fedmesh.mesh.gossip.rules import Rule
 from fedmesh.mesh.gossip.run import Run
@@ -182,10 +182,8 @@ class Member:
         if sender not in self._run.members:
             self.counts["name"] += 1
             return []
-        try:
-            message = decode(data, self._run.id, max_bytes=self._max_bytes)
-        except DecodeError:
-            self.counts["malformed"] += 1
+        message = read(data, self._run.id, self.counts, max_bytes=self._max_bytes)
+        if message is None:
             return []
         return self.take(sender, message, now)
 

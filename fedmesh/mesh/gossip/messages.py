@@ -4,6 +4,7 @@ A message is a deterministic CBOR list ``[version, kind, run, step, ...]``. Who 
 secure aggregation signs its own messages, and a sum bears the signatures of those who are in it.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -27,6 +28,7 @@ __all__ = [
     "Wanted",
     "decode",
     "encode",
+    "read",
     "read_sum",
     "total_of",
 ]
@@ -131,6 +133,15 @@ def encode(message: Message, run: bytes) -> bytes:
         case At():
             parts = [6, int(message.trains), message.is_open, message.asks]
     return dumps([VERSION, parts[0], run, message.step, *parts[1:]])
+
+
+def read(data: bytes, run: bytes, counts: Counter[str], *, max_bytes: int) -> Message | None:
+    """As `decode`; None: it is none, which is counted (``malformed``)."""
+    try:
+        return decode(data, run, max_bytes=max_bytes)
+    except DecodeError:
+        counts["malformed"] += 1
+        return None
 
 
 def decode(data: bytes, run: bytes, *, max_bytes: int) -> Message:
