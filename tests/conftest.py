@@ -5,9 +5,11 @@ ignored: a shell starts what it runs in the background with SIGINT ignored, chil
 Ctrl-C on them. Hypothesis does not hold a test's speed against it: these machines are shared.
 """
 
+import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +22,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that a test calls lets its process log on a stream that pytest closes behind it."""
+    root, ours = logging.getLogger(), logging.getLogger("fedmesh")
+    before, level = set(root.handlers), ours.level
+    yield
+    for handler in [added for added in root.handlers if added not in before]:
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+    ours.setLevel(level)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

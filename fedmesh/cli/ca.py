@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedmesh.cli.log_options import LogFormat, LogLevel, start_logging
 from fedmesh.cli.printing import print_json
 from fedmesh.errors import ConfigError
 
@@ -216,15 +217,16 @@ def serve(
     folder: FolderArgument,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where; port 0: any.")] = "localhost:7443",
     days: DaysOption = 14,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "info",
 ) -> None:
     """Enrol and renew devices over the network, until Ctrl-C."""
     import asyncio
-    import logging
 
     from fedmesh.cli import durations
     from fedmesh.transport.issuing import IssuerServer
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    start_logging(log_format, log_level)
 
     async def run() -> None:
         made = IssuerServer(_issuer(folder, days), folder)
