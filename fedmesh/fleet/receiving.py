@@ -44,6 +44,8 @@ PAUSE_S, LONGEST_S = 2.0, 600.0
 """Between two looks, doubling while they come to nothing."""
 _LOOK_S = 1.0
 _FETCH_S = 300.0
+_WINDOW = 4
+"""Chunks that are asked for at a time: on a link with a delay each one alone would cost a round trip."""
 _REPORT_S = 30.0
 
 _Found = Literal["news", "nothing", "trouble"]
@@ -160,6 +162,7 @@ class Receiver:
             trusted_root=section.trusted_root,
             device=self._membership.name.id,
             tags={machine, {"aarch64": "arm64", "amd64": "x86_64"}.get(machine, machine), self._config.tier},
+            window=_WINDOW,
             trial=self._config.inference is not None and self._config.inference.listen is not None,
             clock=lambda: self._membership.now(self._clock()),
             events=self._happened,

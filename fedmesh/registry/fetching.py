@@ -6,8 +6,9 @@ a delta is fetched whole. Returns nothing that has not the SHA-256 of the manife
 
 import hashlib
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +38,24 @@ class Fetching:
 
     Args:
         keeps: whether what comes is kept there over a crash; False: the source has it, and the whole file is checked.
+        window: chunks that are asked for at a time; where it is not 1, `Source.fetch` is called by several threads.
 
     Attributes:
         refused: how often something was refused, by code.
     """
 
     def __init__(
-        self, source: Source, store: ChunkStore, limits: Limits, refused: Counter[str], *, keeps: bool = True
+        self,
+        source: Source,
+        store: ChunkStore,
+        limits: Limits,
+        refused: Counter[str],
+        *,
+        keeps: bool = True,
+        window: int = 1,
     ) -> None:
-        self._source, self._store, self._limits, self.refused, self._keeps = source, store, limits, refused, keeps
+        self._source, self._store, self._limits, self.refused = source, store, limits, refused
+        self._keeps, self._window = keeps, window
         self._came = 0
 
     def model(self, variant: Variant, have: Mapping[bytes, Path]) -> Fetched:
@@ -106,19 +116,53 @@ class Fetching:
 
     def _whole(self, blob: Blob) -> bytes:
         self._check_room(self._missing(blob))
-        parts = [self._chunk(digest, blob.length_of(index)) for index, digest in enumerate(blob.chunks)]
-        data = b"".join(parts)
+        lengths = {digest: blob.length_of(index) for index, digest in enumerate(blob.chunks)}
+        parts = {digest: data for digest in lengths if (data := self._kept(digest)) is not None}
+        parts |= self._fetched({digest: lengths[digest] for digest in lengths if digest not in parts})
+        data = b"".join(parts[digest] for digest in blob.chunks)
         if len(data) != blob.length or hashlib.sha256(data).digest() != blob.sha256:
             raise RegistryError("the chunks of a file make another file than the one that was signed", code="hash")
         return data
 
-    def _chunk(self, digest: bytes, length: int) -> bytes:
-        if self._store.has(digest):
+    def _kept(self, digest: bytes) -> bytes | None:
+        """A chunk that is on this disk already."""
+        if not self._store.has(digest):
+            return None
+        try:
+            return self._store.get(digest)
+        except RegistryError as error:  # rotten on this disk, and gone: fetched anew
+            self.refused[error.code] += 1
+            return None
+
+    def _fetched(self, lengths: Mapping[bytes, int]) -> dict[bytes, bytes]:
+        """Chunks from the source: while one is looked at, the next are on their way."""
+        came: dict[bytes, bytes] = {}
+        if self._window == 1:
+            for digest in lengths:
+                came[digest] = self._checked(digest, lengths[digest], self._ask(digest, lengths[digest]))
+            return came
+        under_way: deque[tuple[bytes, Future[bytes]]] = deque()
+
+        def take() -> None:
+            digest, answer = under_way.popleft()
+            came[digest] = self._checked(digest, lengths[digest], answer.result())
+
+        with ThreadPoolExecutor(self._window, thread_name_prefix="fetch") as threads:
             try:
-                return self._store.get(digest)
-            except RegistryError as error:  # rotten on this disk, and gone: fetched anew
-                self.refused[error.code] += 1
-        data = self._source.fetch(chunk_name(digest), max_bytes=length)
+                for digest, length in lengths.items():
+                    if len(under_way) == self._window:
+                        take()
+                    under_way.append((digest, threads.submit(self._ask, digest, length)))
+                while under_way:
+                    take()
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)  # one that failed is enough
+        return came
+
+    def _ask(self, digest: bytes, length: int) -> bytes:
+        return self._source.fetch(chunk_name(digest), max_bytes=length)
+
+    def _checked(self, digest: bytes, length: int, data: bytes) -> bytes:
         if len(data) > length:
             raise RegistryError(f"{len(data)} bytes came for a chunk of {length}", code="oversize")
         if self._keeps:

@@ -58,6 +58,7 @@ class Installer:
         trial: whether a version runs on trial until `commit`, instead of for good once its probe is through.
         attempts: after how many that ended without a word (a crash, a reboot) a version has failed.
         keeps_chunks: whether what came of a download that was cut off is kept in the folder; else by the source.
+        window: chunks that are asked for at a time; where it is not 1, `Source.fetch` is called by several threads.
         clock: seconds since 1970; it may go back, what is believed of it does not.
 
     Attributes:
@@ -79,6 +80,7 @@ class Installer:
         trial: bool = False,
         attempts: int = 3,
         keeps_chunks: bool = True,
+        window: int = 1,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
         events: EventSink = ignore,
@@ -92,6 +94,7 @@ class Installer:
         self._trust = Trust(folder / "metadata.cbor", root, limits=self._limits)
         self._floor = TimeFloor.create(folder / "time.floor")
         self._store, self._keeps_chunks = ChunkStore(folder / "chunks"), keeps_chunks
+        self._window = window
         self._held = _hold(folder / "installer.lock")
         try:
             self._boot(attempts)
@@ -227,7 +230,9 @@ class Installer:
         """Fetches a version into the spare slot; returns its name, the bytes that came, and whether as a delta."""
         if self._store.size_bytes() > self._limits.chunks_bytes:
             self._store.keep_only(())
-        fetching = Fetching(self._source, self._store, self._limits, self.refused, keeps=self._keeps_chunks)
+        fetching = Fetching(
+            self._source, self._store, self._limits, self.refused, keeps=self._keeps_chunks, window=self._window
+        )
         variant = manifest.variant(self._tags)
         files = {MANIFEST: data, PROOF: allowed.proof.encode()}
         if manifest.golden is not None:

@@ -83,7 +83,7 @@ class Courier:
         self._timer: Timer | None = None
         self._timer_at = math.inf
         self._closed = False
-        self._pumping = False
+        self._pumping: asyncio.Handle | None = None
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -252,6 +252,9 @@ class Courier:
     def arrived(self, peer: PeerId, data: Data) -> None:
         """A parcel came from `peer`, for which the link vouches. It is not needed after that."""
         self._process(self._endpoint.handle(peer, data, self._timers.now()))
+        if self._pumping is not None:  # for an answer that came with it: the message's reader is to be before us
+            self._pumping.cancel()
+            self._pumping = None
         self._pump_later()
 
     def connected(self) -> None:
@@ -383,12 +386,11 @@ class Courier:
 
     def _pump_later(self) -> None:
         """After whoever waits for a message: what it sends takes the answers along."""
-        if not self._pumping:
-            self._pumping = True
-            self._loop.call_soon(self._pump_soon)
+        if self._pumping is None:
+            self._pumping = self._loop.call_soon(self._pump_soon)
 
     def _pump_soon(self) -> None:
-        self._pumping = False
+        self._pumping = None
         self.pump()
 
     def _tick(self) -> None:

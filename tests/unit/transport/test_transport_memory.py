@@ -4,8 +4,11 @@ import random
 import pytest
 
 from fedmesh.errors import ConfigError, DeliveryError, IdentityError, PeerError
-from fedmesh.transport.limits import Limits
+from fedmesh.transport.content import Content
+from fedmesh.transport.frames import Done, Ident, Whole, encode
+from fedmesh.transport.limits import MAX_CHUNK_BYTES, Limits
 from fedmesh.transport.memory import Faults, ManualTimers, MemoryBroker
+from fedmesh.transport.parcels import pack
 from fedmesh.transport.spool import Spool
 
 LARGE = random.Random(2).randbytes(30_000)
@@ -56,6 +59,26 @@ async def test_an_answer_goes_with_a_reply_that_is_posted_at_once(broker, timers
         await timers.run(0.1)
         assert await anext(replies) == ("b", b"data")
     assert broker.carried <= 31  # three parcels: the request, the reply with its answer, and the answer to that
+    echoing.cancel()
+
+
+@manual
+async def test_an_answer_goes_with_the_reply_whatever_was_read_before_it(broker, timers, path):
+    b = broker.join("b", limits=LIMITS)
+
+    async def echo():
+        async for peer, data in b.receive():
+            await b.post(peer, data)
+
+    echoing = asyncio.create_task(echo())
+    await timers.run(0.1)
+    for sequence in range(1, 4):
+        broker.inject("a", "b", pack([encode(Done(Ident(1, sequence), bytes(32)))]))  # both in one turn of the loop
+        expires_ms, digest = int(timers.now() + 60) * 1000, Content.of(b"data", MAX_CHUNK_BYTES).digest
+        said = Whole(Ident(1, sequence), sequence, expires_ms, digest, b"data")
+        broker.inject("a", "b", pack([encode(said)]))
+        await timers.run(0.1)
+        assert broker.carried == sequence
     echoing.cancel()
 
 
