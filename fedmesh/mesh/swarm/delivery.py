@@ -116,15 +116,19 @@ class Delivery:
         verified = error is None or self._source.vouched
         self._blob_since = None
         forged = not verified and isinstance(error, RegistryError) and error.code in _FORGED
+        lied = forged or (verified and self._is_behind_what_was_said)
         out = self._verified(now) if verified else []
-        if forged:
-            out = self._swarm.blame(self._guide, "metadata", now)
+        if lied:
+            out += self._swarm.blame(self._guide, "metadata" if forged else "pointer", now)
         settled = verified and (error is None or (isinstance(error, RegistryError) and error.code != "missing"))
         self._unfinished = self._unfinished and not settled
         if settled:
             self._backoff.reset()
             self._silent.clear()
-        self._look_at = now + (self._settings.looks_s if settled or forged else self._backoff.next_s())
+        if lied:
+            self._look_at = now + self._settings.looks_s
+        else:  # what was found is true: the next news is not waited with
+            self._look_at = now if settled else now + self._backoff.next_s()
         self._looked = None
         return out
 
@@ -233,10 +237,12 @@ class Delivery:
     def _verified(self, now: float) -> list[Outgoing]:
         self._held.sweep()
         self._held.collect(self._pinned(), self._settings.store_bytes)
-        out = self._swarm.changed(now)
-        if self._looked is not None and self._installer.seen < self._looked.timestamp:
-            out += self._swarm.blame(self._guide, "pointer", now)
-        return out
+        return self._swarm.changed(now)
+
+    @property
+    def _is_behind_what_was_said(self) -> bool:
+        """Whether the neighbour that was looked at announced more than it had."""
+        return self._looked is not None and self._installer.seen < self._looked.timestamp
 
     def _pinned(self) -> list[bytes]:
         blob = self._swarm.fetching

@@ -28,7 +28,7 @@ class Settings:
             neighbour for so long; snub_s: nothing is asked of one that does not answer.
         strikes: requests without an answer, misses: chunks it said it had, before that.
         messages_s: messages a second, pieces left aside, of one neighbour; burst: at once.
-        neighbours: links; looks_s: between two looks at somebody's metadata.
+        neighbours: links; looks_s: to the next look at somebody's metadata where one came to nothing.
         delta_s: when nobody here has a delta for so long, the whole file is fetched.
         store_bytes: of chunks that are kept beyond what is being fetched.
 

@@ -7,7 +7,7 @@ from registry_worlds import World, golden, moved, refuse, weights
 from swarm_meshes import SIZE, Mesh
 from swarm_worlds import CHUNK, Memory, Net, Origin, blob_of, model
 
-from fedmesh.mesh.swarm import Swarm
+from fedmesh.mesh.swarm import Settings, Swarm
 from fedmesh.mesh.swarm.public import TIMESTAMP, names_behind
 from fedmesh.registry import Facts, File, Pointer, Rollout
 from fedmesh.registry.founding import replace_signers
@@ -31,6 +31,14 @@ def test_a_model_goes_from_neighbour_to_neighbour(mesh):
     assert all(device.errors == [] for device in mesh.devices.values())
     assert {reason for device in mesh.devices.values() for reason in device.swarm.counts} == {"unknown"}
     assert mesh.pointers() == {mesh.world.repository.pointer()}
+
+
+def test_news_right_behind_news_is_not_waited_with(mesh):
+    mesh.net.link("origin", "anna")
+    mesh.publish(weights(1, SIZE))
+    assert mesh.all_run(weights(1, SIZE), names=["anna"])
+    mesh.publish(weights(2, SIZE))
+    assert mesh.net.until(lambda: mesh.devices["anna"].version == 2, Settings().looks_s / 2)
 
 
 def test_who_still_fetches_gives_away_what_it_has(mesh):
