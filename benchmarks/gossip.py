@@ -121,13 +121,17 @@ def mixing_of(setup: Setup, site: Site, name: str, open_ledger: Callable[[str], 
     """A device's, in the setup's mode."""
     examples, head = site.devices[name], site.head
     number = sorted(site.devices).index(name)
+
+    def rounding(step: int) -> np.random.Generator:
+        return np.random.default_rng([setup.seed, 3, number, step])
+
     if setup.mode == "none":
 
         def train(step: int, weights: Float32) -> Float32:
             order = np.random.default_rng([setup.seed, 2, number, step])
             return weights + fit(site.task, head, weights, examples, order).delta
 
-        return PlainMixing(GRID, head.size, train, rng=np.random.default_rng([setup.seed, 3, number]))
+        return PlainMixing(GRID, head.size, train, rounding=rounding)
     ledger = open_ledger(name)
     if setup.mode == "local":
         task = replace(site.task, dp=dp_settings(setup, site), learning_rate=_PRIVATE_RATE)
@@ -136,8 +140,7 @@ def mixing_of(setup: Setup, site: Site, name: str, open_ledger: Callable[[str], 
             noise = KeyedNoise(setup.seed, "local", name, step)
             return weights + fit_private(task, head, weights, examples, noise).delta
 
-        rng = np.random.default_rng([setup.seed, 3, number])
-        return PlainMixing(GRID, head.size, train_private, rng=rng, dp=task.dp, ledger=ledger)
+        return PlainMixing(GRID, head.size, train_private, rounding=rounding, dp=task.dp, ledger=ledger)
     settings = shared_settings(
         members=setup.members, smallest=setup.members if setup.one_group else setup.smallest,
         lost=round(MISSING * setup.members) if setup.one_group else _LOST,

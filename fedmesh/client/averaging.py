@@ -141,23 +141,11 @@ def mixing_of(
     def train(step: int, weights: Float32) -> Float32:
         return weights + trainer.fit(at(step, weights), examples, ledger=ledger).delta
 
-    return _Plain(task, train, grid, trainer.layout.size, device)
-
-
-class _Plain:
-    """`PlainMixing` whose rounding is drawn for the step; the trainer pays."""
-
-    def __init__(self, task: Task, train: Any, grid: Grid, size: int, device: int) -> None:
-        self._task, self._train, self._grid, self._size, self._device = task, train, grid, size, device
-        self.rule = PlainRule(grid, size, task.dp)
-
-    def prepare(self, step: int, codes: Codes) -> Any:
-        """See `Mixing`."""
-        return PlainMixing(
-            self._grid,
-            self._size,
-            self._train,
-            rng=rounding(self._task, step, self._device),
-            dp=self._task.dp,
-            train_pays=self._task.dp is not None,
-        ).prepare(step, codes)
+    return PlainMixing(
+        grid,
+        trainer.layout.size,
+        train,
+        rounding=lambda step: rounding(task, step, device),
+        dp=task.dp,
+        train_pays=task.dp is not None,
+    )

@@ -39,7 +39,7 @@ def plain(name, trains=True):
     def train(step, weights):
         return weights + (moved(name, step) * trains * np.float32(GRID.unit)).astype(np.float32)
 
-    return PlainMixing(GRID, SIZE, train, rng=np.random.default_rng(0))
+    return PlainMixing(GRID, SIZE, train, rounding=np.random.default_rng)
 
 
 class World:

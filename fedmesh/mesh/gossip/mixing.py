@@ -76,7 +76,7 @@ class PlainMixing:
     Args:
         grid: of the run. size: weights, P.
         train: this device's training.
-        rng: of the rounding, which is no privacy mechanism.
+        rounding: the generator that weights are rounded by in a step, which is no privacy mechanism.
         dp: what `train` adds noise by; None: without privacy.
         ledger: pays for it. label: of its entries, ``task/step``.
         train_pays: there is no ledger here, since `train` charges one before it looks at the data.
@@ -91,7 +91,7 @@ class PlainMixing:
         size: int,
         train: Train,
         *,
-        rng: np.random.Generator,
+        rounding: Callable[[int], np.random.Generator],
         dp: DpSettings | None = None,
         ledger: Ledger | None = None,
         label: str = "gossip",
@@ -100,7 +100,7 @@ class PlainMixing:
         if (dp is None) != (ledger is None and not train_pays):
             raise ConfigError("gossip with noise on the device needs the device's ledger, and without noise none")
         self.rule = PlainRule(grid, size, dp)
-        self._grid, self._train, self._rng = grid, train, rng
+        self._grid, self._train, self._rounding = grid, train, rounding
         self._dp, self._ledger, self._label = dp, ledger, label
 
     def prepare(self, step: int, codes: Codes) -> Prepared | None:
@@ -111,7 +111,7 @@ class PlainMixing:
             weights = self._train(step, self._grid.weights(codes))
         except BudgetError:
             return Prepared(codes, codes)
-        trained = self._grid.codes(weights, self._rng)
+        trained = self._grid.codes(weights, self._rounding(step))
         return Prepared(trained, trained)
 
 

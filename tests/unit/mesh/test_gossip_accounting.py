@@ -48,7 +48,7 @@ def test_local_costs_its_steps_of_dp_sgd_and_pays_first(ledgers):
             assert [charge.event.label for charge in ledger.charges][-1] == f"gossip/step-{step}"
             return weights + (moved(name, step) * GRID.unit).astype(np.float32)
 
-        return PlainMixing(GRID, SIZE, train, rng=np.random.default_rng(0), dp=LOCAL, ledger=ledger)
+        return PlainMixing(GRID, SIZE, train, rounding=np.random.default_rng, dp=LOCAL, ledger=ledger)
 
     world = World(run_of(12), mixing)
     for step in range(1, STEPS + 1):
@@ -62,9 +62,12 @@ def test_local_costs_its_steps_of_dp_sgd_and_pays_first(ledgers):
 def test_who_cannot_pay_goes_on_averaging_what_it_has(ledgers):
     ledger = ledgers("small", 0.01)
     looked = []
-    mixing = PlainMixing(
-        GRID, SIZE, lambda *told: looked.append(told) or told[1], rng=np.random.default_rng(0), dp=LOCAL, ledger=ledger
-    )
+
+    def train(*told):
+        looked.append(told)
+        return told[1]
+
+    mixing = PlainMixing(GRID, SIZE, train, rounding=np.random.default_rng, dp=LOCAL, ledger=ledger)
     codes = np.arange(SIZE)
     prepared = mixing.prepare(1, codes)
     assert prepared.vector.tolist() == codes.tolist()
@@ -76,7 +79,7 @@ def test_who_cannot_pay_goes_on_averaging_what_it_has(ledgers):
 def test_noise_and_ledger_come_together(ledgers, dp):
     ledger = None if dp else ledgers("any", 8.0)
     with pytest.raises(ConfigError, match="ledger"):
-        PlainMixing(GRID, SIZE, lambda _step, weights: weights, rng=np.random.default_rng(0), dp=dp, ledger=ledger)
+        PlainMixing(GRID, SIZE, lambda _step, weights: weights, rounding=np.random.default_rng, dp=dp, ledger=ledger)
 
 
 def test_shared_costs_the_smallest_sum_of_a_group_each_step_and_then_stops(ledgers):
