@@ -236,9 +236,13 @@ class Receiver:
             full = known.open(frame.channel) >= self._limits.transfers
             if full or not self._has_room(known, frame.size, frame.channel):
                 return self._turn_away(peer, frame)
+            try:
+                transfer = Transfer.of(frame, content, now)
+            except MemoryError:  # the system has less than our limits say: the sender asks again
+                self._counts["memory"] += 1
+                return self._refuse(frame.ident, "busy")
             if not self._kept(frame.channel, lambda keeper: keeper.begin(peer, frame)):
                 return self._refuse(frame.ident, "busy")
-            transfer = Transfer.of(frame, content, now)
             known.transfers[frame.ident.sequence] = transfer
             self._hold(known, frame.ident, frame.size, frame.channel)
         elif transfer.content.digest != content.digest:

@@ -9,6 +9,7 @@ from fedmesh.transport.content import Content
 from fedmesh.transport.frames import Chunk, Done, Have, Ident, Open, Refuse, Whole
 from fedmesh.transport.limits import MAX_CHUNK_BYTES, Limits
 from fedmesh.transport.outgoing import Sender
+from fedmesh.transport.transfers import Transfer
 
 SMALL = b"small"
 LARGE = random.Random(1).randbytes(950)
@@ -238,6 +239,23 @@ def test_an_invitation_that_nobody_waits_for_is_not_followed():
         pair.give("b", Refuse(Ident(pair.ends["a"].incarnation, sequence), "again"))
     pair.poll("a")
     assert not pair.wires["a"]
+
+
+def test_a_receiver_whose_system_has_no_memory_is_asked_again(monkeypatch):
+    pair = Pair()
+
+    def no_memory(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as poor:
+        poor.setattr(Transfer, "of", no_memory)
+        sequence = pair.submit(LARGE)
+        pair.run()
+    assert (pair.data(), pair.refused) == ([], {"memory": 1, "busy": 1})
+    pair.advance(4.0)
+    pair.run()
+    assert pair.data() == [LARGE]
+    assert pair.settled["a"] == {sequence: ""}
 
 
 @pytest.mark.parametrize(
