@@ -252,9 +252,7 @@ class Courier:
     def arrived(self, peer: PeerId, data: Data) -> None:
         """A parcel came from `peer`, for which the link vouches. It is not needed after that."""
         self._process(self._endpoint.handle(peer, data, self._timers.now()))
-        if self._pumping is not None:  # for an answer that came with it: the message's reader is to be before us
-            self._pumping.cancel()
-            self._pumping = None
+        self._not_later()  # an answer that came just before wanted it, and the message's reader is to be first
         self._pump_later()
 
     def connected(self) -> None:
@@ -306,6 +304,7 @@ class Courier:
 
     def pump(self) -> None:
         """Carries what there is room for, and sees to the next timer."""
+        self._not_later()
         if self._closed or self._link is None:
             return
         now, link = self._timers.now(), self._link
@@ -387,11 +386,12 @@ class Courier:
     def _pump_later(self) -> None:
         """After whoever waits for a message: what it sends takes the answers along."""
         if self._pumping is None:
-            self._pumping = self._loop.call_soon(self._pump_soon)
+            self._pumping = self._loop.call_soon(self.pump)
 
-    def _pump_soon(self) -> None:
-        self._pumping = None
-        self.pump()
+    def _not_later(self) -> None:
+        if self._pumping is not None:
+            self._pumping.cancel()
+            self._pumping = None
 
     def _tick(self) -> None:
         self._timer, self._timer_at = None, math.inf
