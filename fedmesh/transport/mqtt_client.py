@@ -4,7 +4,7 @@ Publications and their acknowledgements, nearly all packets that there are, are 
 `fedmesh.transport.mqtt_packets`: paho makes a dozen objects for each, and copies a payload four times. The rest is
 paho's, and so is what was published and not acknowledged: it sends that again on the next connection.
 
-It reaches into paho, 2.x; tests/integration/test_transport_mqtt.py would tell if that were another.
+It reaches into paho, 2.x; tests/integration/test_transport_mqtt_*.py would tell if that were another.
 """
 
 import socket
