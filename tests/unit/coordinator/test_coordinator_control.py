@@ -1,7 +1,7 @@
 """Pause, resume and stop, late joiners and over-selection, as the coordinator obeys them."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,11 @@ from fedmesh.events import (
     RunStopped,
     WaitingForDevices,
 )
-from fedmesh.flower import FleetGrid, InlineFleet, partition_of, quiet_flower
+from fedmesh.flower import FleetGrid, InlineFleet, partition_of
 from fedmesh.flower.arrays import vector_record
 from fedmesh.testing import ManualClock
 
 START = vector_record("model", np.linspace(-1, 1, LAYOUT.size, dtype=np.float32))
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterable[None]:
-    with quiet_flower():
-        yield
 
 
 class Told(LocalControl):

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmesh.coordinator import Coordinator, Journal, Outcome, RunResult, SessionRecord
 from fedmesh.errors import ConfigError, NothingLearnedError, QuorumError, RoundError
 from fedmesh.events import DeviceFailed, Event, RoundFinished, RoundStarted, StageStarted
-from fedmesh.flower import FleetGrid, InlineFleet, partition_of, quiet_flower
+from fedmesh.flower import FleetGrid, InlineFleet, partition_of
 from fedmesh.flower.arrays import vector_record
 from fedmesh.quantization.codec import relative_ranges
 from fedmesh.testing import ManualClock
@@ -23,12 +23,6 @@ from fedmesh_strategies.fedavg import FedAvg
 
 START = ArrayRecord([np.zeros((3, 2), np.float32), np.ones(4, np.float32)])
 WEIGHTS = vector_record("model", np.linspace(-1, 1, LAYOUT.size, dtype=np.float32))
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterable[None]:
-    with quiet_flower():
-        yield
 
 
 def ours(**options: Any) -> FedAvg:

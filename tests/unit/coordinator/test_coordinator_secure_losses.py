@@ -1,7 +1,6 @@
 """Devices or a coordinator lost at any step: what is summed is right, and nobody signs twice for one round."""
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,9 @@ from fedmesh.coordinator import Coordinator, Journal, LocalControl, Wish
 from fedmesh.coordinator.groups import deal
 from fedmesh.errors import RoundError
 from fedmesh.events import Event, StageStarted
-from fedmesh.flower import FleetGrid, InlineFleet, node_id_of, partition_of, quiet_flower
+from fedmesh.flower import FleetGrid, InlineFleet, node_id_of, partition_of
 from fedmesh.flower.secure import STEPS
 from fedmesh.testing import ManualClock
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterable[None]:
-    with quiet_flower():
-        yield
 
 
 @pytest.mark.parametrize("step", STEPS)

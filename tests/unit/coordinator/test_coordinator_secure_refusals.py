@@ -1,6 +1,5 @@
 """What a sum cannot have: messages and names that are bad cost their device, strategies and settings the run."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,9 @@ from secure_rounds import THREE, plain, run
 from fedmesh.coordinator import Journal, SecureSettings
 from fedmesh.errors import ConfigError, QuorumError, RoundError, SecAggError
 from fedmesh.events import Event, StageStarted
-from fedmesh.flower import quiet_flower
 from fedmesh.flower.arrays import vector_record
 from fedmesh.flower.secure import HELLO, STEPS, hello_answer
 from fedmesh.secagg import Identity
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterable[None]:
-    with quiet_flower():
-        yield
 
 
 @pytest.mark.parametrize("step", STEPS)

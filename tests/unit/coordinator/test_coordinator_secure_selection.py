@@ -13,18 +13,12 @@ from secure_federation import Federation, fedavg, loses, step_of, training_app
 
 from fedmesh.coordinator import Coordinator, Journal, RoundSettings, RunResult, SecureAggregation
 from fedmesh.errors import ConfigError
-from fedmesh.flower import FleetGrid, InlineFleet, partition_of, quiet_flower
+from fedmesh.flower import FleetGrid, InlineFleet, partition_of
 from fedmesh.flower.arrays import vector_record
 from fedmesh.testing import ManualClock
 
 START = vector_record("model", np.linspace(-1, 1, LAYOUT.size, dtype=np.float32))
 LATE = "enough others answered before"
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterable[None]:
-    with quiet_flower():
-        yield
 
 
 class Slow(InlineFleet):

@@ -1,7 +1,6 @@
 """Rounds under secure aggregation, over an in-memory grid: the sum is the plain one, in groups and with keys ahead."""
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,7 @@ from flwr.app import Message
 from secure_federation import Federation, loses
 from secure_rounds import THREE, plain, run, stages
 
-from fedmesh.flower import quiet_flower
 from fedmesh.flower.secure import AHEAD, STEPS
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterable[None]:
-    with quiet_flower():
-        yield
 
 
 def test_the_arrays_are_bit_for_bit_those_of_the_plain_sum(tmp_path: Path) -> None:

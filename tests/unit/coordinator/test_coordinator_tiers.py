@@ -16,7 +16,7 @@ from fedmesh.coordinator.instructions import Instructions, check_sums
 from fedmesh.coordinator.snapshot import restore, snapshot
 from fedmesh.coordinator.tiers import Tiered
 from fedmesh.errors import ConfigError
-from fedmesh.flower import FleetGrid, InlineFleet, partition_of, quiet_flower
+from fedmesh.flower import FleetGrid, InlineFleet, partition_of
 from fedmesh.flower.arrays import vector, vector_record
 from fedmesh.flower.backbone import BACKBONE, DIGEST, backbone_in
 from fedmesh.flower.secure import model_hash, scale_hash
@@ -25,12 +25,6 @@ from fedmesh_strategies.fedavg import FedAvg
 
 LITE = {1, 2}
 START = vector_record("model", np.linspace(-1, 1, LAYOUT.size, dtype=np.float32))
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterable[None]:
-    with quiet_flower():
-        yield
 
 
 def backbone_of(arrays: ArrayRecord) -> bytes:
