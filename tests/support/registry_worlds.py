@@ -30,6 +30,10 @@ def moved(data: bytes, seed: int = 9, part: float = 0.05) -> bytes:
     return array.tobytes()
 
 
+FIRST = weights(1)
+SECOND = moved(FIRST)
+
+
 def golden() -> GoldenSet:
     """Two examples."""
     return GoldenSet(np.zeros((2, 3), np.float32), np.ones((2, 2), np.float32))
@@ -94,6 +98,13 @@ class World:
         loaded = device.slots.load()
         assert loaded is not None
         return loaded.data
+
+
+def with_first(folder: Path) -> World:
+    """A world in which `FIRST` is published, as version 1."""
+    made = World(folder)
+    made.publish(FIRST, golden=golden())
+    return made
 
 
 def accept(path: Path, manifest: Manifest) -> None:
