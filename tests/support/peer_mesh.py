@@ -65,6 +65,11 @@ def play(test: Callable[[Any], Awaitable[None]], *, within_s: float) -> None:
     asyncio.run(main())
 
 
+def running(test: Callable[[Any], Awaitable[None]]) -> None:
+    """Plays `test`, with time enough for a machine that stalls."""
+    play(test, within_s=240)
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Returns when `condition` holds."""
     while not condition():

@@ -1,4 +1,4 @@
-"""Parts of the transport between peers: the limit of bytes a second, options, and peers that are held."""
+"""Parts of the transport between peers: the limit of bytes a second, options, held peers, which connection stays."""
 
 import asyncio
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ from fedmesh.errors import ConfigError
 from fedmesh.transport.bucket import Bucket
 from fedmesh.transport.peer_options import PeerOptions
 from fedmesh.transport.peer_pool import Pool
+from fedmesh.transport.peer_wire import Hello
 
 
 def test_over_any_while_no_more_is_taken_than_the_limit_says():
@@ -132,3 +133,39 @@ def test_silence_is_borne_half_as_long_of_whom_somebody_doubts():
         assert looked(41) == [(0, "silent"), (0, "silent")]
 
     asyncio.run(main())
+
+
+def test_the_rule_for_dialling_at_once():
+    """Whoever has the lower name refuses once its own hello is under way; the other one lets go of its own."""
+
+    def answer(own, other, *, greets, there=None, age_s=1.0):
+        pool = Pool.__new__(Pool)
+        pool._closed = False
+        pool._membership = SimpleNamespace(name=SimpleNamespace(id=own))
+        pool._options = SimpleNamespace(hello_s=5.0, connections=16)
+        pool._loop = SimpleNamespace(time=lambda: 100.0)
+        pool.dialling = {other: SimpleNamespace(greets=greets, via=None, dialled=other)} if greets is not None else {}
+        known = SimpleNamespace(since=100 - age_s, run=there, dialled=other, via=None)
+        pool.links = {} if there is None else {other: known}
+        return pool._refusal(SimpleNamespace(name=other, via=None), Hello(own, b"run-now-"))
+
+    assert answer("a", "b", greets=True) == "mine"
+    assert answer("a", "b", greets=False) == "", "its own may never get through"
+    assert answer("b", "a", greets=True) == ""
+    assert answer("a", "b", greets=None, there=b"run-now-") == "mine", "it crossed our hello"
+    assert answer("a", "b", greets=None, there=b"run-now-", age_s=6.0) == "", "the old one is dead at its end"
+    assert answer("a", "b", greets=None, there=b"run-old-") == "", "it was started again"
+    assert answer("b", "a", greets=None, there=b"run-now-") == ""
+
+
+def test_a_new_connection_ends_our_own_attempt_and_the_old_one_at_once():
+    """At once: what comes on them in the same turn of the loop must not make them the connection."""
+    ended, came = [], []
+    attempt, old, new = [SimpleNamespace(name="b", abort=ended.append) for _ in range(3)]
+    pool = Pool.__new__(Pool)
+    pool._watcher = SimpleNamespace(came=came.append)
+    pool.links, pool.dialling = {"b": old}, {"b": attempt}
+    pool.adopt(new)
+    assert pool.links == {"b": new}
+    assert not pool.dialling
+    assert (ended, came) == (["theirs", "replaced"], [new])
