@@ -1,4 +1,4 @@
-"""Devices that lie to an honest aggregator: the right sum of the others, or a typed abort; never a wrong sum.
+"""Devices that lie to an honest aggregator in any other way than about shares: the right sum, or a typed abort.
 
 What they can always do is put a false vector of the right form into the sum: that is poisoning, and nothing sees it.
 """
@@ -8,50 +8,14 @@ import tracemalloc
 import numpy as np
 import pytest
 from secagg_adversary import Adversary, body_of, forge
-from secagg_sessions import AGGREGATOR, Federation, identity, names
+from secagg_liars import LIAR, SEVEN, before, goes_on_without_the_liar, heard, lie
+from secagg_sessions import AGGREGATOR, Federation, identity
 
 from fedmesh import wire
 from fedmesh.secagg import Aggregator, Ring, Roster, SecAggError
 from fedmesh.secagg.messages import Kind, masked_body
 
-SEVEN = names(7)
-LIAR = SEVEN[6]
 UP = (Kind.ADVERTISE, Kind.SHARES, Kind.MASKED, Kind.SIGNATURE)
-
-
-def before(kind, **changes):
-    """A session in which the devices' messages of this kind are under way; none is heard yet."""
-    adversary = Adversary(Federation.of(7, **changes))
-    while _kind(adversary) is not kind:
-        adversary.deliver(adversary.next_down())
-    return adversary
-
-
-def _kind(adversary):
-    return Kind(wire.loads(adversary.up[0][1], max_bytes=1 << 24)[0])
-
-
-def heard(adversary, *, instead):
-    """The aggregator hears the liar's message instead of its honest one, and refuses it; then all the others."""
-    with pytest.raises(SecAggError) as caught:
-        adversary.aggregator.handle(LIAR, instead)
-    assert LIAR in adversary.aggregator.awaiting
-    return caught.value.code
-
-
-def goes_on_without_the_liar(adversary):
-    adversary.up = [(name, message) for name, message in adversary.up if name != LIAR]
-    adversary.devices = {name: device for name, device in adversary.devices.items() if name != LIAR}
-    while adversary.aggregator.result is None:
-        down = adversary.next_down()
-        adversary.deliver({name: message for name, message in down.items() if name != LIAR})
-    result = adversary.aggregator.result
-    assert [*result.total.tolist(), result.weight] == adversary.federation.sum_over(result.survivors)
-    return result
-
-
-def lie(adversary, kind, body):
-    return forge(adversary.federation, kind, body, sender=LIAR)
 
 
 @pytest.mark.parametrize("body", [b"", bytes(63), bytes(65), "x" * 64, [bytes(32), bytes(32)], None, {}, 7])
@@ -136,47 +100,6 @@ def test_messages_that_come_late_are_dropped():
     adversary.finish({})
 
 
-@pytest.mark.parametrize("change", ["missing", "itself", "stranger", "short", "no map", "no commitment", "long"])
-def test_shares_for_others_than_the_members(change):
-    adversary = before(Kind.SHARES)
-    body = body_of(dict(adversary.up)[LIAR])
-    sealed = body["sealed"]
-    first = sealed[SEVEN[0]]
-    changed = {
-        "missing": {**body, "sealed": {name: item for name, item in sealed.items() if name != SEVEN[0]}},
-        "itself": {**body, "sealed": {**sealed, LIAR: first}},
-        "stranger": {**body, "sealed": {**sealed, "device-99": first}},
-        "short": {**body, "sealed": {**sealed, SEVEN[0]: first[:-1]}},
-        "no map": {**body, "sealed": list(sealed.values())},
-        "no commitment": {"sealed": sealed},
-        "long": {**body, "commitment": bytes(33)},
-    }[change]
-    assert heard(adversary, instead=lie(adversary, Kind.SHARES, changed)) in {"shares", "malformed"}
-    assert goes_on_without_the_liar(adversary).survivors == SEVEN[:6]
-
-
-def test_sealed_shares_that_do_not_open():
-    """The devices that got them fall out, and the round is given up if they are too many: the liar can stop a round."""
-    for some, survives in ((SEVEN[:2], True), (SEVEN[:3], False)):
-        adversary = before(Kind.SHARES)
-        body = body_of(dict(adversary.up)[LIAR])
-        broken = {name: bytes(len(item)) if name in some else item for name, item in body["sealed"].items()}
-        adversary.up = [item for item in adversary.up if item[0] != LIAR]
-        adversary.up.append((LIAR, lie(adversary, Kind.SHARES, {**body, "sealed": broken})))
-        down = adversary.next_down()
-        for name in some:
-            with pytest.raises(SecAggError) as caught:
-                adversary.devices[name].handle(down.pop(name))
-            assert caught.value.code == "signature"
-        adversary.deliver(down)
-        if survives:
-            adversary.finish(adversary.next_down())
-        else:
-            with pytest.raises(SecAggError) as caught:
-                adversary.next_down()
-            assert caught.value.code == "threshold"
-
-
 @pytest.mark.parametrize(
     "change", ["other ring", "short", "long", "padded", "negative", "huge", "text", "no bits", "bool", "huge ring"]
 )
@@ -226,105 +149,6 @@ def test_a_signature_over_something_else(signed):
     copied = body_of(honest[SEVEN[0]])
     assert heard(adversary, instead=lie(adversary, Kind.SIGNATURE, copied)) == "consistency"
     assert goes_on_without_the_liar(adversary).survivors == SEVEN
-
-
-def revealing(lost=()):
-    adversary = Adversary(Federation.of(7))
-    adversary.deliver(adversary.until(Kind.SURVIVORS, without=lost))
-    adversary.deliver(adversary.next_down())
-    return adversary
-
-
-@pytest.mark.parametrize("change", ["both", "missing", "stranger", "short", "swapped", "no map"])
-def test_reveals_of_another_form(change):
-    adversary = revealing(lost=(SEVEN[0],))
-    body = body_of(dict(adversary.up)[LIAR])
-    seeds, masks = body["seeds"], body["masks"]
-    some = seeds[SEVEN[1]]
-    changed = {
-        "both": {"seeds": {**seeds, SEVEN[0]: some}, "masks": masks},
-        "missing": {"seeds": {name: item for name, item in seeds.items() if name != SEVEN[1]}, "masks": masks},
-        "stranger": {"seeds": {**seeds, "device-99": some}, "masks": masks},
-        "short": {"seeds": {**seeds, SEVEN[1]: some[:-1]}, "masks": masks},
-        "swapped": {"seeds": masks, "masks": seeds},
-        "no map": {"seeds": list(seeds.values()), "masks": masks},
-    }[change]
-    assert heard(adversary, instead=lie(adversary, Kind.REVEAL, changed)) in {"shares", "malformed"}
-    adversary.up = [(name, message) for name, message in adversary.up if name != LIAR]
-    adversary.finish(adversary.next_down())
-
-
-@pytest.mark.parametrize("value", ["zero", "one", "largest", "another's"])
-@pytest.mark.parametrize("liars", [1, 2, 3])
-def test_wrong_shares(value, liars):
-    """Each secret is checked against its commitment or public key, and tried from other shares if there are some."""
-    adversary = revealing()
-    bodies = {name: body_of(message) for name, message in adversary.up}
-    wrong = {
-        "zero": lambda share, name: bytes(33),
-        "one": lambda share, name: share[:-1] + bytes([share[-1] ^ 1]),
-        "largest": lambda share, name: b"\xff" * 33,
-        "another's": lambda share, name: bodies[LIAR if name != LIAR else SEVEN[0]]["seeds"][name],
-    }[value]
-    for name in SEVEN[2 : 2 + liars]:
-        seeds = {owner: wrong(share, owner) for owner, share in bodies[name]["seeds"].items()}
-        forged = forge(adversary.federation, Kind.REVEAL, {**bodies[name], "seeds": seeds}, sender=name)
-        adversary.up = [(who, forged if who == name else message) for who, message in adversary.up]
-    if liars <= 2:  # five right ones are among the seven, next to each other in one order or another
-        adversary.finish(adversary.next_down())
-        return
-    with pytest.raises(SecAggError) as caught:
-        adversary.next_down()
-    assert caught.value.code == "shares"
-    assert adversary.aggregator.result is None
-
-
-@pytest.mark.parametrize("places", [(1, 4), (0, 3), (2, 6)])
-def test_two_wrong_shares_far_apart(places):
-    """Two liars among seven, five right shares: the sum comes out, or the round is given up."""
-    adversary = revealing()
-    for name in (SEVEN[place] for place in places):
-        body = body_of(dict(adversary.up)[name])
-        seeds = {owner: share[:-1] + bytes([share[-1] ^ 1]) for owner, share in body["seeds"].items()}
-        forged = forge(adversary.federation, Kind.REVEAL, {**body, "seeds": seeds}, sender=name)
-        adversary.up = [(who, forged if who == name else message) for who, message in adversary.up]
-    try:
-        adversary.finish(adversary.next_down())
-    except SecAggError as error:
-        assert error.code == "shares"  # noqa: PT017
-        assert adversary.aggregator.result is None
-
-
-@pytest.mark.parametrize("what", ["commitment", "shares of the seed", "shares of the mask key"])
-def test_secrets_that_were_shared_wrongly(what):
-    """The liar commits to one seed and shares another, or its shares lie on no polynomial: a typed abort."""
-    from fedmesh.secagg import shares as sharing
-
-    adversary = before(Kind.SHARES)
-    state = adversary.devices[LIAR]._state
-    body = body_of(dict(adversary.up)[LIAR])
-    seed, mask = state.seed, state.mask
-    if what == "commitment":
-        body["commitment"] = bytes(32)
-    else:
-        other = bytes(range(32))
-        pairs = sharing.split_pairs(
-            other if "seed" in what else seed, mask if "seed" in what else other, threshold=5, cohort=SEVEN
-        )
-        body["sealed"] = {
-            name: sharing.seal_pair(pairs[name], state.channels[name], state.session, LIAR, name)
-            for name in body["sealed"]
-        }
-        state.held = {LIAR: pairs[LIAR]}
-    adversary.up = [item for item in adversary.up if item[0] != LIAR]
-    adversary.up.append((LIAR, lie(adversary, Kind.SHARES, body)))
-    adversary.deliver(adversary.next_down())
-    lost = (LIAR,) if what == "shares of the mask key" else ()
-    adversary.up = [item for item in adversary.up if item[0] not in lost]
-    with pytest.raises(SecAggError) as caught:
-        adversary.finish(adversary.next_down())
-    assert caught.value.code == "shares"
-    assert adversary.aggregator.step == "aborted"
 
 
 def test_an_aggregator_that_is_over_says_so():
