@@ -8,7 +8,7 @@ import time
 import pytest
 from cryptography import x509
 from meshes import Uri, leaf, rogue
-from peer_mesh import HOST, PeerMesh, play, until
+from peer_mesh import HOST, PeerMesh, running, until
 
 from fedmesh.errors import PeerError
 from fedmesh.identity.certificates import DAY_S, new_key, pem
@@ -23,10 +23,6 @@ RUN = b"attacker"
 @pytest.fixture
 def mesh(tmp_path):
     return PeerMesh(tmp_path)
-
-
-def running(test):
-    play(test, within_s=240)
 
 
 def files(mesh, certificate, key, *chain):

@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 from evil_relay import EvilRelay
-from peer_mesh import play, until
+from peer_mesh import running, until
 from relaying import acquainted, spokes
 
 from fedmesh.transport.peer_wire import Kind, circuit_of
@@ -20,10 +20,6 @@ SECRET = b"nobody else is to read this: " * 40
 @pytest.fixture
 def mesh(tmp_path):
     return acquainted(tmp_path, "mallory", "anna", "cleo")
-
-
-def running(test):
-    play(test, within_s=240)
 
 
 async def _ready(thing):

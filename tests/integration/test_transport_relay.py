@@ -5,17 +5,13 @@ import contextlib
 import random
 import time
 
-from peer_mesh import HOST, play, until
+from peer_mesh import HOST, running, until
 from relaying import acquainted, spokes, tell_lists, turned_away
 
 from fedmesh.errors import PeerError
 
 LARGE = random.Random(7).randbytes(1_500_000)
 FAST = {"relay_bytes_per_s": 1e9}
-
-
-def running(test):
-    play(test, within_s=240)
 
 
 def test_two_who_cannot_reach_each_other_speak_through_a_neighbour(tmp_path):
