@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from registry_attackers import FIRST, SECOND, installed, next_targets, published
-from registry_worlds import World, code_of, golden
+from registry_attackers import installed, next_targets
+from registry_worlds import FIRST, SECOND, World, code_of, golden, with_first
 from tuf.api.metadata import Metadata
 
 from fedmesh.errors import ConfigError
@@ -16,7 +16,7 @@ from fedmesh.registry.signing import create_key
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return published(tmp_path)
+    return with_first(tmp_path)
 
 
 def test_a_proof_of_something_else_shows_nothing(world):

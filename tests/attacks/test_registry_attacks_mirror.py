@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from registry_attackers import SECOND, Frozen, installed, published, refused, snapshot_of
-from registry_worlds import DAY, NOW, Spying, World, code_of
+from registry_attackers import Frozen, installed, refused, snapshot_of
+from registry_worlds import DAY, NOW, SECOND, Spying, World, code_of, with_first
 
 from fedmesh.registry import FolderSource
 from fedmesh.registry.source import check_name
@@ -12,7 +12,7 @@ from fedmesh.registry.source import check_name
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return published(tmp_path)
+    return with_first(tmp_path)
 
 
 def test_rollback_of_the_whole_repository(world):

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from registry_attackers import FIRST, SECOND, Frozen, installed, next_targets, published, refused, snapshot_of
-from registry_worlds import Spying, World, weights
+from registry_attackers import Frozen, installed, next_targets, refused, snapshot_of
+from registry_worlds import FIRST, SECOND, Spying, World, weights, with_first
 from tuf.api.metadata import Metadata
 
 from fedmesh.errors import ConfigError
@@ -21,7 +21,7 @@ from fedmesh.registry.staging import Staged
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return published(tmp_path)
+    return with_first(tmp_path)
 
 
 def resigned(world: World, role: str, number: str, key, change) -> Frozen:

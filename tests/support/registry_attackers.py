@@ -2,21 +2,11 @@
 
 from pathlib import Path
 
-from registry_worlds import World, code_of, golden, moved, weights
+from registry_worlds import World, code_of
 from tuf.api.metadata import Metadata
 
 from fedmesh.errors import REGISTRY_CODES, RegistryError
 from fedmesh.events import ModelRefused
-
-FIRST = weights(1)
-SECOND = moved(FIRST)
-
-
-def published(folder: Path) -> World:
-    """A repository that has rolled out one version, with a golden set."""
-    made = World(folder)
-    made.publish(FIRST, golden=golden())
-    return made
 
 
 def snapshot_of(folder: Path) -> dict[str, bytes]:
