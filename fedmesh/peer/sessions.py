@@ -86,6 +86,8 @@ class MeshSessions:
         """What the round begins with that is still to be worked out."""
         self._trouble = ""
         """Why that could not be done."""
+        self._left: tuple[int, int] | None = None
+        """Round and attempt in whose session this device could not do its part."""
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
 
@@ -116,7 +118,7 @@ class MeshSessions:
     def readiness(self, number: int, attempt: int) -> Readiness:
         """Whether this device would train in this attempt."""
         record, facts = self._record, self._facts
-        if record.round == number and record.signed is not None:
+        if (record.round == number and record.signed is not None) or self._left == (number, attempt):
             return Readiness.OUT
         if record.round == number and attempt <= record.attempt:
             return Readiness.NEXT
@@ -224,7 +226,12 @@ class MeshSessions:
         return facts
 
     async def _step(self, number: int, attempt: int, step: str, message: bytes, data: bytes) -> None:
-        answer, state = await self._workshop.step(number, step, message, self._record.state)
+        try:
+            answer, state = await self._workshop.step(number, step, message, self._record.state)
+        except FedMeshError:
+            self._left = number, attempt
+            self._changed()  # the others need not wait as long as training may take
+            raise
         signed = self._record.signed
         if step == "sign":
             signed = SetSignature(attempt, *self._signature(message, answer))

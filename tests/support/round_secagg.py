@@ -105,9 +105,11 @@ class RealSessions:
         self.answers = {}
 
     def readiness(self, number, attempt):
-        if self.kept["signed"] == number or len(self.disk.charged) >= self.disk.budget:
+        if self.kept["signed"] == number:
             return Readiness.OUT
-        return Readiness.READY if self.disk.begun.get(number, -1) < attempt else Readiness.NEXT
+        if self.disk.begun.get(number, -1) >= attempt:
+            return Readiness.NEXT
+        return Readiness.OUT if len(self.disk.charged) >= self.disk.budget else Readiness.READY
 
     def open(self, number, attempt, cohort, before):
         threshold = SessionHeader.threshold_for(len(cohort))

@@ -116,17 +116,20 @@ class FakeSessions:
 
     Attributes:
         pause: called when a session is opened for the first time, which then is not yet; None: at once.
+        left: rounds and attempts in whose session this device cannot do its part.
     """
 
     def __init__(self, name, keys, disk, blobs, later):
         self.name, self.keys, self.disk, self.blobs, self.later = name, keys, disk, blobs, later
         self.current, self.answers = None, {}
-        self.pause, self.paused = None, set()
+        self.pause, self.paused, self.left = None, set(), set()
 
     def readiness(self, number, attempt):
-        if number in self.disk.signed or len(self.disk.charged) >= self.disk.budget:
+        if number in self.disk.signed or (number, attempt) in self.left:
             return Readiness.OUT
-        return Readiness.READY if self.disk.begun.get(number, -1) < attempt else Readiness.NEXT
+        if self.disk.begun.get(number, -1) >= attempt:
+            return Readiness.NEXT
+        return Readiness.OUT if len(self.disk.charged) >= self.disk.budget else Readiness.READY
 
     def open(self, number, attempt, cohort, before):
         if self.pause is not None and (number, attempt) not in self.paused:

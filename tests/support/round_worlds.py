@@ -126,7 +126,7 @@ class World:
         self.certified, self.results, self.signed, self.prepared = {}, {}, {}, {}
         self.forks, self.finished_at, self.sent = [], {}, 0
         self._queue, self._order = [], itertools.count()
-        self._tick_at = {}
+        self._tick_at, self._sides = {}, {}
         self.on_send = lambda sender, to, message: True
 
     def start(self, name):
@@ -135,6 +135,7 @@ class World:
         keys = self._keys(name)
         make = VotingSessions if name in self.voters else self._sessions
         sessions = make(name, keys, self.disks[name], self.blobs[name], lambda *late: self._train(name, life, *late))
+        self._sides[name] = sessions
         if name in self.slow:
             sessions.pause = lambda: self._at(self.now + self.rng.uniform(0.5, 3.0), "changed", name, life)
         try:
@@ -157,6 +158,11 @@ class World:
         self.members.pop(name, None)
         self._tick_at.pop(name, None)
         self.seen()
+
+    def leave(self, name, number, attempt):
+        """It cannot do its part in that attempt's session, and says so in half a second."""
+        self._sides[name].left.add((number, attempt))
+        self._at(self.now + 0.5, "changed", name, self.lives[name])
 
     def partition(self, *groups):
         self.group = {name: number for number, group in enumerate(groups) for name in group}

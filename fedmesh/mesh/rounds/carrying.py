@@ -8,7 +8,7 @@ the step's time is over.
 from collections.abc import Mapping
 
 from fedmesh.errors import RoundError
-from fedmesh.mesh.rounds.messages import Handover, Step
+from fedmesh.mesh.rounds.messages import Handover, Readiness, Step
 from fedmesh.mesh.rounds.sessions import Outcome, Outgoing, Summing
 from fedmesh.mesh.rounds.turn import Turn
 
@@ -58,9 +58,9 @@ class Carrying:
             self._release(now)
 
     def pulse(self, now: float) -> None:
-        """Closes a step whose time is over, or in which only those are awaited who are held dead."""
-        awaiting = self._summing.awaiting
-        is_due = now >= self.deadline or (bool(awaiting) and not self._held and not awaiting & self._turn.alive())
+        """Closes a step whose time is over, or in which only those are awaited who will not answer any more."""
+        is_over = bool(self._summing.awaiting) and not self._held and not self._awaited()
+        is_due = now >= self.deadline or is_over
         if not is_due or self.outcome is not None or self.has_failed:
             return
         if self._held:
@@ -73,6 +73,14 @@ class Carrying:
         except RoundError:
             if not self.has_failed:
                 raise
+
+    def _awaited(self) -> frozenset[str]:
+        """Of those who have not answered, who may: nobody who is held dead, nor who says that it cannot train."""
+        awaited = self._summing.awaiting & self._turn.alive()
+        if not self._summing.is_training:  # later on, who has signed a set says that it is out of the round
+            return awaited
+        statuses = self._turn.statuses()
+        return frozenset(n for n in awaited if n not in statuses or statuses[n].readiness is not Readiness.OUT)
 
     def again(self) -> None:
         """Sends once more what is not answered."""

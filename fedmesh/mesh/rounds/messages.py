@@ -52,7 +52,8 @@ class Readiness(IntEnum):
     """Whether a device would train."""
 
     OUT = 0
-    """Not in this round any more: it has signed a set of survivors, or its budget is spent."""
+    """Not in this round any more: it has signed a set of survivors, or its budget is spent; or not in this attempt, in
+    whose session it could not do its part."""
     LATER = 1
     """Not now; perhaps still in this attempt."""
     READY = 2

@@ -65,6 +65,26 @@ def test_who_dies_while_it_trains_is_waited_for_until_that_is_known_and_no_longe
     world.check()
 
 
+def test_who_says_that_it_cannot_train_is_not_waited_for():
+    """Not as long as training may take: 4 s here, and a second for the step before."""
+    world = started()
+    left = []
+
+    def on_send(sender, to, message):
+        if not left and is_step(b"train")(message) and to != world.members[sender].coordinator:
+            left.append(to)
+            world.leave(to, 1, 0)
+        return not (to in left and is_step(b"train")(message))
+
+    world.on_send = on_send
+    world.until(lambda: left, 30)
+    begun = world.now
+    world.until(lambda: 1 in world.results, 30)
+    assert world.now - begun < 4.0  # the others train for up to three seconds
+    assert (len(world.results[1].survivors), world.results[1].attempt) == (6, 0)
+    world.check()
+
+
 STEPS = {
     "before it trains": (is_step(b"train"), 1, 0),
     "before the masked sum is with a deputy": (lambda message: isinstance(message, Handover), 1, 0),

@@ -14,6 +14,7 @@ from fedmesh.peer.blobs import BlobStore
 from fedmesh.peer.round_record import RoundRecord, Shelf
 from fedmesh.peer.sessions import MeshSessions
 from fedmesh.peer.workshop import Facts
+from fedmesh.wire import dumps
 
 BEFORE = founding(charter(4))
 
@@ -29,6 +30,9 @@ class SlowWorkshop:
         if self.fails:
             raise RoundError(self.fails)
         return Facts(number, BEFORE.model, bytes(32), affords=self.affords)
+
+    async def step(self, number, step, message, state):
+        raise RoundError(f"the step {step!r} was refused here: budget")
 
     def close(self):
         pass
@@ -95,4 +99,20 @@ async def test_behind_a_restart_it_says_at_once_that_its_attempt_is_past(tmp_pat
     Shelf(tmp_path).keep(RoundRecord(1, 2, {2: "m0"}, b"header", b"sealed", signed))
     bound = sessions(tmp_path, workshop, told=[])
     assert [bound.readiness(1, attempt) for attempt in (2, 3)] == [Readiness.OUT, Readiness.OUT]
+    await one.aclose()
+
+
+@in_loop
+async def test_who_could_not_do_its_part_is_out_of_that_attempt_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(MeshSessions, "_longest", 1 << 20)  # there is no task to work it out of
+    workshop, told = SlowWorkshop(), []
+    Shelf(tmp_path).keep(RoundRecord(1, 2, {2: "m0"}, b"header", b"sealed"))
+    one = sessions(tmp_path, workshop, told=told)
+    one.begin(BEFORE)
+    workshop.gate.set()
+    await until(lambda: told == ["changed"])
+    assert one.answer(1, 2, "m0", dumps(["train", b"message"])) is None
+    await until(lambda: len(told) == 3)
+    assert told == ["changed", "changed", "policy"]
+    assert [one.readiness(1, attempt) for attempt in (1, 2, 3)] == [Readiness.NEXT, Readiness.OUT, Readiness.READY]
     await one.aclose()
