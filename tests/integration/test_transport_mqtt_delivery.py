@@ -4,8 +4,9 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from mqtt_fleet import LoopbackBroker, Proxy, SmallCa, require_mosquitto
-from mqtt_transports import LARGE, MEDIUM, QUICK, SHORT, asynchronous, join, next_from, until
+from coroutines import asynchronous
+from mqtt_fleet import LoopbackBroker, Proxy, require_mosquitto
+from mqtt_transports import LARGE, MEDIUM, QUICK, SHORT, join, next_from, until
 
 from fedmesh.errors import DeliveryError
 from fedmesh.transport.limits import Limits
@@ -13,18 +14,6 @@ from fedmesh.transport.limits import Limits
 require_mosquitto()
 PATIENT = Limits(retry_s=100.0, retry_max_s=100.0)
 """What is sent twice is not sent again because a busy machine was slow to answer."""
-
-
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory):
-    return SmallCa(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def broker(tmp_path, ca):
-    broker = LoopbackBroker(tmp_path / "broker", ca)
-    yield broker
-    broker.kill()
 
 
 @asynchronous

@@ -10,25 +10,13 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-from mqtt_fleet import LoopbackBroker, Proxy, SmallCa, require_mosquitto
-from mqtt_transports import MEDIUM, QUICK, SHORT, WAIT_S, asynchronous, join, next_from, until
+from coroutines import asynchronous
+from mqtt_fleet import Proxy, require_mosquitto
+from mqtt_transports import MEDIUM, QUICK, SHORT, WAIT_S, join, next_from, until
 
 from fedmesh.transport.mqtt import MqttTransport
 
 require_mosquitto()
-
-
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory):
-    return SmallCa(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def broker(tmp_path, ca):
-    broker = LoopbackBroker(tmp_path / "broker", ca)
-    yield broker
-    broker.kill()
 
 
 @asynchronous

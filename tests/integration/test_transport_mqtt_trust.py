@@ -7,8 +7,9 @@ import time
 from dataclasses import replace
 
 import pytest
+from coroutines import asynchronous
 from mqtt_fleet import LoopbackBroker, SmallCa, require_mosquitto
-from mqtt_transports import MEDIUM, SHORT, WAIT_S, asynchronous, join, next_from, until
+from mqtt_transports import MEDIUM, SHORT, WAIT_S, join, next_from, until
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
@@ -19,18 +20,6 @@ from fedmesh.transport.mqtt import MqttOptions, MqttTransport
 from fedmesh.transport.parcels import pack
 
 require_mosquitto()
-
-
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory):
-    return SmallCa(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def broker(tmp_path, ca):
-    broker = LoopbackBroker(tmp_path / "broker", ca)
-    yield broker
-    broker.kill()
 
 
 @asynchronous

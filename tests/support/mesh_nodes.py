@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import AsyncExitStack
 
+from coroutines import asynchronous
 from json_events import told_in
 from meshes import Mesh
 
@@ -159,13 +160,10 @@ async def until(done, within_s=PATIENCE_S, *, about=""):
 def in_loop(test):
     """A test that is a coroutine, within five minutes, that leaves no task behind."""
 
+    @asynchronous
     @functools.wraps(test)
-    def run(*args, **options):
-        async def main():
-            async with asyncio.timeout(300):
-                await test(*args, **options)
-                assert asyncio.all_tasks() == {asyncio.current_task()}
+    async def alone(*args, **options):
+        await test(*args, **options)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
-        asyncio.run(main())
-
-    return run
+    return alone

@@ -1,7 +1,6 @@
 """Transports over a real broker, opened, read and waited for with patience; what they send, long and short."""
 
 import asyncio
-import functools
 import random
 
 from fedmesh.transport.limits import Limits
@@ -12,20 +11,6 @@ MEDIUM = LARGE[:8_000_000]
 SHORT = LARGE[:1024]
 QUICK = Limits(retry_s=0.5, retry_max_s=2.0)
 WAIT_S = 120.0
-
-
-def asynchronous(test):
-    """Runs a coroutine, for no longer than five minutes."""
-
-    @functools.wraps(test)
-    def run(*arguments, **named):
-        async def main():
-            async with asyncio.timeout(300):
-                await test(*arguments, **named)
-
-        asyncio.run(main())
-
-    return run
 
 
 def join(broker, name, **changes):

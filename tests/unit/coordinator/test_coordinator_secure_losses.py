@@ -1,6 +1,7 @@
 """Devices or a coordinator lost at any step: what is summed is right, and nobody signs twice for one round."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -191,18 +192,24 @@ def test_silence_is_a_loss_at_the_deadline(tmp_path: Path) -> None:
     assert result.arrays == plain(5, without=(1,))
 
 
+def cut_at(number: int, step: str, partition: int) -> Callable[[Message, int], None]:
+    """Trouble that ends the process there."""
+
+    def cut(message: Message, at: int) -> None:
+        if (message.content["config"]["server-round"], step_of(message), at) == (number, step, partition):
+            raise KeyboardInterrupt
+
+    return cut
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     """Also one whose round was begun before: the devices know its attempt, so it has a higher one now."""
     whole = plain(6, 4)
     path, stores = tmp_path / "journal", tmp_path / "stores"
     stores.mkdir()
 
-    def cut(message: Message, partition: int) -> None:
-        if (message.content["config"]["server-round"], step_of(message), partition) == (3, "train", 4):
-            raise KeyboardInterrupt
-
     with Journal(path) as journal, pytest.raises(KeyboardInterrupt):
-        run(Federation(stores, 6, trouble=cut), 4, journal=journal)
+        run(Federation(stores, 6, trouble=cut_at(3, "train", 4)), 4, journal=journal)
     with Journal(path) as journal:
         assert [record.round for record in journal.records()] == [0, 1, 2]
         result = run(Federation(stores, 6), 4, journal=journal)
@@ -215,12 +222,8 @@ def test_a_round_that_was_signed_before_the_crash_is_lost_and_the_next_is_not(tm
     path, stores = tmp_path / "journal", tmp_path / "stores"
     stores.mkdir()
 
-    def cut(message: Message, partition: int) -> None:
-        if (message.content["config"]["server-round"], step_of(message), partition) == (2, "unmask", 3):
-            raise KeyboardInterrupt
-
     with Journal(path) as journal, pytest.raises(KeyboardInterrupt):
-        run(Federation(stores, 5, trouble=cut), 3, journal=journal)
+        run(Federation(stores, 5, trouble=cut_at(2, "unmask", 3)), 3, journal=journal)
     with Journal(path) as journal:
         result = run(Federation(stores, 5), 3, journal=journal)
     assert [record.failed is None for record in result.records] == [True, True, False, True]
